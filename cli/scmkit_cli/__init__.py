@@ -1,0 +1,1 @@
+"""The `scmkit` command: one file per subcommand, heavy imports inside the commands."""

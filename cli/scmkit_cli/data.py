@@ -1,0 +1,155 @@
+"""`scmkit data`: importing data into a store, and looking at one."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from scmkit.interfaces import AbstractDataset, Split
+
+app = typer.Typer(no_args_is_help=True, help="Import data, and look at a data set.")
+
+
+@app.command("import")
+def import_(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="A folder of images (subfolders are classes), an .npz file, an IDX images file, "
+            "or a folder of MNIST's IDX files."
+        ),
+    ],
+    dest: Annotated[Path, typer.Argument(help="The store to create. Nothing may be there yet.")],
+    size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Crop images to centred squares and resize them to N x N pixels."),
+    ] = None,
+    grayscale: Annotated[
+        bool | None,
+        typer.Option(
+            "--grayscale/--rgb",
+            help="One channel or three; by default what the images are, and RGB if they differ.",
+            show_default=False,
+        ),
+    ] = None,
+    test_fraction: Annotated[
+        float,
+        typer.Option(help="Share drawn for the test split, where the source has none of its own."),
+    ] = 0.1,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of that draw.")] = 0,
+    skip_non_images: Annotated[
+        bool,
+        typer.Option("--skip-non-images", help="Pass over other files in a folder of images."),
+    ] = False,
+) -> None:
+    """Import SOURCE into a new store at DEST, from which `scmkit train --data DEST` reads."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    from scmkit.data import import_data
+
+    console = Console(stderr=True)
+    columns = TextColumn("importing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("importing", total=None)
+        store = import_data(
+            source,
+            dest,
+            size=size,
+            grayscale=grayscale,
+            test_fraction=test_fraction,
+            seed=seed,
+            skip_non_images=skip_non_images,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    typer.echo(f"{dest}: {summary(describe(store))}")
+
+
+@app.command()
+def info(
+    data: Annotated[Path, typer.Argument(help="A store that `scmkit data import` made.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    png: Annotated[
+        Path | None, typer.Option(help="Also draw some train samples, into this file.")
+    ] = None,
+) -> None:
+    """Show what a data set holds: shapes, sizes, classes and statistics."""
+    from scmkit.data import Store
+
+    store = Store(data)
+    facts = describe(store)
+    if png is not None:
+        write_picture(store, png)
+    if as_json:
+        typer.echo(json.dumps({"data": str(data)} | facts))
+        return
+    typer.echo(f"{data}: {summary(facts)}")
+    for name in ("dtype", "classes", "mean", "std"):
+        if facts.get(name):
+            values = facts[name] if isinstance(facts[name], list) else [facts[name]]
+            shown = ", ".join(f"{v:.4g}" if isinstance(v, float) else str(v) for v in values[:16])
+            typer.echo(f"  {name:8} {shown}{', ...' if len(values) > 16 else ''}")
+
+
+def describe(dataset: "AbstractDataset") -> dict[str, Any]:
+    """What there is to know of any data set, as JSON: kind, shape, sizes, classes, statistics."""
+    from scmkit.data import Store
+
+    statistics = dataset.statistics()
+    facts: dict[str, Any] = {
+        "kind": "images" if len(dataset.shape) == 3 else "vectors",
+        "shape": list(dataset.shape),
+        "train": dataset.size("train"),
+        "test": dataset.size("test"),
+        "num_classes": dataset.num_classes,
+        "mean": list(statistics.mean),
+        "std": list(statistics.std),
+    }
+    if isinstance(dataset, Store):
+        facts |= {"dtype": dataset.metadata.dtype, "classes": list(dataset.class_names)}
+    return facts
+
+
+def summary(facts: dict[str, Any]) -> str:
+    """One line for people, from what `describe` returned."""
+    shape = "x".join(str(n) for n in facts["shape"])
+    labels = f"{facts['num_classes']} classes" if facts["num_classes"] else "no labels"
+    sizes = f"{facts['train']} train and {facts['test']} test"
+    return f"{sizes} {facts['kind']} of shape {shape}, {labels}"
+
+
+def write_picture(dataset: "AbstractDataset", file: Path) -> None:
+    """Draws train samples into a PNG: a grid of 64 images, or vectors over those of the test split.
+
+    Raises `DataError` for samples of any other shape, and where `file` cannot be written.
+    """
+    import numpy as np
+
+    from scmkit.errors import DataError
+    from scmkit.sampling import image_grid, save_png, vector_picture
+
+    def some(split: "Split", limit: int) -> np.ndarray:
+        return dataset.read(split, np.arange(min(limit, dataset.size(split))))[0]
+
+    if len(dataset.shape) == 3:
+        picture = image_grid(some("train", 64), columns=8)
+    elif len(dataset.shape) == 1:
+        behind = some("test" if dataset.size("test") else "train", 10_000)
+        picture = vector_picture(some("train", 10_000), behind)
+    else:
+        raise DataError(
+            f"{file}: --png shows images and vectors, and these samples have shape "
+            f"{dataset.shape}; leave --png out"
+        )
+    try:
+        save_png(file, picture)
+    except OSError as error:
+        raise DataError(f"{file}: cannot be written ({error}); choose another file") from error

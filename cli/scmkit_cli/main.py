@@ -1,0 +1,73 @@
+"""The command line: `scmkit COMMAND`."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from scmkit.errors import ScmkitError
+from scmkit_cli import data, evaluate, plugins, resume, sample, train
+
+app = typer.Typer(
+    name="scmkit",
+    help="Continuous-time consistency models (sCM, arXiv 2410.11081), composed from plugins.\n\n"
+    "Start with: scmkit train --plugin trigflow --plugin scd",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("train")(train.train)
+app.command("resume")(resume.resume)
+app.command("sample")(sample.sample)
+app.command("eval")(evaluate.evaluate)
+app.add_typer(plugins.app, name="plugins", help="List, describe and check plugins.")
+app.add_typer(data.app, name="data", help="Import data and look at it.")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from scmkit import __version__
+
+        typer.echo(f"scmkit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Options of every command."""
+
+
+def main() -> None:
+    """Run the command line; errors are one line on stderr and an exit code."""
+    debug = "--debug" in sys.argv
+    # Also accepted behind the command, where people put it after an error.
+    argv = [a for a in sys.argv[1:] if a != "--debug"]
+    try:
+        app(args=argv, prog_name="scmkit")
+    except ScmkitError as error:
+        if debug:
+            raise
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(error.code)
+    except KeyboardInterrupt:
+        typer.echo("error: interrupted", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(1)
+    except Exception as error:
+        if debug:
+            raise
+        first = str(error).strip().splitlines()
+        typer.echo(
+            f"error: {type(error).__name__}: {first[0] if first else ''} "
+            "(a bug in scmkit or a plugin; --debug shows where)",
+            err=True,
+        )
+        sys.exit(1)

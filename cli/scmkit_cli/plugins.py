@@ -1,0 +1,106 @@
+"""`scmkit plugins`."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from scmkit.errors import ScmkitError
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.command("list")
+def list_(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    load: Annotated[
+        bool, typer.Option("--load", help="Import each plugin and show its slots and summary.")
+    ] = False,
+) -> None:
+    """List the installed plugins, from metadata alone; nothing is imported."""
+    from scmkit.discovery import entries, problem
+
+    rows = []
+    for entry in entries():
+        row = {"name": entry.name, "package": entry.package, "version": entry.version}
+        why = problem(entry)
+        if load and why is None:
+            from scmkit.registry import load as load_plugin
+
+            try:
+                plugin = load_plugin(entry)
+                row |= {"slots": list(map(str, plugin.provides)), "summary": plugin.summary}
+            except ScmkitError as error:
+                why = str(error)
+        rows.append(row | ({"broken": why} if why else {}))
+    if as_json:
+        for row in rows:
+            typer.echo(json.dumps(row))
+        return
+    name_width = max((len(r["name"]) for r in rows), default=0)
+    package_width = max((len(f"{r['package']} {r['version']}") for r in rows), default=0)
+    for row in rows:
+        package = f"{row['package']} {row['version']}"
+        about = f"  {', '.join(row['slots'])}: {row['summary']}" if "slots" in row else ""
+        broken = f"  BROKEN: {row['broken']}" if "broken" in row else ""
+        typer.echo(
+            f"{row['name']:<{name_width}}  {package:<{package_width}}{about}{broken}".rstrip()
+        )
+
+
+@app.command()
+def info(
+    name: Annotated[
+        str, typer.Argument(help="NAME or PACKAGE:NAME; 'train' or 'data' for settings.")
+    ],
+) -> None:
+    """Describe a plugin: its slots, summary and options."""
+    from scmkit.settings import DataSettings, TrainingSettings, option_help
+
+    builtin = {"train": TrainingSettings, "data": DataSettings}
+    if name in builtin:
+        typer.echo(f"{name}: settings of every run, as --set {name}.OPTION=VALUE")
+        options = option_help(builtin[name])
+    else:
+        from scmkit.registry import find, load
+
+        entry = find(name)
+        plugin = load(entry)
+        typer.echo(f"{entry.name}  {entry.package} {entry.version}")
+        typer.echo(plugin.summary)
+        typer.echo(f"slots: {', '.join(plugin.provides)}")
+        if plugin.teacher != "none":
+            typer.echo(f"teacher: {plugin.teacher}")
+        for slot, other in plugin.suggests.items():
+            typer.echo(f"suggests: {slot} = {other}")
+        for key, value in plugin.settings.items():
+            typer.echo(f"suggests: --set {key}={value}")
+        options = option_help(plugin.config)
+    if options:
+        typer.echo(f"options (--set {name}.OPTION=VALUE):")
+    for option in options:
+        typer.echo(f"  {option.name} = {option.default}  ({option.type})")
+        if option.summary:
+            typer.echo(f"      {option.summary}")
+
+
+@app.command()
+def check(
+    name: Annotated[str, typer.Argument(help="NAME or PACKAGE:NAME.")],
+) -> None:
+    """Run the conformance checks for every slot a plugin fills."""
+    from scmkit.registry import find, load
+    from scmkit.testing import checks
+
+    entry = find(name)
+    failed = 0
+    for one in checks(load(entry)):
+        try:
+            one.run()
+            typer.echo(f"ok      {one.name}")
+        except Exception as error:
+            failed += 1
+            first = str(error).strip().splitlines() or [""]
+            typer.echo(f"FAILED  {one.name}: {type(error).__name__}: {first[0]}")
+    if failed:
+        raise ScmkitError(f"{entry}: {failed} conformance check{'s' if failed > 1 else ''} failed")

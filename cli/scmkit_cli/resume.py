@@ -1,0 +1,17 @@
+"""`scmkit resume`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def resume(
+    run: Annotated[Path, typer.Argument(help="The run's directory.")],
+    steps: Annotated[int | None, typer.Option(help="New total number of optimizer steps.")] = None,
+) -> None:
+    """Continue a run from its newest checkpoint, bit for bit as if it had never stopped."""
+    from scmkit import resume
+    from scmkit_cli.summary import print_finished
+
+    print_finished(resume(run, steps=steps))

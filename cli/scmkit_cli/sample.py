@@ -1,0 +1,88 @@
+"""`scmkit sample`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from scmkit.errors import UsageError
+from scmkit_cli.options import Settings, by_plugin, parse_settings
+
+
+def sample(
+    run: Annotated[Path, typer.Argument(help="The run's directory.")],
+    n: Annotated[int, typer.Option("--n", min=1, help="Number of samples.")] = 64,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Sampling steps.  [default: 1 for a consistency model, else 18]",
+            show_default=False,
+        ),
+    ] = None,
+    sampler: Annotated[
+        str | None,
+        typer.Option(
+            help="Sampler plugin.  [default: what fits the run's loss]", show_default=False
+        ),
+    ] = None,
+    label: Annotated[
+        int | None,
+        typer.Option(
+            "--class",
+            metavar="C",
+            help="Class to draw.  [default: all in turn]",
+            show_default=False,
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="A .png (a grid) or a .npy (float32; images in [-1, 1], vectors in the data's units)."
+        ),
+    ] = Path("samples.png"),
+    settings: Settings = None,
+) -> None:
+    """Draw samples from a run."""
+    if out.suffix not in (".png", ".npy"):
+        raise UsageError(f"--out {out}: use a name that ends in .png or .npy")
+
+    import io
+
+    import numpy as np
+
+    from scmkit import Run, Slot, dataset_of
+    from scmkit import sample as draw
+    from scmkit.assembly import build_free
+    from scmkit.files import write_bytes
+    from scmkit.sampling import image_grid, save_png, vector_picture
+
+    loaded = Run.load(run)
+    recipe = loaded.recipe
+    sampler = sampler or recipe.sampler
+    recorded = recipe.plugins[sampler].config if sampler in recipe.plugins else {}
+    options = {**recorded, **by_plugin(parse_settings(settings)).get(sampler, {})}
+    method = build_free(Slot.sampler, sampler, options)
+    count = steps or method.usual_steps[0]
+    x = draw(
+        loaded.model,
+        recipe.data,
+        n,
+        method,
+        steps=count,
+        labels=label,
+        seed=seed,
+    )
+    if out.suffix == ".npy":
+        buffer = io.BytesIO()
+        np.save(buffer, x.astype(np.float32), allow_pickle=False)
+        write_bytes(out, buffer.getvalue())
+    elif x.ndim == 4:
+        save_png(out, image_grid(x, columns=min(n, recipe.data.num_classes or 8)))
+    else:
+        data = dataset_of(recipe)
+        reference, _ = data.read("test", np.arange(min(data.size("test"), 2000)))
+        save_png(out, vector_picture(x.reshape(n, -1), reference.reshape(len(reference), -1)))
+    typer.echo(f"{n} samples, {sampler}, {count} step{'s' if count > 1 else ''}", err=True)
+    typer.echo(str(out))

@@ -1,0 +1,80 @@
+"""`scmkit train`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from scmkit_cli.options import Settings, parse_settings
+
+
+def train(
+    plugin: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--plugin",
+            "-p",
+            metavar="NAME",
+            help="A plugin to build with: NAME, PACKAGE:NAME, or SLOT=NAME to take one slot of it. "
+            "Repeatable; defaults fill the rest.",
+        ),
+    ] = None,
+    settings: Settings = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(
+            help="A .toml or .json file of plugins, settings and data, or the recipe.json of a run; "
+            "what is named here on the command line wins.",
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|PATH",
+            help="An embedded data set (digits, two-moons, checkerboard, gmm) or the path of a store "
+            "made by `scmkit data import`.  [default: digits]",
+            show_default=False,
+        ),
+    ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN",
+            help="A trained run to start from and, for scd, to distill; it may use another noise "
+            "process. Without one a teacher is trained first. 'none' starts sct from fresh weights.",
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(help="Optimizer steps; of a teacher trained along the way, too."),
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Samples per optimizer step.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run.  [default: made up]")] = None,
+    out: Annotated[Path, typer.Option(help="Where runs go.")] = Path("runs"),
+) -> None:
+    """Train a model; with no plugin named: TrigFlow and sCT on handwritten digits.
+
+    A run is a directory OUT/NAME with its recipe, metrics, checkpoints and sample pictures. Ctrl-C saves
+    first; `scmkit resume RUN` continues.
+
+    Training settings are set as `--set train.OPTION=VALUE` (`scmkit plugins info train` lists them), those
+    of a teacher trained along the way as `--set teacher.train.OPTION=VALUE`.
+    """
+    given = parse_settings(settings)
+    flags = {"steps": steps, "batch_size": batch_size, "lr": lr, "seed": seed}
+    given |= {f"train.{k}": v for k, v in flags.items() if v is not None}
+
+    from scmkit import compose, train
+    from scmkit.recipe import read_recipe
+    from scmkit_cli.summary import print_finished, print_recipe
+
+    plugins, file_data = tuple(plugin or ()), None
+    if recipe is not None:
+        file = read_recipe(recipe)
+        plugins = (*file.plugins, *plugins) if plugins else file.plugins
+        given, file_data = {**file.settings, **given}, file.data
+    composed = compose(plugins, given, data=data or file_data or "digits", teacher=teacher)
+    print_recipe(composed)
+    print_finished(train(composed, out=out, name=name))

@@ -1,0 +1,118 @@
+"""The continuous-time consistency objective, shared by sCT and sCD."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from annotated_types import Ge, Gt
+from jaxtyping import Array, Float, Int
+
+from scmkit.interfaces import (
+    AbstractLoss,
+    AbstractProposal,
+    AbstractTangentEstimator,
+    Conditioning,
+    LossOutput,
+)
+from scmkit.model import Model
+from scmkit.plugin import Context
+from scmkit.types import Key, Scalar
+from scmkit_plugins._log_weight import LogWeight
+
+Normalization = Literal["l2", "rms", "clip", "none"]
+
+
+@dataclass(frozen=True)
+class ConsistencyOptions:
+    """Options of the continuous-time consistency objective."""
+
+    normalize: Normalization = "l2"
+    """How the tangent is bounded: divided by its L2 or RMS norm plus `constant`, clipped, or not."""
+    constant: Annotated[float, Gt(0)] = 0.1
+    """The paper's c: added to the norm, or the bound when clipping (1 in the paper)."""
+    warmup_steps: Annotated[int, Ge(0)] = 10_000
+    """Steps over which the unstable term of the tangent is phased in."""
+
+
+def bound(
+    g: Float[Array, "*shape"], normalize: Normalization, constant: float
+) -> Float[Array, "*shape"]:
+    """`g / (|g| + c)` in the L2 or RMS norm, or `g` clipped to `[-c, c]`, or `g` itself.
+
+    arXiv 2410.11081, Section 4.2 (tangent normalization, tangent clipping).
+    """
+    if normalize == "none":
+        return g
+    if normalize == "clip":
+        return jnp.clip(g, -constant, constant)
+    norm = jnp.sqrt(jnp.sum(g**2) if normalize == "l2" else jnp.mean(g**2))
+    return g / (norm + constant)
+
+
+class ConsistencyLoss(AbstractLoss):
+    r"""Algorithm 1 of the sCM paper, for any parameterization $f = c_{skip} x + c_{out} F$.
+
+    $$w \frac{df}{dt} = w\,(c_{skip} \dot x + c_{out}' F)
+        + r\,\big(w\, c_{skip}'\, x + w\, c_{out} \tfrac{dF}{dt}\big)$$
+
+    with $\dot x = dx_t/dt$ from the tangent estimator and `r` the tangent warmup. The factor
+    $w\, c_{out}$ is pushed into the JVP's tangents, so that nothing overflows where `dF/dt` is large
+    (arXiv 2410.11081, Section 5.1). The primal output of the JVP is the one that is trained: one forward
+    pass serves both, and dropout masks agree by construction. `F` moves against the sign of
+    $c_{out}$, so that `f` moves against `df/dt`.
+    """
+
+    proposal: AbstractProposal
+    log_weight: LogWeight
+    normalize: Normalization
+    constant: float
+    warmup_steps: int
+
+    def __call__(
+        self,
+        model: Model,
+        tangent: AbstractTangentEstimator,
+        x0: Float[Array, "*shape"],
+        cond: Conditioning | None,
+        *,
+        step: Int[Array, ""],
+        key: Key,
+    ) -> LossOutput:
+        sg = jax.lax.stop_gradient
+        k_time, k_noise, k_dropout = jr.split(key, 3)
+        process, param = model.process, model.parameterization
+        t = self.proposal.sample(process, key=k_time)
+        eps = jr.normal(k_noise, x0.shape, x0.dtype)
+        x_t = process.perturb(x0, eps, t)
+        dx = sg(tangent(x0, eps, x_t, t, cond))
+        c, dc = jax.jvp(param.coefficients, (t,), (jnp.ones_like(t),))
+        w = param.weight(t)
+
+        def raw(x: Float[Array, "*shape"], t: Scalar) -> Float[Array, "*shape"]:
+            return model.raw(x, t, cond, key=k_dropout)
+
+        F, w_out_dF = eqx.filter_jvp(raw, (x_t, t), (w * c.out * dx, w * c.out))
+        F_, w_out_dF = sg((F, w_out_dF))
+        r = jnp.minimum(1.0, step / max(self.warmup_steps, 1)) if self.warmup_steps else 1.0
+        stable = w * (c.skip * dx + dc.out * F_)
+        unstable = w * dc.skip * x_t + w_out_dF
+        g = bound(stable + r * unstable, self.normalize, self.constant)
+        error = jnp.mean((F - F_ + jnp.sign(c.out) * g) ** 2)
+        log_weight = self.log_weight(c.noise)
+        value = jnp.exp(log_weight) * error - log_weight
+        rate = jnp.sqrt(jnp.mean((stable + unstable) ** 2)) / w
+        return LossOutput(value, {"df_dt": rate}, process.ratio(t))
+
+
+def build_loss(config: ConsistencyOptions, context: Context, *, key: Key) -> ConsistencyLoss:
+    """The loss slot's factory, for `sct` and `scd` alike."""
+    return ConsistencyLoss(
+        proposal=context.proposal,
+        log_weight=LogWeight(context.embedding),
+        normalize=config.normalize,
+        constant=config.constant,
+        warmup_steps=config.warmup_steps,
+    )

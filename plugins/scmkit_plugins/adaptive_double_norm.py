@@ -1,0 +1,67 @@
+"""Adaptive double normalization: the sCM paper's stable modulation."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from scmkit.interfaces import AbstractNorm, NormFactory
+from scmkit.plugin import Context, Plugin, Slot
+from scmkit.types import Key
+from scmkit_plugins._layers import Linear, last_axis
+from scmkit_plugins._normalize import group_norm, rms_norm
+
+NORMS: dict[str, Callable[..., Array]] = {"rms": rms_norm, "group": group_norm}
+
+
+@dataclass(frozen=True)
+class AdaptiveDoubleNormOptions:
+    """Options of adaptive double normalization."""
+
+    norm: Literal["rms", "group"] = "rms"
+    """How `x` is normalized: RMS over the channels (EDM2), or in groups (DDPM++)."""
+
+
+def pixel_norm(a: Float[Array, " c"]) -> Float[Array, " c"]:
+    r"""$a / \sqrt{\mathrm{mean}_c\, a^2 + 10^{-8}}$: unit RMS whatever the scale of `a`."""
+    return rms_norm(a, eps=1e-8)
+
+
+class AdaptiveDoubleNorm(AbstractNorm):
+    r"""$y = \mathrm{norm}(x)\, \mathrm{pnorm}(s(e)) + \mathrm{pnorm}(b(e))$.
+
+    Normalizing the modulation as well bounds its time derivative (arXiv 2410.11081, Section 4.1).
+    There is no `1 + s`: `pnorm` would only see the sum's direction.
+    """
+
+    modulation: Linear
+    normalize: Callable[..., Array] = eqx.field(static=True)
+
+    def __init__(
+        self, channels: int, dim: int, *, normalize: Callable[..., Array] = rms_norm, key: Key
+    ) -> None:
+        # Never zero: pnorm has slope 1e4 at 0, and s = 0 would silence the layer.
+        self.modulation = Linear(dim, 2 * channels, key=key)
+        self.normalize = normalize
+
+    def __call__(
+        self, x: Float[Array, "*space c"], emb: Float[Array, " dim"]
+    ) -> Float[Array, "*space c"]:
+        s, b = jnp.split(self.modulation(emb), 2)
+        return self.normalize(x) * last_axis(pixel_norm(s), x) + last_axis(pixel_norm(b), x)
+
+
+def build(config: AdaptiveDoubleNormOptions, context: Context, *, key: Key) -> NormFactory:
+    return partial(AdaptiveDoubleNorm, normalize=NORMS[config.norm])
+
+
+plugin = Plugin(
+    name="adaptive-double-norm",
+    summary="Adaptive double normalization (sCM, arXiv 2410.11081, Section 4.1)",
+    provides={Slot.norm: build},
+    config=AdaptiveDoubleNormOptions,
+)

@@ -1,0 +1,40 @@
+"""Handwritten digits of 8x8 pixels, shipped with scmkit.
+
+`digits.npz` has the test set of "Optical Recognition of Handwritten Digits" (E. Alpaydin and
+C. Kaynak, UCI Machine Learning Repository, 1998, doi 10.24432/C50P49, CC BY 4.0), as scikit-learn
+distributes it as `load_digits`: 1797 images of 0..16, here as uint8 and shuffled once
+(`Philox(0)`), the last 500 as the test split.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from scmkit.data import ArrayDataset
+from scmkit.plugin import NoOptions, Plugin, Slot
+
+_FILE = Path(__file__).with_name("digits.npz")
+
+
+def build_dataset(config: NoOptions) -> ArrayDataset:
+    """1297 train and 500 test images `1 8 8` in [-1, 1] (`x / 8 - 1`), of ten classes."""
+    with np.load(_FILE, allow_pickle=False) as arrays:
+        images = {
+            split: arrays[f"x_{split}"][:, None].astype(np.float32) / 8 - 1
+            for split in ("train", "test")
+        }
+        labels = {split: arrays[f"y_{split}"].astype(np.int32) for split in ("train", "test")}
+    return ArrayDataset(
+        images["train"],
+        images["test"],
+        train_labels=labels["train"],
+        test_labels=labels["test"],
+        num_classes=10,
+    )
+
+
+plugin = Plugin(
+    name="digits",
+    summary="scikit-learn's handwritten digits: 1797 grayscale images of 8x8, ten classes",
+    provides={Slot.dataset: build_dataset},
+)

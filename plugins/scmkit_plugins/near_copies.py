@@ -1,0 +1,50 @@
+"""Memorisation: how many samples are near copies of training data."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+from annotated_types import Gt, Lt
+
+from scmkit.interfaces import AbstractMetric, Evaluation
+from scmkit.plugin import Plugin, Slot
+from scmkit_plugins._pairwise import distances
+
+
+class NearCopies(AbstractMetric):
+    """The share of samples closer to their nearest training point than almost all real test data.
+
+    Closer than the `quantile` of the reference's own nearest-training distances: fresh data scores
+    `quantile` itself, a model that memorises more.
+    """
+
+    def __init__(self, quantile: float) -> None:
+        self.quantile = quantile
+
+    def applies(self, evaluation: Evaluation) -> bool:
+        return True
+
+    def __call__(self, evaluation: Evaluation) -> float:
+        real = distances(evaluation.reference, evaluation.train).min(1)
+        near = distances(evaluation.samples, evaluation.train).min(1)
+        return float((near < np.quantile(real, self.quantile)).mean())
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of the near-copy count."""
+
+    quantile: Annotated[float, Gt(0), Lt(1)] = 0.05
+    """The share that fresh data scores."""
+
+
+def build(config: Options) -> NearCopies:
+    return NearCopies(config.quantile)
+
+
+plugin = Plugin(
+    name="near-copies",
+    summary="share of samples that are near copies of training data (fresh data: 0.05)",
+    provides={Slot.metric: build},
+    config=Options,
+)

@@ -1,0 +1,251 @@
+"""Composition: from plugin names and settings to a recipe."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from scmkit.assembly import build_free
+from scmkit.data import Store, spec_of
+from scmkit.discovery import Entry, entries, find
+from scmkit.errors import OptionError, PluginError, did_you_mean
+from scmkit.interfaces import AbstractDataset, DataSpec
+from scmkit.plugin import MODEL_SLOTS, TRAINING_SLOTS, Plugin, Slot
+from scmkit.recipe import PluginRecord, Recipe, TeacherRecord
+from scmkit.registry import load
+from scmkit.settings import DataSettings, TrainingSettings, configure
+
+OWNED = (*MODEL_SLOTS, *TRAINING_SLOTS)
+"""The slots a recipe needs, each with one owner."""
+
+DEFAULTS = {
+    Slot.noise: "trigflow",
+    Slot.parameterization: "preconditioned",
+    Slot.embedding: "positional",
+    Slot.norm: "adaptive-double-norm",
+    Slot.attention: "xla-attention",
+    Slot.proposal: "log-normal",
+    Slot.loss: "sct",
+    Slot.tangent: "sct",
+}
+"""What fills a slot that nobody named. The network depends on the data: see `default_network`."""
+
+
+def default_network(shape: tuple[int, ...]) -> str:
+    """`unet` for images of more than 256 values, else `mlp`."""
+    return "unet" if len(shape) == 3 and prod(shape) > 256 else "mlp"
+
+
+@dataclass
+class _Draft:
+    """Slots being filled; `owners` says who holds each, `chosen` every plugin in play."""
+
+    owners: dict[Slot, str] = field(default_factory=dict)
+    chosen: dict[str, tuple[Entry, Plugin]] = field(default_factory=dict)
+
+    def add(self, reference: str) -> tuple[str, Plugin]:
+        entry = find(reference)
+        known = self.chosen.get(entry.name)
+        if known and known[0].package != entry.package:
+            raise PluginError(f"'{entry.name}' named from two packages: {known[0]} and {entry}")
+        if known is None:
+            self.chosen[entry.name] = (entry, load(entry))
+        return entry.name, self.chosen[entry.name][1]
+
+
+def _fill(plugins: Sequence[str], shape: tuple[int, ...]) -> tuple[_Draft, list[str]]:
+    """Slots from what was named, then from what the named suggest, then from the defaults."""
+    draft, trackers = _Draft(), []
+    single = [p.split("=", 1) for p in plugins if "=" in p]
+    whole = [p for p in plugins if "=" not in p]
+    for slot_name, reference in single:
+        if slot_name not in list(Slot):
+            raise PluginError(
+                f"no slot '{slot_name}'{did_you_mean(slot_name, list(Slot))} "
+                f"(slots: {', '.join(Slot)})"
+            )
+        slot = Slot(slot_name)
+        name, plugin = draft.add(reference)
+        if slot not in plugin.provides:
+            offers = ", ".join(plugin.provides)
+            raise PluginError(
+                f"plugin '{name}' does not fill the slot '{slot}' (it fills: {offers})"
+            )
+        if draft.owners.setdefault(slot, name) != name:
+            raise PluginError(f"slot '{slot}' is given to both '{draft.owners[slot]}' and '{name}'")
+    picked = set(draft.owners)
+    for reference in dict.fromkeys(whole):
+        name, plugin = draft.add(reference)
+        if Slot.tracker in plugin.provides:
+            trackers.append(name)
+        claimed = [s for s in plugin.provides if s in OWNED and s not in picked]
+        for slot in claimed:
+            if draft.owners.setdefault(slot, name) != name:
+                other = draft.owners[slot]
+                raise PluginError(
+                    f"plugins '{other}' and '{name}' both fill the slot '{slot}'; name only one, or "
+                    f"say which: --plugin {slot}={other}"
+                )
+        if (
+            not claimed
+            and not set(plugin.provides) - set(OWNED)
+            and Slot.tracker not in plugin.provides
+        ):
+            raise PluginError(
+                f"plugin '{name}' has nothing left to fill: its slots are given to others"
+            )
+    suggested = {s: n for _, p in list(draft.chosen.values()) for s, n in p.suggests.items()}
+    fallback = {**DEFAULTS, Slot.network: default_network(shape), **suggested}
+    for slot in OWNED:
+        if slot in draft.owners or slot not in fallback:
+            continue
+        name, plugin = draft.add(fallback[slot])
+        # A default that fills several slots (trigflow: noise and parameterization) stays together.
+        for other in plugin.provides:
+            if other in OWNED:
+                draft.owners.setdefault(other, name)
+    empty = [s for s in OWNED if s not in draft.owners]
+    if empty:
+        raise PluginError(
+            f"no plugin fills the slot '{empty[0]}'; name one with --plugin {empty[0]}=NAME"
+        )
+    sampler = suggested.get(Slot.sampler, "pf-ode")
+    return draft, [sampler, *trackers]
+
+
+def compose(
+    plugins: Sequence[str] = (),
+    settings: Mapping[str, Any] | None = None,
+    *,
+    data: str = "digits",
+    teacher: str | Path | None = None,
+) -> Recipe:
+    """A recipe from plugin names and settings; defaults fill the rest.
+
+    **Arguments:**
+
+    - `plugins`: names; `PACKAGE:NAME` picks among packages, `SLOT=NAME` takes one slot of a plugin.
+    - `settings`: `"PLUGIN.OPTION"` -> value. `train.*` are training settings, `data.*` those of the
+        data, and `teacher.*` (`teacher.train.steps`) go to a teacher trained along the way.
+    - `data`: an embedded data set's name or the path of a store.
+    - `teacher`: a pretrained run; the string `"none"` starts from fresh weights.
+
+    Raises `PluginError`, `OptionError` or `DataError`, each with its remedy.
+    """
+    given = dict(settings or {})
+    dataset, source, record = resolve_data(data, given)
+    data_settings = configure(DataSettings, _section(given, "data"), "data")
+    spec = spec_of(dataset, source, data_settings.sigma_data)
+    return _compose(tuple(plugins), given, spec, record, teacher)
+
+
+def _compose(
+    plugins: tuple[str, ...],
+    given: dict[str, Any],
+    spec: DataSpec,
+    dataset: dict[str, PluginRecord],
+    teacher: str | Path | None,
+) -> Recipe:
+    draft, (sampler, *trackers) = _fill(plugins, spec.shape)
+    draft.add(sampler)
+    used = {*draft.owners.values(), sampler, *trackers}
+    recommended = [draft.chosen[n][1].settings for n in dict.fromkeys(draft.owners.values())]
+    merged = {
+        k: v
+        for source in (*recommended, given)
+        for k, v in source.items()
+        if source is given or k.partition(".")[0] in {*used, "train", "teacher"}
+    }
+    sections = {*used, *dataset, "train", "data", "teacher"}
+    for key in given:
+        section, _, option = key.partition(".")
+        if not option:
+            raise OptionError(f"setting '{key}': write it as PLUGIN.OPTION=VALUE")
+        if section not in sections:
+            raise OptionError(
+                f"setting '{key}': '{section}' is not part of this recipe"
+                f"{did_you_mean(section, sections)} (parts: {', '.join(sorted(sections))})"
+            )
+    records = dict(dataset)
+    for name in sorted(used):
+        entry, plugin = draft.chosen[name]
+        config = configure(plugin.config, _section(merged, name), name)
+        records[name] = PluginRecord(entry.package, entry.version, dataclasses.asdict(config))
+    roles = {draft.chosen[n][1].teacher for n in draft.owners.values()}
+    role = next((r for r in ("required", "initial") if r in roles), "none")
+    slots = {slot: draft.owners[slot] for slot in OWNED}
+    if dataset:
+        slots[Slot.dataset] = next(iter(dataset))
+    recipe = Recipe(
+        slots=slots,
+        plugins=records,
+        data=spec,
+        train=configure(TrainingSettings, _section(merged, "train"), "train"),
+        trackers=tuple(trackers),
+        sampler=sampler,
+        teacher_role=role,
+    )
+    return recipe.replace(teacher=_teacher(recipe, given, dataset, teacher))
+
+
+def _teacher(
+    recipe: Recipe,
+    given: dict[str, Any],
+    dataset: dict[str, PluginRecord],
+    teacher: str | Path | None,
+) -> "TeacherRecord | Recipe | None":
+    """The record of a given teacher, or the recipe of the one to train."""
+    own = _section(given, "teacher")
+    if teacher is not None or recipe.teacher_role == "none":
+        if own:
+            raise OptionError(
+                f"setting 'teacher.{next(iter(own))}': this run trains no teacher of its own"
+            )
+        if teacher is None or (teacher == "none" and recipe.teacher_role != "required"):
+            return None
+        if teacher == "none":
+            raise OptionError(
+                f"--teacher none: '{recipe.slots[Slot.tangent]}' takes its tangent from a teacher; "
+                "name a run, or leave --teacher out to train one first"
+            )
+        return TeacherRecord(path=str(Path(teacher).resolve()))
+    model = [f"{s}={recipe.reference(recipe.slots[s])}" for s in MODEL_SLOTS]
+    model_names = {recipe.slots[s] for s in MODEL_SLOTS}
+    inherited = {k: v for k, v in given.items() if k.partition(".")[0] in model_names}
+    for option in ("batch_size", "seed", "steps"):
+        if f"train.{option}" in given:
+            inherited[f"train.{option}"] = given[f"train.{option}"]
+    return _compose((*model, "diffusion"), {**inherited, **own}, recipe.data, dataset, None)
+
+
+def _section(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {
+        key.partition(".")[2]: value
+        for key, value in settings.items()
+        if key.partition(".")[0] == name
+    }
+
+
+def resolve_data(
+    data: str, settings: Mapping[str, Any] | None = None
+) -> tuple[AbstractDataset, str, dict[str, PluginRecord]]:
+    """The data set behind a name or path, how to find it again, and its plugin's record if it has one."""
+    is_path = "/" in data or Path(data).exists()
+    if is_path and data not in {e.name for e in entries()}:
+        return Store(Path(data)), str(Path(data).resolve()), {}
+    entry = find(data)
+    own = _section(settings or {}, entry.name)
+    dataset = build_free(Slot.dataset, data, own)
+    config = configure(load(entry).config, own, entry.name)
+    record = PluginRecord(entry.package, entry.version, dataclasses.asdict(config))
+    return dataset, entry.name, {entry.name: record}
+
+
+def dataset_of(recipe: Recipe) -> AbstractDataset:
+    """The data set a recipe was composed for."""
+    if Slot.dataset not in recipe.slots:
+        return Store(Path(recipe.data.source))
+    name = recipe.slots[Slot.dataset]
+    return build_free(Slot.dataset, recipe.reference(name), recipe.plugins[name].config)

@@ -1,0 +1,80 @@
+"""Data sets held in memory."""
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from scmkit.data.statistics import RunningStatistics
+from scmkit.interfaces import AbstractDataset, AbstractDensity, Split, Statistics
+
+
+class ArrayDataset(AbstractDataset):
+    """A data set in memory, from float32 samples and, with classes, integer labels.
+
+    **Arguments:**
+
+    - `train`, `test`: samples `n *shape` in the data's own units (images `c h w` in [-1, 1]).
+    - `train_labels`, `test_labels`: class indices from 0, both or neither.
+    - `num_classes`: the number of classes; 0 without labels.
+    - `density`: what the samples were drawn from, where it is known in closed form.
+
+    Raises `ValueError` where these do not fit together.
+    """
+
+    def __init__(
+        self,
+        train: Float[np.ndarray, "n *shape"],
+        test: Float[np.ndarray, "m *shape"],
+        *,
+        train_labels: Int[np.ndarray, " n"] | None = None,
+        test_labels: Int[np.ndarray, " m"] | None = None,
+        num_classes: int = 0,
+        density: AbstractDensity | None = None,
+    ) -> None:
+        self.shape = tuple(train.shape[1:])
+        self.num_classes = num_classes
+        self._samples: dict[Split, np.ndarray] = {
+            "train": np.asarray(train, np.float32),
+            "test": np.asarray(test, np.float32),
+        }
+        self._labels: dict[Split, np.ndarray] = {}
+        self._density = density
+        self._statistics: Statistics | None = None
+        if not self.shape or test.shape[1:] != train.shape[1:]:
+            raise ValueError(
+                f"samples must be arrays of one shape: train has {train.shape[1:]}, "
+                f"test has {test.shape[1:]}"
+            )
+        if not len(train):
+            raise ValueError("the train split is empty")
+        if num_classes:
+            self._labels["train"] = self._checked(train_labels, "train")
+            self._labels["test"] = self._checked(test_labels, "test")
+        elif train_labels is not None or test_labels is not None:
+            raise ValueError("labels were given, but num_classes is 0")
+
+    def _checked(self, labels: Int[np.ndarray, " n"] | None, split: Split) -> Int[np.ndarray, " n"]:
+        if labels is None or len(labels) != self.size(split):
+            found = "none" if labels is None else len(labels)
+            raise ValueError(f"{self.size(split)} {split} samples need as many labels, not {found}")
+        if len(labels) and not 0 <= labels.min() <= labels.max() < self.num_classes:
+            raise ValueError(f"{split} labels must lie in 0..{self.num_classes - 1}")
+        return labels.astype(np.int32)
+
+    def size(self, split: Split) -> int:
+        return len(self._samples[split])
+
+    def read(
+        self, split: Split, indices: Int[np.ndarray, " n"]
+    ) -> tuple[Float[np.ndarray, "n *shape"], Int[np.ndarray, " n"] | None]:
+        labels = self._labels[split][indices] if self.num_classes else None
+        return self._samples[split][indices], labels
+
+    def statistics(self) -> Statistics:
+        if self._statistics is None:
+            running = RunningStatistics(self.shape[0])
+            running.update(self._samples["train"])
+            self._statistics = running.result()
+        return self._statistics
+
+    def density(self) -> AbstractDensity | None:
+        return self._density

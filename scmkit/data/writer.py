@@ -1,0 +1,271 @@
+"""Writing a store: streamed, and complete or not there at all."""
+
+import json
+import os
+import shutil
+import uuid
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int, Shaped
+
+from scmkit.data.layout import (
+    FORMAT,
+    METADATA_FILE,
+    SPLITS,
+    VERSION,
+    StoredDtype,
+    StoreMetadata,
+    create_labels,
+    create_samples,
+    samples_per_shard,
+)
+from scmkit.data.statistics import RunningStatistics
+from scmkit.errors import DataError
+from scmkit.interfaces import Split
+
+
+def refuse_existing(path: Path) -> None:
+    """Raises `DataError` when something is at `path` already."""
+    if os.path.lexists(path):
+        raise DataError(
+            f"{path}: exists already, and a store is never overwritten; "
+            f"choose another DEST or remove it first"
+        )
+
+
+class _SplitWriter:
+    """Collects samples into whole shards, so that each shard is written once."""
+
+    def __init__(
+        self, folder: Path, shape: tuple[int, ...], dtype: StoredDtype, labelled: bool
+    ) -> None:
+        self._samples = create_samples(folder / "samples", shape, dtype)
+        self._labels = create_labels(folder / "labels") if labelled else None
+        _, self._shard = samples_per_shard(shape, np.dtype(dtype).itemsize)
+        self._buffer = np.empty((self._shard, *shape), dtype)
+        self._buffered_labels = np.empty(self._shard, np.int32)
+        self._filled = 0
+        self._written = 0
+
+    @property
+    def size(self) -> int:
+        return self._written + self._filled
+
+    def append(
+        self, samples: Shaped[np.ndarray, "n *shape"], labels: Int[np.ndarray, " n"] | None
+    ) -> None:
+        taken = 0
+        while taken < len(samples):
+            count = min(self._shard - self._filled, len(samples) - taken)
+            target = slice(self._filled, self._filled + count)
+            self._buffer[target] = samples[taken : taken + count]
+            if labels is not None:
+                self._buffered_labels[target] = labels[taken : taken + count]
+            self._filled += count
+            taken += count
+            if self._filled == self._shard:
+                self.flush()
+
+    def flush(self) -> None:
+        if not self._filled:
+            return
+        start, stop = self._written, self._written + self._filled
+        self._samples = _extend(self._samples, start, stop, self._buffer[: self._filled])
+        if self._labels is not None:
+            labels = self._buffered_labels[: self._filled]
+            self._labels = _extend(self._labels, start, stop, labels)
+        self._written, self._filled = stop, 0
+
+
+def _extend(array: Any, start: int, stop: int, values: Shaped[np.ndarray, "..."]) -> Any:
+    array = array.resize(exclusive_max=[stop, *array.shape[1:]], expand_only=True).result()
+    array[start:stop].write(values).result()
+    return array
+
+
+class StoreWriter:
+    """A context manager that writes a store, one block of samples after another.
+
+    It writes into a hidden folder beside `path` that takes its name at the end; when the body
+    raises, nothing stays behind. Memory is bounded by one shard (32 MiB, or one sample) for each
+    split.
+
+    **Arguments:**
+
+    - `path`: where the store will be. Nothing may be there yet; missing parents are made.
+    - `shape`: of one sample.
+    - `dtype`: `"uint8"` for images `c h w` of 0..255, `"float32"` for anything else.
+    - `num_classes`, `class_names`: 0 and none for data without labels.
+
+    Raises `DataError` for an existing `path`, one that cannot be written, values that are not
+    finite, labels out of range, and a train split without samples.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        shape: tuple[int, ...],
+        dtype: StoredDtype,
+        num_classes: int = 0,
+        class_names: tuple[str, ...] = (),
+    ) -> None:
+        if not shape or min(shape) < 1:
+            raise ValueError(f"the shape of a sample needs axes of length 1 or more, not {shape}")
+        if class_names and len(class_names) != num_classes:
+            raise ValueError(f"{len(class_names)} class names for {num_classes} classes")
+        self.path = Path(path)
+        self.shape = shape
+        self.dtype: StoredDtype = dtype
+        self.num_classes = num_classes
+        self.class_names = class_names
+        self._folder: Path | None = None
+        self._made: list[Path] = []
+        self._splits: dict[Split, _SplitWriter] = {}
+        self._statistics = RunningStatistics(shape[0])
+
+    def __enter__(self) -> "StoreWriter":
+        refuse_existing(self.path)
+        target = Path(os.path.abspath(self.path))
+        folder = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
+        try:
+            for parent in reversed(target.parents):
+                if not parent.exists():
+                    parent.mkdir()
+                    self._made.append(parent)
+            folder.mkdir()
+            self._folder = folder
+            for split in SPLITS:
+                writer = _SplitWriter(
+                    folder / split, self.shape, self.dtype, labelled=self.num_classes > 0
+                )
+                self._splits[split] = writer
+        except (ValueError, OSError) as error:
+            self._discard()
+            raise self._explained(error) from error
+        except BaseException:
+            self._discard()
+            raise
+        return self
+
+    def append(
+        self,
+        split: Split,
+        samples: Shaped[np.ndarray, "n *shape"],
+        labels: Int[np.ndarray, " n"] | None = None,
+    ) -> None:
+        """Adds samples of the declared shape and dtype, with labels if there are classes."""
+        if self._folder is None:
+            raise ValueError(
+                "a StoreWriter is used as a context manager: with StoreWriter(...) as w:"
+            )
+        if samples.dtype != self.dtype or samples.shape[1:] != self.shape:
+            raise ValueError(
+                f"samples must be {self.dtype} (n, {', '.join(map(str, self.shape))}), "
+                f"not {samples.dtype} {samples.shape}"
+            )
+        writer = self._splits[split]
+        if self.num_classes:
+            _check_labels(self.path, labels, len(samples), self.num_classes, writer.size)
+        elif labels is not None:
+            raise ValueError("labels were given, but num_classes is 0")
+        if self.dtype == "float32":
+            finite = np.isfinite(samples).reshape(len(samples), -1).all(axis=1)
+            if not finite.all():
+                first = writer.size + int(np.argmin(finite))
+                raise DataError(
+                    f"{self.path}: {split} sample {first} has values that are not finite; "
+                    f"remove NaN and infinity from the source"
+                )
+        if split == "train":
+            self._statistics.update(samples)
+        try:
+            writer.append(samples, labels)
+        except (ValueError, OSError) as error:
+            raise self._explained(error) from error
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            if kind is None and self._folder is not None:
+                self._finish(self._folder)
+        except (ValueError, OSError) as failure:
+            raise self._explained(failure) from failure
+        finally:
+            self._discard()
+
+    def _finish(self, folder: Path) -> None:
+        if not self._splits["train"].size:
+            raise DataError(
+                f"{self.path}: the train split would be empty; give at least one sample"
+            )
+        for writer in self._splits.values():
+            writer.flush()
+        for group in (folder, *(folder / split for split in SPLITS)):
+            (group / "zarr.json").write_text('{"zarr_format": 3, "node_type": "group"}\n')
+        files = {
+            file.relative_to(folder).as_posix(): file.stat().st_size
+            for file in sorted(folder.rglob("*"))
+            if file.is_file()
+        }
+        scale, shift = (1 / 127.5, -1.0) if self.dtype == "uint8" else (1.0, 0.0)
+        metadata = StoreMetadata(
+            format=FORMAT,
+            version=VERSION,
+            dtype=self.dtype,
+            shape=self.shape,
+            num_classes=self.num_classes,
+            class_names=self.class_names,
+            sizes={split: writer.size for split, writer in self._splits.items()},
+            statistics=self._statistics.result(scale, shift),
+            files=files,
+        )
+        text = json.dumps(metadata.to_json(), indent=2)
+        (folder / METADATA_FILE).write_text(text + "\n", "utf-8")
+        # Renaming onto an empty folder would succeed, and hide it.
+        refuse_existing(self.path)
+        folder.rename(os.path.abspath(self.path))
+        self._folder = None
+        self._made = []
+
+    def _discard(self) -> None:
+        """Removes what was written, unless it has been renamed into place."""
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+        for parent in reversed(self._made):
+            # Someone else may have put something there meanwhile.
+            try:
+                parent.rmdir()
+            except OSError:
+                break
+        self._made = []
+
+    def _explained(self, error: Exception) -> DataError:
+        text = str(error).split(" [tensorstore_spec", 1)[0]
+        return DataError(
+            f"{self.path}: cannot write the store ({text}); "
+            f"check that the place is writable and has room"
+        )
+
+
+def _check_labels(
+    path: Path, labels: Int[np.ndarray, " n"] | None, count: int, num_classes: int, offset: int
+) -> None:
+    if labels is None or len(labels) != count:
+        found = "none" if labels is None else len(labels)
+        raise ValueError(f"{count} samples need as many labels, not {found}")
+    bad = (labels < 0) | (labels >= num_classes)
+    if bad.any():
+        first = int(np.argmax(bad))
+        raise DataError(
+            f"{path}: sample {offset + first} has label {labels[first]}, but there are "
+            f"{num_classes} classes; labels count from 0"
+        )

@@ -1,0 +1,79 @@
+"""How plugins are found: one entry-point group, read as metadata alone."""
+
+import importlib.util
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+
+from scmkit.errors import PluginError, did_you_mean
+
+GROUP = "scmkit.plugins"
+"""The entry-point group."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An installed plugin as its distribution's metadata describes it; nothing is imported."""
+
+    name: str
+    package: str
+    version: str
+    entry_point: EntryPoint
+
+    def __str__(self) -> str:
+        return f"plugin '{self.name}' of {self.package} {self.version}"
+
+
+def entries() -> list[Entry]:
+    """Every installed plugin, sorted by name and package."""
+    found = []
+    for point in entry_points(group=GROUP):
+        package, version = (
+            ("?", "?") if point.dist is None else (point.dist.name, point.dist.version)
+        )
+        found.append(Entry(point.name, package, version, point))
+    return sorted(found, key=lambda e: (e.name, e.package))
+
+
+def find(name: str) -> Entry:
+    """The entry called `name`, or `PACKAGE:NAME` where two packages offer one name.
+
+    Raises `PluginError` for an unknown or ambiguous name.
+    """
+    package, _, bare = name.rpartition(":")
+    installed = entries()
+    named = [e for e in installed if e.name == bare]
+    matches = [e for e in named if not package or e.package == package]
+    if not matches:
+        if package and named:
+            where = " and ".join(f"{e.package} {e.version}" for e in named)
+            raise PluginError(
+                f"no plugin '{bare}' in package '{package}': it is in {where} "
+                f"(if '{package}' is missing: pip install {package})"
+            )
+        if package and all(e.package != package for e in installed):
+            raise PluginError(
+                f"no plugin '{bare}': package '{package}' is not installed or has no plugins; "
+                f"pip install {package}"
+            )
+        hint = did_you_mean(bare, {e.name for e in installed})
+        raise PluginError(
+            f"no plugin '{bare}'{hint} (`scmkit plugins list` shows what is installed)"
+        )
+    if len(matches) > 1:
+        both = " and ".join(f"{e.package} {e.version}" for e in matches)
+        raise PluginError(
+            f"plugin '{bare}' is in {both}; pick one with --plugin {matches[0].package}:{bare}"
+        )
+    return matches[0]
+
+
+def problem(entry: Entry) -> str | None:
+    """Why an entry cannot work, as far as can be told without importing the plugin itself."""
+    if sum(e.name == entry.name for e in entries()) > 1:
+        return f"name taken twice; use {entry.package}:{entry.name}"
+    try:
+        if importlib.util.find_spec(entry.entry_point.module) is None:
+            return f"no module '{entry.entry_point.module}'"
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return None

@@ -1,0 +1,77 @@
+"""Data sets."""
+
+import abc
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, Int, Shaped
+
+from scmkit.interfaces.density import AbstractDensity
+
+Split = Literal["train", "test"]
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Mean and standard deviation of the training split, one value per channel (the leading axis)."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class AbstractDataset(abc.ABC):
+    """A data set with a train and a test split, read by index.
+
+    Samples come in the data's own units: images as float32 `c h w` in [-1, 1], vectors as they are.
+    """
+
+    shape: tuple[int, ...]
+    """Shape of one sample."""
+    num_classes: int
+    """Number of classes; 0 where samples have no label."""
+
+    @abc.abstractmethod
+    def size(self, split: Split) -> int:
+        """The number of samples in a split."""
+
+    @abc.abstractmethod
+    def read(
+        self, split: Split, indices: Int[np.ndarray, " n"]
+    ) -> tuple[Float[np.ndarray, "n *shape"], Int[np.ndarray, " n"] | None]:
+        """The samples at `indices` as float32, and their labels as int32 (None without classes)."""
+
+    @abc.abstractmethod
+    def statistics(self) -> Statistics:
+        """What normalisation needs to know of the training split."""
+
+    @abc.abstractmethod
+    def density(self) -> AbstractDensity | None:
+        """The density the data was drawn from, where it is known in closed form."""
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    r"""What a model needs to know of its data, kept in the recipe.
+
+    The model sees $x = (raw - shift) \cdot scale$ per channel, of standard deviation `sigma_data`.
+    """
+
+    source: str
+    shape: tuple[int, ...]
+    num_classes: int
+    shift: tuple[float, ...]
+    scale: tuple[float, ...]
+    sigma_data: float = 0.5
+
+    def _channelwise(self, values: tuple[float, ...]) -> Shaped[np.ndarray, "..."]:
+        return np.asarray(values, np.float32).reshape(-1, *[1] * (len(self.shape) - 1))
+
+    def normalise(self, raw: Float[np.ndarray, "n *shape"]) -> Float[np.ndarray, "n *shape"]:
+        """From the data's units to the model's."""
+        return (raw - self._channelwise(self.shift)) * self._channelwise(self.scale)
+
+    def denormalise(self, x: Float[np.ndarray, "n *shape"]) -> Float[np.ndarray, "n *shape"]:
+        """From the model's units back to the data's; images (rank 3) are clipped to [-1, 1]."""
+        raw = x / self._channelwise(self.scale) + self._channelwise(self.shift)
+        return np.clip(raw, -1.0, 1.0) if len(self.shape) == 3 else raw

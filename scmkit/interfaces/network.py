@@ -1,0 +1,33 @@
+"""Networks and what they are conditioned on."""
+
+import abc
+
+import equinox as eqx
+from jaxtyping import Array, Float, Int
+
+from scmkit.types import Key
+
+
+class Conditioning(eqx.Module):
+    """What a sample is conditioned on; a field is None where there is nothing of its kind.
+
+    `label` is the class index; the index `num_classes` stands for "no label" (guidance needs the
+    unconditional prediction). A batch of conditionings is this module with a leading axis.
+    """
+
+    label: Int[Array, "*batch"] | None = None
+
+
+class AbstractNetwork(eqx.Module):
+    """The raw network `F`, on one sample. Images are `c h w`; the caller vmaps."""
+
+    @abc.abstractmethod
+    def __call__(
+        self,
+        x: Float[Array, "*shape"],
+        c_noise: Float[Array, " k"],
+        cond: Conditioning | None,
+        *,
+        key: Key | None,
+    ) -> Float[Array, "*shape"]:
+        """`F(x, c_noise)`; a `key` of None switches dropout off."""

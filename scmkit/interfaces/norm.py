@@ -1,0 +1,32 @@
+"""Normalization layers that carry the conditioning."""
+
+import abc
+from typing import Protocol, runtime_checkable
+
+import equinox as eqx
+from jaxtyping import Array, Float
+
+from scmkit.types import Key
+
+
+class AbstractNorm(eqx.Module):
+    """A normalization modulated by the embedding of time and condition.
+
+    Channels come last: on a CPU convolutions in this layout are 1.2 to 1.4 times faster, and a
+    transformer's tokens have it anyway.
+    """
+
+    @abc.abstractmethod
+    def __call__(
+        self, x: Float[Array, "*space c"], emb: Float[Array, " dim"]
+    ) -> Float[Array, "*space c"]:
+        """`x` normalized over the module's axes and modulated by `emb`."""
+
+
+@runtime_checkable
+class NormFactory(Protocol):
+    """What fills the norm slot: networks need the layer at many widths."""
+
+    def __call__(self, channels: int, dim: int, *, key: Key) -> AbstractNorm:
+        """A layer for `channels` channels and an embedding of `dim` features."""
+        ...

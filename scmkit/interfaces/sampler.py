@@ -1,0 +1,43 @@
+"""Samplers: from noise to data."""
+
+import abc
+from typing import TYPE_CHECKING
+
+import equinox as eqx
+from jaxtyping import Array, Float, Int
+
+from scmkit.interfaces.network import Conditioning
+from scmkit.types import AbstractClassVar, Key
+
+if TYPE_CHECKING:
+    from scmkit.model import Model
+
+
+class SamplerOutput(eqx.Module):
+    """A sample and `nfe`, the number of network evaluations it took."""
+
+    x: Float[Array, "*shape"]
+    nfe: Int[Array, ""]
+
+
+class AbstractSampler(eqx.Module):
+    """Draws one sample; the caller vmaps."""
+
+    usual_steps: AbstractClassVar[tuple[int, ...]]
+    """The numbers of steps worth showing where nobody asked for any; the first is the default."""
+
+    @abc.abstractmethod
+    def deterministic(self, steps: int) -> bool:
+        """Whether the sample is a function of `noise` alone, without fresh noise on the way."""
+
+    @abc.abstractmethod
+    def __call__(
+        self,
+        model: "Model",
+        noise: Float[Array, "*shape"],
+        cond: Conditioning | None,
+        *,
+        steps: int,
+        key: Key,
+    ) -> SamplerOutput:
+        """The sample that `noise`, a draw of `process.prior`, leads to in `steps` steps."""

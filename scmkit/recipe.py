@@ -1,0 +1,154 @@
+"""Recipes: which plugin fills which slot with which options, as data."""
+
+import dataclasses
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from scmkit.discovery import Entry, find
+from scmkit.errors import OptionError
+from scmkit.interfaces import DataSpec
+from scmkit.plugin import API_VERSION, Plugin, Slot
+from scmkit.registry import load
+from scmkit.settings import TrainingSettings, configure
+
+
+@dataclass(frozen=True)
+class PluginRecord:
+    """A plugin as a recipe records it: where it came from and its resolved options."""
+
+    package: str
+    version: str
+    config: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class TeacherRecord:
+    """The pretrained run that training starts from: its path and its checkpoint's digest."""
+
+    path: str
+    digest: str | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything a run is made from; JSON in `recipe.json`, and rebuilding from it is exact.
+
+    `teacher` is a recipe where the teacher has yet to be trained as part of the run.
+    """
+
+    slots: Mapping[Slot, str]
+    plugins: Mapping[str, PluginRecord]
+    data: DataSpec
+    train: TrainingSettings
+    trackers: tuple[str, ...] = ()
+    sampler: str = "pf-ode"
+    teacher: "TeacherRecord | Recipe | None" = None
+    teacher_role: Literal["none", "initial", "required"] = "none"
+    api: int = API_VERSION
+
+    def to_json(self) -> dict[str, Any]:
+        """The recipe as plain JSON values."""
+        out = dataclasses.asdict(self)
+        out["slots"] = {str(k): v for k, v in self.slots.items()}
+        if isinstance(self.teacher, Recipe):
+            out["teacher"] = {"recipe": self.teacher.to_json()}
+        return out
+
+    @staticmethod
+    def from_json(raw: Mapping[str, Any]) -> "Recipe":
+        """The recipe that `to_json` wrote; raises `OptionError` naming what does not fit."""
+        try:
+            if raw["api"] != API_VERSION:
+                raise OptionError(
+                    f"recipe of plugin API {raw['api']}, this scmkit speaks {API_VERSION}: "
+                    "use the scmkit version that wrote it"
+                )
+            teacher = raw["teacher"]
+            if teacher is not None:
+                nested = "recipe" in teacher
+                teacher = (
+                    Recipe.from_json(teacher["recipe"]) if nested else TeacherRecord(**teacher)
+                )
+            data = {k: tuple(v) if isinstance(v, list) else v for k, v in raw["data"].items()}
+            return Recipe(
+                slots={Slot(k): v for k, v in raw["slots"].items()},
+                plugins={k: PluginRecord(**v) for k, v in raw["plugins"].items()},
+                data=DataSpec(**data),
+                train=configure(TrainingSettings, raw["train"], "train"),
+                trackers=tuple(raw["trackers"]),
+                sampler=raw["sampler"],
+                teacher=teacher,
+                teacher_role=raw["teacher_role"],
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise OptionError(f"not a recipe: {type(error).__name__}: {error}") from None
+
+    def plugin(self, name: str) -> tuple[Entry, Plugin, Any]:
+        """The entry, plugin and resolved configuration behind a recorded name."""
+        record = self.plugins[name]
+        entry = find(self.reference(name))
+        plugin = load(entry)
+        return entry, plugin, configure(plugin.config, record.config, name)
+
+    def reference(self, name: str) -> str:
+        """`PACKAGE:NAME` of a recorded plugin."""
+        return f"{self.plugins[name].package}:{name}"
+
+    def replace(self, **changes: Any) -> "Recipe":
+        """A copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+
+@dataclass(frozen=True)
+class RecipeFile:
+    """What a recipe file asks for: arguments of `compose`."""
+
+    plugins: tuple[str, ...]
+    settings: Mapping[str, Any]
+    data: str | None = None
+
+
+def read_recipe(path: Path) -> RecipeFile:
+    """Read a `.json` or `.toml` file, hand-written or the `recipe.json` of a run.
+
+    Hand-written files hold `plugins = [...]`, `data = "..."` and tables of settings by plugin
+    (`[settings.scd]`). Raises `OptionError` naming the file and what is wrong.
+    """
+    try:
+        text = path.read_text()
+        raw = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+    except (OSError, ValueError) as error:
+        raise OptionError(f"recipe file '{path}' cannot be read: {error}") from None
+    if not isinstance(raw, dict):
+        raise OptionError(f"recipe file '{path}' must hold a table, not a {type(raw).__name__}")
+    if "slots" in raw:
+        recipe = Recipe.from_json(raw)
+        config = {n: dict(r.config) for n, r in recipe.plugins.items()}
+        config["train"] = dataclasses.asdict(recipe.train)
+        config["data"] = {"sigma_data": recipe.data.sigma_data}
+        named = [
+            f"{s}={recipe.reference(n)}" for s, n in recipe.slots.items() if s is not Slot.dataset
+        ]
+        return RecipeFile((*named, *recipe.trackers), flatten(config), recipe.data.source)
+    unknown = set(raw) - {"plugins", "settings", "data"}
+    if unknown:
+        raise OptionError(
+            f"recipe file '{path}': unknown key '{min(unknown)}' (keys: plugins, settings, data)"
+        )
+    plugins, settings = raw.get("plugins", []), raw.get("settings", {})
+    if not isinstance(plugins, list) or not isinstance(settings, dict):
+        raise OptionError(f"recipe file '{path}': plugins must be a list and settings a table")
+    return RecipeFile(tuple(map(str, plugins)), flatten(settings), raw.get("data"))
+
+
+def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables as one, with dotted keys."""
+    flat = {}
+    for key, value in table.items():
+        nested = isinstance(value, Mapping)
+        flat |= flatten(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
+    return flat

@@ -1,0 +1,79 @@
+"""Pictures of samples."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image
+
+from scmkit.files import write_bytes
+
+GAP, BACKGROUND = 1, 255
+
+
+def image_grid(
+    images: Float[np.ndarray, "n c h w"], columns: int, scale: int | None = None
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Images in [-1, 1], row by row, magnified to about 64 pixels each; the rest is white.
+
+    One channel is grey, three are colour; of other numbers the first is shown.
+    """
+    n, channels, h, w = images.shape
+    if channels != 3:
+        images = np.repeat(images[:, :1], 3, axis=1)
+    scale = scale or max(1, 64 // max(h, w))
+    pixels = np.round((np.clip(images, -1, 1) + 1) * 127.5).astype(np.uint8).transpose(0, 2, 3, 1)
+    pixels = pixels.repeat(scale, axis=1).repeat(scale, axis=2)
+    rows, h, w, gap = -(-n // columns), h * scale, w * scale, GAP * max(2, scale // 4)
+    canvas = np.full((rows * (h + gap) + gap, columns * (w + gap) + gap, 3), BACKGROUND, np.uint8)
+    for i, image in enumerate(pixels):
+        y, x = gap + (i // columns) * (h + gap), gap + (i % columns) * (w + gap)
+        canvas[y : y + h, x : x + w] = image
+    return canvas
+
+
+def vector_picture(
+    samples: Float[np.ndarray, "n d"], reference: Float[np.ndarray, "m d"], size: int = 400
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Vectors against data: a histogram in one dimension, else a scatter of the first two.
+
+    Data is grey, samples are blue.
+    """
+    lo, hi = reference.min(0), reference.max(0)
+    lo, hi = lo - 0.1 * (hi - lo), hi + 0.1 * (hi - lo)
+    canvas = np.full((size, size, 3), BACKGROUND, np.uint8)
+    if reference.shape[1] == 1:
+        for points, colour in ((reference, (190, 190, 190)), (samples, (40, 90, 200))):
+            counts, _ = np.histogram(points[:, 0], bins=size // 4, range=(lo[0], hi[0]))
+            density = counts / max(len(points), 1)
+            peak = max(density.max(), 1e-12) * 1.1
+            heights = np.repeat(np.round(density / peak * size).astype(int), 4)[:size]
+            filled = np.arange(size)[::-1, None] < heights[None, :]
+            edge = filled & ~np.roll(filled, 1, axis=0)
+            canvas[edge if colour[2] == 200 else filled] = colour
+        return canvas
+    for points, colour in ((reference, (200, 200, 200)), (samples, (40, 90, 200))):
+        unit = (points[:, :2] - lo[:2]) / (hi[:2] - lo[:2])
+        inside = ((unit >= 0) & (unit < 1)).all(1)
+        x, y = (unit[inside] * (size - 2)).astype(int).T
+        for dx in (0, 1):
+            for dy in (0, 1):
+                canvas[size - 2 - y + dy, x + dx] = colour
+    return canvas
+
+
+def side_by_side(
+    *pictures: UInt8[np.ndarray, "height _ 3"],
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Pictures of one height in a row, with a gap between them."""
+    gap = np.full((pictures[0].shape[0], 24, 3), BACKGROUND, np.uint8)
+    parts = [part for picture in pictures for part in (gap, picture)][1:]
+    return np.concatenate(parts, axis=1)
+
+
+def save_png(path: Path, pixels: UInt8[np.ndarray, "height width 3"]) -> None:
+    """Write a PNG, atomically, creating its folder."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG", optimize=True)
+    write_bytes(path, buffer.getvalue())

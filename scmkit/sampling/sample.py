@@ -1,0 +1,113 @@
+"""Drawing many samples."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from scmkit.errors import UsageError
+from scmkit.interfaces import AbstractSampler, Conditioning, DataSpec, SamplerOutput
+from scmkit.model import Model
+from scmkit.types import Key
+
+BATCH = 512
+"""Samples drawn at once."""
+
+
+@eqx.filter_jit
+def _draw(
+    model: Model,
+    sampler: AbstractSampler,
+    noise: Float[Array, "n *shape"],
+    cond: Conditioning | None,
+    steps: int,
+    keys: Key,
+) -> SamplerOutput:
+    def one(noise: Array, cond: Conditioning | None, key: Key) -> SamplerOutput:
+        return sampler(model, noise, cond, steps=steps, key=key)
+
+    return jax.vmap(one)(noise, cond, keys)
+
+
+def draw(
+    model: Model,
+    sampler: AbstractSampler,
+    noise: Float[Array, "n *shape"],
+    cond: Conditioning | None,
+    *,
+    steps: int,
+    key: Key,
+) -> SamplerOutput:
+    """The samples that given noise leads to, in the model's units, a batch of `BATCH` at a time."""
+    n = noise.shape[0]
+    keys = jr.split(key, n)
+    size = min(BATCH, n)
+    # Padding the last batch keeps its shape, so that it needs no compilation of its own.
+    pad = -n % size
+    padded = jax.tree.map(
+        lambda a: jnp.concatenate([a, a[:1].repeat(pad, axis=0)]) if pad else a,
+        (noise, cond, keys),
+    )
+    parts = [
+        _draw(
+            model,
+            sampler,
+            *jax.tree.map(lambda a, i=i: a[i : i + size], padded[:2]),
+            steps,
+            padded[2][i : i + size],
+        )
+        for i in range(0, n + pad, size)
+    ]
+    return jax.tree.map(lambda *a: jnp.concatenate(a)[:n], *parts)
+
+
+def prior(model: Model, data: DataSpec, n: int, *, key: Key) -> Float[Array, "n *shape"]:
+    """`n` draws of the process's prior."""
+    return jax.vmap(lambda k: model.process.prior(data.shape, key=k))(jr.split(key, n))
+
+
+def conditioning(
+    data: DataSpec, n: int, *, label: int | None = None, by_class: bool = False
+) -> Conditioning | None:
+    """`n` labels: all `label`, or every class in turn, or sorted `by_class`; None without classes.
+
+    Raises `UsageError` for a label the data does not have.
+    """
+    if data.num_classes == 0:
+        if label is not None:
+            raise UsageError(f"class {label}: this data has no classes")
+        return None
+    if label is None:
+        order = jnp.arange(n, dtype=jnp.int32)
+        each = -(-n // data.num_classes)
+        return Conditioning(order // each if by_class else order % data.num_classes)
+    if not 0 <= label < data.num_classes:
+        raise UsageError(f"class {label}: this data has classes 0 to {data.num_classes - 1}")
+    return Conditioning(jnp.full(n, label, jnp.int32))
+
+
+def sample(
+    model: Model,
+    data: DataSpec,
+    n: int,
+    sampler: AbstractSampler,
+    *,
+    steps: int = 1,
+    labels: Int[np.ndarray, " n"] | int | None = None,
+    seed: int = 0,
+) -> Float[np.ndarray, "n *shape"]:
+    """`n` samples in the data's own units.
+
+    `labels` is one class for all, one per sample, or None for classes in turn. The same seed gives the
+    same noise for every sampler and number of steps.
+    """
+    k_noise, k_sampler = jr.split(jr.key(seed))
+    if isinstance(labels, np.ndarray):
+        cond = Conditioning(jnp.asarray(labels, jnp.int32))
+    else:
+        cond = conditioning(data, n, label=labels)
+    noise = prior(model, data, n, key=k_noise)
+    out = draw(model, sampler, noise, cond, steps=steps, key=k_sampler)
+    return data.denormalise(np.asarray(out.x))

@@ -1,0 +1,172 @@
+"""Settings: frozen dataclasses filled from strings, JSON or Python values, and checked."""
+
+import ast
+import dataclasses
+import inspect
+import itertools
+import json
+import textwrap
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import TypeAdapter, ValidationError
+
+from scmkit.errors import OptionError, did_you_mean
+
+C = TypeVar("C")
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """How data is normalised."""
+
+    sigma_data: Annotated[float, Gt(0)] = 0.5
+    """Standard deviation of the data as the model sees it."""
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """Everything about a run that is not a plugin's."""
+
+    steps: Annotated[int, Gt(0)] = 10_000
+    """Optimizer steps."""
+    batch_size: Annotated[int, Gt(0)] = 128
+    """Samples per optimizer step, over all micro-batches."""
+    accumulate: Annotated[int, Gt(0)] = 1
+    """Micro-batches per optimizer step; must divide `batch_size`."""
+    seed: Annotated[int, Ge(0)] = 0
+    """Seed of everything random in the run."""
+    optimizer: Literal["adam", "radam"] = "adam"
+    """The optimizer."""
+    lr: Annotated[float, Gt(0)] = 1e-3
+    """Peak learning rate."""
+    schedule: Literal["constant", "cosine", "linear", "inverse-sqrt"] = "constant"
+    """Learning-rate schedule after the warmup."""
+    warmup: Annotated[int, Ge(0)] = 0
+    """Steps of linear learning-rate warmup."""
+    lr_reference: Annotated[int, Gt(0)] = 35_000
+    """Step after which `inverse-sqrt` decays (EDM2's t_ref)."""
+    lr_end: Annotated[float, Ge(0), Le(1)] = 0.0
+    """Final fraction of `lr` for `cosine` and `linear`."""
+    beta1: Annotated[float, Ge(0), Lt(1)] = 0.9
+    """Decay of the first moment."""
+    beta2: Annotated[float, Ge(0), Lt(1)] = 0.99
+    """Decay of the second moment."""
+    epsilon: Annotated[float, Gt(0)] = 1e-8
+    """Denominator offset of the optimizer."""
+    clip: Annotated[float, Ge(0)] = 0.0
+    """Global gradient-norm limit; 0 switches clipping off."""
+    ema: str = "power:0.05"
+    """Weight averaging: `power:SIGMA_REL`, `half-life:IMAGES` or `none`."""
+    log_every: Annotated[int, Gt(0)] = 50
+    """Steps between lines of `metrics.jsonl`."""
+    sample_every: Annotated[int, Ge(0)] = 0
+    """Steps between sample grids; 0 draws eight during the run."""
+    checkpoint_every: Annotated[int, Ge(0)] = 0
+    """Steps between checkpoints; 0 saves eight during the run, and always at the end."""
+    keep: Annotated[int, Ge(0)] = 2
+    """Checkpoints to keep; 0 keeps all."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"accumulate={self.accumulate} does not divide batch_size={self.batch_size}"
+            )
+
+
+@cache
+def _adapters(config_type: type) -> dict[str, tuple[Any, TypeAdapter[Any]]]:
+    hints = get_type_hints(config_type, include_extras=True)
+    plain = get_type_hints(config_type)
+    return {
+        f.name: (plain[f.name], TypeAdapter(hints[f.name])) for f in dataclasses.fields(config_type)
+    }
+
+
+def _from_text(text: str, wanted: Any) -> Any:
+    """A command line's string as JSON where it is JSON, as a list where a tuple is wanted."""
+    if wanted is str:
+        return text
+    if get_origin(wanted) is tuple and not text.lstrip().startswith("["):
+        text = f"[{text}]"
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def configure(config_type: type[C], given: Mapping[str, Any], owner: str) -> C:
+    """An instance of the dataclass `config_type` with the `given` options, coerced and checked.
+
+    Strings are read as the option's type. Raises `OptionError` naming `owner.option` for an unknown
+    option or a value that does not fit.
+    """
+    adapters = _adapters(config_type)
+    values = {}
+    for name, value in given.items():
+        if name not in adapters:
+            known = f"its options: {', '.join(adapters)}" if adapters else "it has none"
+            raise OptionError(
+                f"'{owner}' has no option '{name}'{did_you_mean(name, adapters)} ({known})"
+            )
+        wanted, adapter = adapters[name]
+        parsed = _from_text(value, wanted) if isinstance(value, str) else value
+        try:
+            values[name] = adapter.validate_python(parsed)
+        except ValidationError as error:
+            detail = error.errors()[0]["msg"].lower()
+            raise OptionError(f"option '{owner}.{name}': bad value {value!r}: {detail}") from None
+    try:
+        return config_type(**values)
+    except (TypeError, ValueError) as error:
+        raise OptionError(f"options of '{owner}': {error}") from None
+
+
+@dataclass(frozen=True)
+class OptionHelp:
+    """One option as listings show it."""
+
+    name: str
+    type: str
+    default: Any
+    summary: str
+
+
+def option_help(config_type: type) -> list[OptionHelp]:
+    """Every option of a dataclass; the summary is the docstring under its field."""
+    hints = get_type_hints(config_type)
+    docs: dict[str, str] = {}
+    for base in reversed(config_type.__mro__[:-1]):
+        docs |= _field_docstrings(base)
+    return [
+        OptionHelp(f.name, _shown(hints[f.name]), f.default, docs.get(f.name, ""))
+        for f in dataclasses.fields(config_type)
+    ]
+
+
+def _shown(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return " | ".join(map(str, get_args(hint)))
+    return hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint)
+
+
+def _field_docstrings(config_type: type) -> dict[str, str]:
+    """The string literals below a class's fields, which Python itself drops."""
+    try:
+        body = ast.parse(textwrap.dedent(inspect.getsource(config_type))).body[0]
+    except (OSError, TypeError, SyntaxError):
+        return {}
+    found = {}
+    for node, below in itertools.pairwise(getattr(body, "body", [])):
+        if (
+            isinstance(node, ast.AnnAssign)
+            and isinstance(node.target, ast.Name)
+            and isinstance(below, ast.Expr)
+            and isinstance(below.value, ast.Constant)
+            and isinstance(below.value.value, str)
+        ):
+            found[node.target.id] = inspect.cleandoc(below.value.value)
+    return found

@@ -1,0 +1,219 @@
+"""Checkpoints: any pytree of arrays as a directory of zarr3 arrays, written whole or not at all.
+
+`DIRECTORY/00001000/` holds one array per leaf under `arrays/`, named after the leaf's place in the
+tree, and `COMMIT.json` with the SHA-256 of every file. Any zarr3 reader can open the arrays.
+"""
+
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.tree_util as jtu
+from jaxtyping import PyTree
+
+from scmkit.errors import CheckpointError
+from scmkit.training.arrays import (
+    FOLDER,
+    describe,
+    is_saved,
+    named_leaves,
+    read_arrays,
+    short,
+    write_arrays,
+)
+from scmkit.training.manifest import (
+    MANIFEST,
+    Damage,
+    Manifest,
+    commit,
+    read_manifest,
+    sync_directory,
+    verify,
+)
+
+_TEMPORARY = ".tmp-"
+_REPLACED = ".old"
+
+
+def save(
+    directory: Path,
+    step: int,
+    tree: PyTree,
+    *,
+    metadata: Mapping[str, Any] | None = None,
+    keep: int = 2,
+) -> Path:
+    """Write the arrays of `tree` to `directory/STEP`, and keep the newest `keep` checkpoints.
+
+    At every moment what is on disk is complete, old or new. One process at a time may save to a
+    directory. Returns the checkpoint's path.
+
+    **Arguments:**
+
+    - `tree`: jax arrays on any local devices, typed PRNG keys and numpy arrays are saved; leaves
+      that are no arrays are not.
+    - `metadata`: anything JSON can hold; `metadata(path)` gives it back.
+    - `keep`: how many to keep, this one included; 0 keeps all. Those of later steps always stay.
+
+    Raises `CheckpointError` if it cannot be written; earlier checkpoints are then untouched.
+    """
+    target = directory / f"{step:08d}"
+    temporary = directory / f"{_TEMPORARY}{target.name}"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        _clean(directory)
+        leaves = write_arrays(temporary, tree)
+        commit(temporary, step, metadata or {}, leaves)
+        _put_in_place(temporary, target)
+        older = [path for other, path in _complete(directory).items() if other < step]
+        for path in older[: len(older) - keep + 1] if 0 < keep <= len(older) else []:
+            _remove(path)
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(
+            f"checkpoint {target} cannot be written ({short(error)}); free some space or choose "
+            "another directory, earlier checkpoints are untouched"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return target
+
+
+def restore(path: Path, like: PyTree, *, prefix: str = "") -> PyTree:
+    """The tree saved at `path`, bit for bit, in the structure of `like`.
+
+    **Arguments:**
+
+    - `like`: arrays or `jax.ShapeDtypeStruct`s (`eqx.filter_eval_shape`) say what is expected, and
+      a `sharding` among them where to put it. Numpy arrays come back as such; leaves that are no
+      arrays are kept.
+    - `prefix`: read only the subtree of that name, such as `"players/generator/ema"`; `like` is
+      then that subtree.
+
+    Raises `CheckpointError`, which names the file or leaf, if anything is missing, altered, left
+    over or of another shape or dtype.
+    """
+    structure = jtu.tree_structure(like)
+    leaves = dict(named_leaves(like))
+    if prefix and jtu.treedef_is_leaf(structure):
+        leaves = {prefix: like}
+    elif prefix:
+        leaves = {f"{prefix}/{name}": leaf for name, leaf in leaves.items()}
+    wanted = {name: leaf for name, leaf in leaves.items() if is_saved(leaf)}
+    content, _ = _manifest(path)
+    saved = {name: leaf for name, leaf in content.leaves.items() if _is_under(name, prefix)}
+    _compare(path, saved, wanted)
+    try:
+        folder = f"{FOLDER}/{prefix}".rstrip("/")
+        verify(path, {n: file for n, file in content.files.items() if _is_under(n, folder)})
+        values = read_arrays(path, wanted, saved)
+    except Damage as error:
+        raise _damaged(path, error) from error
+    return jtu.tree_unflatten(structure, (leaves | values).values())
+
+
+def metadata(path: Path) -> dict[str, Any]:
+    """The metadata saved at `path`. Raises `CheckpointError`."""
+    return _manifest(path)[0].metadata
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 of the manifest, and so of every byte at `path`. Raises `CheckpointError`."""
+    return _manifest(path)[1]
+
+
+def steps(directory: Path) -> list[int]:
+    """The steps of the complete checkpoints in `directory`, in order."""
+    return list(_complete(directory))
+
+
+def latest(directory: Path) -> Path:
+    """The newest complete checkpoint in `directory`. Raises `CheckpointError` if there is none."""
+    complete = _complete(directory)
+    if not complete:
+        raise CheckpointError(
+            f"{directory} holds no complete checkpoint; train until the first one is saved"
+        )
+    return complete[max(complete)]
+
+
+def _complete(directory: Path) -> dict[int, Path]:
+    # Sorted by name, a replaced checkpoint comes after, and counts only without, its replacement.
+    found: dict[int, Path] = {}
+    for path in sorted(directory.glob("[0-9]*")):
+        match = re.fullmatch(rf"([0-9]+)({re.escape(_REPLACED)})?", path.name)
+        if match and (path / MANIFEST).is_file():
+            found.setdefault(int(match[1]), path)
+    return dict(sorted(found.items()))
+
+
+def _put_in_place(temporary: Path, target: Path) -> None:
+    replaced = target.with_name(target.name + _REPLACED)
+    if target.exists():
+        target.rename(replaced)
+    temporary.rename(target)
+    sync_directory(target.parent)
+    if replaced.exists():
+        _remove(replaced)
+
+
+def _remove(path: Path) -> None:
+    # Renamed first: one that is half removed must not look complete.
+    shutil.rmtree(path.rename(path.with_name(_TEMPORARY + path.name)))
+
+
+def _clean(directory: Path) -> None:
+    """Finish what a crashed writer left: its temporary directory, or a replacement half done."""
+    for path in directory.glob(f"{_TEMPORARY}*"):
+        shutil.rmtree(path)
+    for path in directory.glob(f"[0-9]*{_REPLACED}"):
+        target = path.with_name(path.name.removesuffix(_REPLACED))
+        if target.exists():
+            _remove(path)
+        else:
+            path.rename(target)
+
+
+def _is_under(name: str, prefix: str) -> bool:
+    return not prefix or name == prefix or name.startswith(f"{prefix}/")
+
+
+def _manifest(path: Path) -> tuple[Manifest, str]:
+    try:
+        return read_manifest(path)
+    except Damage as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, damage: Damage) -> CheckpointError:
+    """The error for a damaged checkpoint; its remedy is the newest other one that is good."""
+    others = [*_complete(path.parent).values(), *_complete(path).values()]
+    for other in sorted(others, key=lambda path: path.name, reverse=True):
+        try:
+            if other != path:
+                verify(other, read_manifest(other)[0].files)
+                return CheckpointError(f"{path} {damage}; the newest other good one is {other}")
+        except Damage:
+            continue
+    return CheckpointError(
+        f"{path} {damage}; there is no other good one beside it, restore a backup or train again"
+    )
+
+
+def _compare(path: Path, saved: Mapping[str, Mapping[str, Any]], wanted: Mapping[str, Any]) -> None:
+    for name in [*wanted, *saved]:
+        if name not in saved:
+            problem = f"has no leaf '{name}', which is asked for"
+        elif name not in wanted:
+            problem = f"holds leaf '{name}', which what is asked for lacks"
+        elif _kind(saved[name]) != _kind(describe(wanted[name])):
+            asked = _kind(describe(wanted[name]))
+            problem = f"holds leaf '{name}' as {_kind(saved[name])}, and {asked} is asked for"
+        else:
+            continue
+        raise CheckpointError(f"{path} {problem}; build what was saved, from the recipe beside it")
+
+
+def _kind(record: Mapping[str, Any]) -> str:
+    return f"{record['dtype']}[{','.join(map(str, record['shape']))}]"

@@ -1,0 +1,150 @@
+r"""Exponential moving averages of the parameters.
+
+$$\bar\theta_n = \beta_n \bar\theta_{n-1} + (1 - \beta_n)\, \theta_n, \qquad n = 1, 2, \dots$$
+
+`n` counts optimizer updates. The first update replaces the average in every profile, so that the
+initial weights leave no trace.
+"""
+
+import abc
+import math
+
+import equinox as eqx
+import jax.numpy as jnp
+import jax.tree_util as jtu
+import numpy as np
+from jaxtyping import Array, Inexact, Int, PyTree
+
+from scmkit.errors import OptionError, did_you_mean
+from scmkit.types import Scalar
+
+
+class AbstractEMA(eqx.Module):
+    """A profile of averaging; a final class says how much weight the newest parameters get."""
+
+    @abc.abstractmethod
+    def gain(self, step: Int[Array, ""]) -> Scalar:
+        """`1 - beta` of update number `step` (the first is 1), in [0, 1].
+
+        Not `beta`, which in float32 is too close to 1 to tell long averages apart.
+        """
+
+    def decay(self, step: Int[Array, ""]) -> Scalar:
+        """`beta` of update number `step` (the first is 1)."""
+        return 1 - self.gain(step)
+
+    def update(self, average: PyTree, params: PyTree, step: Int[Array, ""]) -> PyTree:
+        """The average after update number `step` (the first is 1) led to `params`.
+
+        Inexact arrays are averaged, in float32 or better, and keep the dtype they have in
+        `average`. Other leaves, such as counters, are taken from `params`.
+        """
+        gain = self.gain(step)
+
+        def mix(old, new):
+            return _interpolate(old, new, gain) if eqx.is_inexact_array(new) else new
+
+        return jtu.tree_map(mix, average, params)
+
+
+class HalfLifeEMA(AbstractEMA):
+    r"""A half-life in images, ramped up so that early averages stay short.
+
+    $$\beta = 2^{-\text{batch} / h}, \qquad
+    h = \min(\text{half\_life},\ \text{rampup} \cdot \text{images})$$
+
+    with the images seen before this update (EDM, arXiv 2206.00364, `training_loop.py`).
+    """
+
+    half_life: float
+    """Images after which a contribution has lost half its weight."""
+    batch_size: int
+    """Images per update."""
+    rampup: float = 0.05
+    """The longest half-life, as a fraction of the images seen so far."""
+
+    def __check_init__(self):
+        for name in ("half_life", "batch_size", "rampup"):
+            value = getattr(self, name)
+            if not 0 < value < math.inf:
+                raise OptionError(f"EMA {name} is {value}; give a finite number above 0")
+
+    def gain(self, step: Int[Array, ""]) -> Scalar:
+        """`1 - 2^(-batch_size / h)`, by `expm1`; 1 at the first update."""
+        seen = self.batch_size * jnp.maximum(step.astype(jnp.float32) - 1, 0)
+        half_life = jnp.minimum(self.half_life, self.rampup * seen)
+        return -jnp.expm1(-math.log(2) * self.batch_size / half_life)
+
+
+class PowerEMA(AbstractEMA):
+    r"""The power-function profile: the parameters of update $i$ weigh in with about $i^\gamma$.
+
+    $$\beta_n = (1 - 1/n)^{\gamma + 1}, \qquad
+    \sigma_\text{rel}^2 = \frac{\gamma + 1}{(\gamma + 2)^2 (\gamma + 3)}$$
+
+    so that the profile's width is always the same fraction of the training so far (EDM2, arXiv
+    2312.02696, section 3.1 and Appendix C).
+    """
+
+    sigma_rel: float
+    """The profile's standard deviation as a fraction of the training so far, at most 0.288."""
+
+    def __check_init__(self):
+        # At the upper end gamma is 0: the plain mean. Wider profiles would favour the oldest.
+        if not 0 < self.sigma_rel <= math.sqrt(1 / 12):
+            raise OptionError(
+                f"power EMA width is {self.sigma_rel}; give a number above 0 and up to 0.288, "
+                "such as 0.05"
+            )
+
+    @property
+    def gamma(self) -> float:
+        """The profile's exponent: 16.97 for a width of 0.05, 6.94 for 0.10."""
+        inverse = self.sigma_rel**-2
+        return float(np.roots([1.0, 7.0, 16.0 - inverse, 12.0 - inverse]).real.max())
+
+    def gain(self, step: Int[Array, ""]) -> Scalar:
+        """`1 - (1 - 1/step)^(gamma + 1)`, by `log1p` and `expm1`; 1 at the first update."""
+        n = jnp.maximum(step.astype(jnp.float32), 1)
+        return -jnp.expm1((self.gamma + 1) * jnp.log1p(-1 / n))
+
+
+class NoEMA(AbstractEMA):
+    """No averaging: the average is the newest parameters."""
+
+    def gain(self, step: Int[Array, ""]) -> Scalar:
+        """1."""
+        return jnp.ones((), jnp.float32)
+
+
+def parse_ema(text: str, batch_size: int) -> AbstractEMA:
+    """`"power:0.05"` (relative width), `"half-life:500000"` (images) or `"none"`.
+
+    Raises `OptionError`.
+    """
+    name, _, value = text.partition(":")
+    remedy = "give power:WIDTH (power:0.05), half-life:IMAGES (half-life:500000) or none"
+    if name not in ("power", "half-life", "none"):
+        hint = did_you_mean(name, ["power", "half-life", "none"])
+        raise OptionError(f"unknown EMA '{text}'{hint}; {remedy}")
+    if text == "none":
+        return NoEMA()
+    try:
+        number = float(value) if name != "none" else None
+    except ValueError:
+        number = None
+    if number is None:
+        expected = "nothing after 'none'" if name == "none" else f"a number after '{name}:'"
+        raise OptionError(f"EMA '{text}' should have {expected}; {remedy}")
+    return PowerEMA(number) if name == "power" else HalfLifeEMA(number, batch_size)
+
+
+def _interpolate(
+    old: Inexact[Array, "*shape"], new: Inexact[Array, "*shape"], gain: Scalar
+) -> Inexact[Array, "*shape"]:
+    # Each form is exact at its end, and neither drifts where `1 - gain` rounds (as in torch.lerp).
+    precise = jnp.promote_types(old.dtype, jnp.float32)
+    start, end, weight = old.astype(precise), new.astype(precise), gain.astype(precise)
+    change = end - start
+    mixed = jnp.where(gain < 0.5, start + weight * change, end - (1 - weight) * change)
+    return mixed.astype(old.dtype)

@@ -1,0 +1,134 @@
+"""The manifest of a checkpoint: what it holds, and the proof that nothing of it has changed."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+FORMAT = 1
+"""The version of the layout on disk."""
+
+MANIFEST = "COMMIT.json"
+"""The manifest's file name. It is written last: a directory without it is no checkpoint."""
+
+_THREADS = 32  # They wait for the disk: many fsyncs at once share one commit of its journal.
+
+
+class Damage(Exception):
+    """Why a directory is not the checkpoint it should be; the caller adds path and remedy."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The content of `COMMIT.json`."""
+
+    step: int
+    metadata: dict[str, Any]
+    leaves: dict[str, dict[str, Any]]
+    """For each leaf `dtype` and `shape`, and `key` (the implementation) for a PRNG key."""
+    files: dict[str, dict[str, Any]]
+    """For each file, relative to the checkpoint, `size` in bytes and `sha256`."""
+
+
+def commit(
+    root: Path, step: int, metadata: Mapping[str, Any], leaves: dict[str, dict[str, Any]]
+) -> None:
+    """Make every file under `root` durable, then write the manifest.
+
+    Raises `OSError` where the disk fails, `TypeError` or `ValueError` if metadata is not JSON.
+    """
+    with ThreadPoolExecutor(_THREADS) as pool:
+        paths = [path.relative_to(root).as_posix() for path in sorted(_files(root))]
+        files = dict(zip(paths, pool.map(lambda name: _record(root / name), paths), strict=True))
+    # Through JSON once, so that what is hashed is what a reader will see (tuples are lists there).
+    plain = json.loads(json.dumps(dict(metadata), allow_nan=False))
+    document = asdict(Manifest(step, plain, leaves, files)) | {"format": FORMAT}
+    with (root / MANIFEST).open("wb") as file:
+        file.write(_encode(document | {"sha256": _digest(document)}))
+        file.flush()
+        os.fsync(file.fileno())
+    with ThreadPoolExecutor(_THREADS) as pool:
+        list(pool.map(sync_directory, [Path(folder) for folder, _, _ in os.walk(root)]))
+
+
+def read_manifest(root: Path) -> tuple[Manifest, str]:
+    """The manifest under `root` and its SHA-256. Raises `Damage`."""
+    try:
+        raw = (root / MANIFEST).read_bytes()
+    except FileNotFoundError:
+        missing = f"has no {MANIFEST}" if root.is_dir() else "does not exist"
+        raise Damage(f"{missing}, so it is not a complete checkpoint") from None
+    except OSError as error:
+        raise Damage(f"{MANIFEST} cannot be read ({error.strerror})") from error
+    try:
+        document = json.loads(raw)
+        digest = document.pop("sha256")
+        version = document["format"]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise Damage(f"{MANIFEST} is damaged (not a manifest)") from None
+    if version != FORMAT:
+        raise Damage(f"has format {version!r}, and this scmkit reads format {FORMAT}")
+    # The first comparison covers what parses to the same content, such as a changed blank.
+    if _encode(document | {"sha256": digest}) != raw or _digest(document) != digest:
+        raise Damage(f"{MANIFEST} is damaged (its own SHA-256 does not match)")
+    del document["format"]
+    return Manifest(**document), digest
+
+
+def verify(root: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
+    """Compare `files`, a part of the manifest, with what is on disk. Raises `Damage`."""
+    with ThreadPoolExecutor() as pool:
+        problems = pool.map(lambda item: _problem(root / item[0], item[1]), files.items())
+        for name, problem in zip(files, problems, strict=True):
+            if problem:
+                raise Damage(f"file '{name}' {problem}")
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    if os.name == "nt":  # Windows cannot open a directory, and writes its names through.
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _files(root: Path) -> Iterator[Path]:
+    return (path for path in root.rglob("*") if path.is_file())
+
+
+def _record(path: Path) -> dict[str, Any]:
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())
+        return {
+            "size": os.fstat(file.fileno()).st_size,
+            "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
+        }
+
+
+def _problem(path: Path, record: Mapping[str, Any]) -> str | None:
+    try:
+        size = path.stat().st_size
+        if size != record["size"]:
+            return f"has {size} bytes instead of {record['size']}"
+        with path.open("rb") as file:
+            intact = hashlib.file_digest(file, "sha256").hexdigest() == record["sha256"]
+    except FileNotFoundError:
+        return "is missing"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    return None if intact else "is damaged (its SHA-256 does not match)"
+
+
+def _encode(document: Mapping[str, Any]) -> bytes:
+    return json.dumps(document, indent=1, sort_keys=True).encode() + b"\n"
+
+
+def _digest(document: Mapping[str, Any]) -> str:
+    return hashlib.sha256(_encode(document)).hexdigest()

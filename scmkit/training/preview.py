@@ -1,0 +1,52 @@
+"""Pictures of what a model draws, during training and at its end."""
+
+from pathlib import Path
+
+import jax.random as jr
+import numpy as np
+from jaxtyping import UInt8
+
+from scmkit.assembly import build_free
+from scmkit.interfaces import AbstractDataset
+from scmkit.model import Model
+from scmkit.plugin import Slot
+from scmkit.recipe import Recipe
+from scmkit.sampling import conditioning, draw, image_grid, prior, side_by_side, vector_picture
+
+COLUMNS, VECTORS = 8, 2000
+
+
+def picture(
+    model: Model,
+    recipe: Recipe,
+    dataset: AbstractDataset,
+    *,
+    steps: tuple[int, ...] | None = None,
+    seed: int = 0,
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Samples of a model, one block per number of steps from the same noise: a row per class where
+    there are classes; vectors as a scatter over the test split."""
+    data = recipe.data
+    record = recipe.plugins[recipe.sampler]
+    sampler = build_free(Slot.sampler, recipe.reference(recipe.sampler), record.config)
+    is_image = len(data.shape) == 3
+    n = COLUMNS * (data.num_classes or COLUMNS) if is_image else VECTORS
+    k_noise, k_sampler = jr.split(jr.key(seed))
+    cond = conditioning(data, n, by_class=is_image)
+    noise = prior(model, data, n, key=k_noise)
+    blocks = []
+    for count in steps or sampler.usual_steps:
+        out = draw(model, sampler, noise, cond, steps=count, key=k_sampler)
+        x = data.denormalise(np.asarray(out.x))
+        if is_image:
+            blocks.append(image_grid(x, COLUMNS))
+        else:
+            size = min(dataset.size("test"), VECTORS)
+            reference, _ = dataset.read("test", np.arange(size))
+            blocks.append(vector_picture(x.reshape(n, -1), reference.reshape(size, -1)))
+    return side_by_side(*blocks)
+
+
+def preview_path(run: Path, step: int) -> Path:
+    """Where the picture of a step goes."""
+    return run / "samples" / f"{step:08d}.png"

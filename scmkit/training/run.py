@@ -1,0 +1,98 @@
+"""Runs: a directory that holds everything one training produced."""
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax.random as jr
+
+from scmkit.assembly import build_model
+from scmkit.errors import RunError, UsageError
+from scmkit.files import write_text
+from scmkit.model import Model
+from scmkit.recipe import Recipe
+from scmkit.training import checkpoint
+from scmkit.training.metrics_file import read_metrics
+
+
+class Run:
+    """`recipe.json`, `metrics.jsonl`, `checkpoints/STEP/`, `samples/` and, where one was trained, `teacher/`.
+
+    **Attributes:**
+
+    - `path`: the directory.
+    - `recipe`: what the run is made from.
+    - `model`: the averaged model of the newest checkpoint, what samples are drawn from. Loading it needs
+        neither the data nor the teacher.
+    """
+
+    def __init__(self, path: Path, recipe: Recipe) -> None:
+        self.path = path
+        self.recipe = recipe
+
+    @staticmethod
+    def create(path: Path, recipe: Recipe) -> "Run":
+        """A new run directory; raises `UsageError` if the path is taken."""
+        if path.exists():
+            raise UsageError(
+                f"run '{path}' exists; continue it with `scmkit resume {path}`, or choose another --name"
+            )
+        try:
+            path.mkdir(parents=True)
+        except OSError as error:
+            raise RunError(f"run '{path}' cannot be created: {error.strerror}") from error
+        run = Run(path, recipe)
+        run.write_recipe(recipe)
+        return run
+
+    @staticmethod
+    def load(path: str | Path) -> "Run":
+        """The run at `path`; raises `UsageError` if there is none."""
+        path = Path(path)
+        file = path / "recipe.json"
+        if not file.is_file():
+            kind = "no such directory" if not path.exists() else "it has no recipe.json"
+            raise UsageError(f"'{path}' is not a run: {kind}")
+        try:
+            raw = json.loads(file.read_text())
+        except (OSError, ValueError) as error:
+            raise RunError(f"'{file}' cannot be read: {error}; restore it from a backup") from None
+        return Run(path, Recipe.from_json(raw))
+
+    def write_recipe(self, recipe: Recipe) -> None:
+        """Replace the recipe, atomically."""
+        write_text(self.path / "recipe.json", json.dumps(recipe.to_json(), indent=2) + "\n")
+        self.recipe = recipe
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the checkpoints are."""
+        return self.path / "checkpoints"
+
+    @property
+    def step(self) -> int:
+        """The step of the newest checkpoint; 0 before the first."""
+        return max(checkpoint.steps(self.checkpoints), default=0)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the newest checkpoint is the last one asked for."""
+        return self.step >= self.recipe.train.steps
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of `metrics.jsonl`."""
+        return read_metrics(self.path / "metrics.jsonl")
+
+    def digest(self) -> str:
+        """The digest of the newest checkpoint."""
+        return checkpoint.digest(checkpoint.latest(self.checkpoints))
+
+    @cached_property
+    def model(self) -> Model:
+        """The averaged model of the newest checkpoint; raises `CheckpointError`."""
+        latest = checkpoint.latest(self.checkpoints)
+        skeleton = eqx.filter_eval_shape(build_model, self.recipe, key=jr.key(0))
+        return checkpoint.restore(latest, skeleton, prefix="players/generator/ema")

@@ -1,0 +1,144 @@
+"""Training a recipe: the teacher first where one is needed, then the run itself."""
+
+import contextlib
+import re
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.random as jr
+
+from scmkit.assembly import build, named_key
+from scmkit.errors import RunError, UsageError
+from scmkit.model import Model
+from scmkit.plugin import Slot
+from scmkit.recipe import Recipe, TeacherRecord
+from scmkit.training.loop import Trainer
+from scmkit.training.progress import Bar, Reporter
+from scmkit.training.run import Run
+
+TEACHER = "teacher"
+"""The run inside a run that holds a teacher trained along the way."""
+
+
+def train(
+    recipe: Recipe,
+    *,
+    out: str | Path = "runs",
+    name: str | None = None,
+    reporter: Reporter | None = None,
+) -> Run:
+    """Train a recipe as a new run `OUT/NAME`; the name is made up where none is given.
+
+    Where the recipe needs a teacher and names none, one is trained first, as a run of its own under
+    `teacher/`. Raises `UsageError` if the run exists or the name is no plain directory name.
+    """
+    if name is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name):
+        raise UsageError(
+            f"run name '{name}': use letters, digits, '.', '_' and '-' (the directory is --out)"
+        )
+    path = Path(out) / (name or _free_name(Path(out), recipe))
+    if isinstance(recipe.teacher, TeacherRecord):
+        _check_teacher(recipe, Run.load(recipe.teacher.path))
+    return _advance(Run.create(path, recipe), reporter or Bar())
+
+
+def resume(path: str | Path, *, steps: int | None = None, reporter: Reporter | None = None) -> Run:
+    """Continue a run from its newest checkpoint, exactly as if it had never stopped.
+
+    `steps` changes how many there are in all. Raises `UsageError` if there is nothing left to do.
+    """
+    run = Run.load(path)
+    if steps is not None:
+        settings = run.recipe.to_json()["train"] | {"steps": steps}
+        run.write_recipe(Recipe.from_json(run.recipe.to_json() | {"train": settings}))
+    if run.finished:
+        raise UsageError(
+            f"run '{path}' is finished at step {run.step}; train on with --steps N, N > {run.step}"
+        )
+    return _advance(run, reporter or Bar())
+
+
+def _free_name(out: Path, recipe: Recipe) -> str:
+    data = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(recipe.data.source).name).strip("-.") or "data"
+    stem = f"{data}-{recipe.slots[Slot.noise]}-{recipe.slots[Slot.loss]}"
+    number = 1
+    while (out / f"{stem}-{number:03d}").exists():
+        number += 1
+    return f"{stem}-{number:03d}"
+
+
+def _advance(run: Run, reporter: Reporter) -> Run:
+    """Bring a run to its end from wherever it is."""
+    teacher = _teacher(run, reporter)
+    recipe = run.recipe
+    key = named_key(jr.key(recipe.train.seed), "init")
+    assembly = build(recipe, key=key, teacher=None if teacher is None else teacher.model)
+    if teacher is not None and not run.step:
+        weights = _weights_from(teacher.model, assembly.model)
+        if weights is None:
+            reporter.message(
+                f"teacher '{teacher.path}' has another network or parameterization: "
+                "the model starts from fresh weights"
+            )
+        else:
+            assembly = eqx.tree_at(lambda a: a.model, assembly, weights)
+    Trainer(run, assembly, reporter, name=run.path.name).train()
+    with contextlib.suppress(AttributeError):
+        del run.model
+    return run
+
+
+def _teacher(run: Run, reporter: Reporter) -> Run | None:
+    """The run of the teacher, trained here first if the recipe says so."""
+    record = run.recipe.teacher
+    if isinstance(record, Recipe):
+        path = run.path / TEACHER
+        teacher = Run.load(path) if (path / "recipe.json").exists() else Run.create(path, record)
+        if not teacher.finished:
+            reporter.message(
+                f"'{run.recipe.slots[Slot.tangent]}' starts from a diffusion model and --teacher names "
+                f"none: training one first, as {path}"
+            )
+            _advance(teacher, reporter)
+        record = TeacherRecord(path=TEACHER, digest=teacher.digest())
+        run.write_recipe(run.recipe.replace(teacher=record))
+        return teacher
+    if record is None:
+        return None
+    # A teacher inside the run is recorded relative to it, so that the run can be moved.
+    teacher = Run.load(run.path / record.path)
+    _check_teacher(run.recipe, teacher)
+    digest = teacher.digest()
+    if record.digest not in (None, digest):
+        raise RunError(
+            f"teacher '{record.path}' has changed since this run began (its checkpoint's digest is "
+            f"{digest[:12]}, the recipe says {record.digest[:12]}); restore it, or start a new run"
+        )
+    run.write_recipe(run.recipe.replace(teacher=TeacherRecord(record.path, digest)))
+    return teacher
+
+
+def _check_teacher(recipe: Recipe, teacher: Run) -> None:
+    ours, theirs = recipe.data, teacher.recipe.data
+    if not teacher.step:
+        raise UsageError(
+            f"teacher '{teacher.path}' has no checkpoint yet; finish it with `scmkit resume {teacher.path}`"
+        )
+    for what in ("shape", "num_classes", "sigma_data", "shift", "scale"):
+        mine, its = getattr(ours, what), getattr(theirs, what)
+        if mine != its:
+            raise UsageError(
+                f"teacher '{teacher.path}' was trained on data of {what} {its}, this run's is {mine}; "
+                f"use the data it was trained on ('{theirs.source}')"
+            )
+
+
+def _weights_from(teacher: Model, fresh: Model) -> Model | None:
+    """The teacher's weights, if it is the same network under the same parameterization."""
+
+    def signature(model: Model) -> object:
+        arrays, static = eqx.partition(model, eqx.is_array)
+        return jax.tree.map(lambda a: (a.shape, a.dtype), arrays), static
+
+    return teacher if eqx.tree_equal(signature(teacher), signature(fresh)) is True else None

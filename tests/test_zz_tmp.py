@@ -1,0 +1,3 @@
+import pytest
+def test_a():
+    import scmkit_plugins.trigflow
