@@ -1,7 +1,7 @@
 """Training-step times of the networks, as ratios of CPU seconds.
 
-Every contestant is alive at once and runs in alternating blocks in one process; a ratio is the median
-over rounds of its CPU seconds per step against its reference in the same round. Pin the process:
+Every contestant is alive at once and runs in alternating blocks in one process; a ratio is the
+median over rounds of its CPU seconds per step against its reference in the same round. Pin it:
 
     taskset -c 0 python benchmarks/networks.py --out networks.json
 """
@@ -48,7 +48,9 @@ Loss = Callable[[Forward, Any, Images, Images, Times], Scalar]
 
 def build(network: Plugin, options: dict[str, Any], norm: str, size: int) -> AbstractNetwork:
     """A network through its plugin's factory, on one-channel images without classes."""
-    data = DataSpec(source="bench", shape=(1, size, size), num_classes=0, shift=(0.0,), scale=(1.0,))
+    data = DataSpec(
+        source="bench", shape=(1, size, size), num_classes=0, shift=(0.0,), scale=(1.0,)
+    )
     built: dict[Slot, Any] = {}
     plugins = {
         Slot.embedding: positional.plugin,
@@ -66,6 +68,10 @@ def build(network: Plugin, options: dict[str, Any], norm: str, size: int) -> Abs
 def plain_dit(network: dit.DiT) -> tuple[dict[str, Any], Forward]:
     """The same transformer with `adaln`, written by hand: a dict of arrays and batched einsums."""
     blocks, cond = network.blocks, network.conditioning
+
+    assert isinstance(blocks.norm1, adaln.AdaptiveLayerNorm)
+    assert isinstance(blocks.norm2, adaln.AdaptiveLayerNorm)
+    assert isinstance(network.norm, adaln.AdaptiveLayerNorm)
 
     def affine(layer: Any) -> dict[str, Array]:
         return {"w": layer.weight, "b": layer.bias}
@@ -202,7 +208,7 @@ def contestants(args: argparse.Namespace) -> tuple[dict[str, Contestant], dict[s
         (remat, unroll): module(
             build(dit.plugin, {**size, "remat": remat, "unroll": unroll}, args.norm, 28)
         )
-        for remat in (True, False)
+        for remat in ("none", "light", "full")
         for unroll in (1, args.depth)
     }
     if args.norm == "adaln":
@@ -210,17 +216,26 @@ def contestants(args: argparse.Namespace) -> tuple[dict[str, Contestant], dict[s
         assert isinstance(network, dit.DiT)
         params, forward = plain_dit(network)
         x, _, t = tokens
-        ours, hand = pairs[True, 1][1](_noisy(pairs[True, 1][0]), x, t), forward(_noisy(params), x, t)
+        ours = pairs["light", 1][1](_noisy(pairs["light", 1][0]), x, t)
+        hand = forward(_noisy(params), x, t)
         np.testing.assert_allclose(ours, hand, rtol=2e-3, atol=2e-3)
         add("dit, by hand, plain", "dit, by hand, plain", (params, forward), plain_loss, tokens)
         add("dit, by hand, scm", "dit, by hand, plain", (params, forward), scm_loss, tokens)
     reference = "dit, by hand, plain" if args.norm == "adaln" else "dit, plain"
-    add("dit, plain", reference, pairs[True, 1], plain_loss, tokens)
-    add("dit, no remat, plain", "dit, plain", pairs[False, 1], plain_loss, tokens)
-    add("dit, unrolled, plain", "dit, plain", pairs[True, args.depth], plain_loss, tokens)
-    add("dit, unrolled, no remat, plain", "dit, plain", pairs[False, args.depth], plain_loss, tokens)
-    add("dit, scm", "dit, plain", pairs[True, 1], scm_loss, tokens)
-    add("dit, no remat, scm", "dit, no remat, plain", pairs[False, 1], scm_loss, tokens)
+    add("dit, plain", reference, pairs["light", 1], plain_loss, tokens)
+    add("dit, full remat, plain", "dit, plain", pairs["full", 1], plain_loss, tokens)
+    add("dit, no remat, plain", "dit, plain", pairs["none", 1], plain_loss, tokens)
+    add("dit, unrolled, plain", "dit, plain", pairs["light", args.depth], plain_loss, tokens)
+    add(
+        "dit, unrolled, no remat, plain",
+        "dit, plain",
+        pairs["none", args.depth],
+        plain_loss,
+        tokens,
+    )
+    add("dit, scm", "dit, plain", pairs["light", 1], scm_loss, tokens)
+    add("dit, full remat, scm", "dit, full remat, plain", pairs["full", 1], scm_loss, tokens)
+    add("dit, no remat, scm", "dit, no remat, plain", pairs["none", 1], scm_loss, tokens)
     pixels = batch(8, 28)
     pair = module(build(unet.plugin, {"attention_resolutions": (7,)}, args.norm, 28))
     add("unet, plain", "unet, plain", pair, plain_loss, pixels)

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from scmkit.plugin import Plugin as Plugin
     from scmkit.plugin import Slot as Slot
     from scmkit.recipe import Recipe as Recipe
-    from scmkit.sampling.sample import sample as sample
+    from scmkit.sampling.drawing import sample as sample
     from scmkit.settings import TrainingSettings as TrainingSettings
     from scmkit.training.run import Run as Run
-    from scmkit.training.train import resume as resume
-    from scmkit.training.train import train as train
+    from scmkit.training.pipeline import resume as resume
+    from scmkit.training.pipeline import train as train
 
 # name -> module; resolved on first use, so that `import scmkit` loads no jax.
 _PUBLIC = {
@@ -46,9 +46,9 @@ _PUBLIC = {
     "compose": "scmkit.composition",
     "dataset_of": "scmkit.composition",
     "evaluate": "scmkit.evaluation",
-    "resume": "scmkit.training.train",
-    "sample": "scmkit.sampling.sample",
-    "train": "scmkit.training.train",
+    "resume": "scmkit.training.pipeline",
+    "sample": "scmkit.sampling.drawing",
+    "train": "scmkit.training.pipeline",
 }
 
 

@@ -78,7 +78,7 @@ class TrainingSettings:
 
 
 @cache
-def _adapters(config_type: type) -> dict[str, tuple[Any, TypeAdapter[Any]]]:
+def _adapters(config_type: type) -> dict[str, tuple[Any, TypeAdapter]]:
     hints = get_type_hints(config_type, include_extras=True)
     plain = get_type_hints(config_type)
     return {

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+import jaxtyping
 from jaxtyping import Array, Float, PRNGKeyArray
 
 if TYPE_CHECKING:
@@ -14,5 +15,6 @@ else:
 Scalar = Float[Array, ""]
 Sample = Float[Array, "*shape"]
 Key = PRNGKeyArray
+Keys = jaxtyping.Key[Array, " n"]
 
-__all__ = ["AbstractClassVar", "AbstractVar", "Key", "Sample", "Scalar"]
+__all__ = ["AbstractClassVar", "AbstractVar", "Key", "Keys", "Sample", "Scalar"]

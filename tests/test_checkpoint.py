@@ -391,7 +391,9 @@ while True:
         process = python(code, tmp_path)
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
-        time.sleep((0.4 if round == 0 else 0.0) + rng.uniform(0, 0.25))
+        while round == 0 and len(checkpoint.steps(tmp_path)) < 2:
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.25))
         process.send_signal(signal.SIGKILL)
         process.communicate()
         for step in checkpoint.steps(tmp_path):
@@ -402,7 +404,6 @@ while True:
         assert round == 0 or known, "a checkpoint was lost"
         assert known[-1] >= seen[-1]
         seen.append(known[-1])
-    assert seen[-1] > 5
     checkpoint.save(tmp_path, seen[-1] + 1, [jnp.zeros(1)])
     assert sorted(os.listdir(tmp_path)) == [f"{s:08d}" for s in checkpoint.steps(tmp_path)]
 

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from scmkit_plugins import checkerboard, digits, gmm, two_moons
 
 from scmkit.data import ArrayDataset, Mixture
-from scmkit_plugins import checkerboard, digits, gmm, two_moons
 
 PLUGINS = [digits.plugin, two_moons.plugin, checkerboard.plugin, gmm.plugin]
 

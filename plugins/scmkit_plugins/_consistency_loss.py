@@ -52,17 +52,44 @@ def bound(
     return g / (norm + constant)
 
 
+def tangent_terms(
+    model: Model,
+    x_t: Float[Array, "*shape"],
+    dx: Float[Array, "*shape"],
+    t: Scalar,
+    cond: Conditioning | None,
+    *,
+    key: Key | None,
+) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"], Float[Array, "*shape"]]:
+    r"""The network's output `F`, and the stable and unstable parts of $w\, df/dt$ without gradient.
+
+    $$w \frac{df}{dt} = \underbrace{w\,(c_{skip} \dot x + c_{out}' F)}_{stable}
+        + \underbrace{w\, c_{skip}'\, x + w\, c_{out} \tfrac{dF}{dt}}_{unstable}$$
+
+    The factor $w\, c_{out}$ is pushed into the tangents of the JVP, so that nothing overflows where
+    `dF/dt` is large (arXiv 2410.11081, Section 5.1, for $f = c_{skip} x + c_{out} F$ in general). One
+    forward pass yields both: `F` is the JVP's primal output, and dropout masks agree by construction.
+    """
+    c, dc = jax.jvp(model.parameterization.coefficients, (t,), (jnp.ones_like(t),))
+    w = model.parameterization.weight(t)
+
+    def raw(x: Float[Array, "*shape"], t: Scalar) -> Float[Array, "*shape"]:
+        return model.raw(x, t, cond, key=key)
+
+    F, w_out_dF = eqx.filter_jvp(raw, (x_t, t), (w * c.out * dx, w * c.out))
+    F_, w_out_dF = jax.lax.stop_gradient((F, w_out_dF))
+    return F, w * (c.skip * dx + dc.out * F_), w * dc.skip * x_t + w_out_dF
+
+
 class ConsistencyLoss(AbstractLoss):
-    r"""Algorithm 1 of the sCM paper, for any parameterization $f = c_{skip} x + c_{out} F$.
+    r"""Algorithm 1 of the sCM paper, for any process and parameterization.
 
-    $$w \frac{df}{dt} = w\,(c_{skip} \dot x + c_{out}' F)
-        + r\,\big(w\, c_{skip}'\, x + w\, c_{out} \tfrac{dF}{dt}\big)$$
+    $$g = stable + r\, unstable, \qquad
+      \frac{e^{w_\phi(t)}}{D}\, \big\|F - F^- + \mathrm{sign}(c_{out})\, \hat g\big\|^2 - w_\phi(t)$$
 
-    with $\dot x = dx_t/dt$ from the tangent estimator and `r` the tangent warmup. The factor
-    $w\, c_{out}$ is pushed into the JVP's tangents, so that nothing overflows where `dF/dt` is large
-    (arXiv 2410.11081, Section 5.1). The primal output of the JVP is the one that is trained: one forward
-    pass serves both, and dropout masks agree by construction. `F` moves against the sign of
-    $c_{out}$, so that `f` moves against `df/dt`.
+    with `r` the tangent warmup, $\hat g$ the bounded tangent (see `bound`) and $F^-$ the output without
+    gradient. `F` moves against the sign of $c_{out}$, so that `f` moves against `df/dt`; for TrigFlow
+    the residual is the paper's $F - F^- - \hat g$ (arXiv 2410.11081, Algorithm 1).
     """
 
     proposal: AbstractProposal
@@ -81,30 +108,20 @@ class ConsistencyLoss(AbstractLoss):
         step: Int[Array, ""],
         key: Key,
     ) -> LossOutput:
-        sg = jax.lax.stop_gradient
         k_time, k_noise, k_dropout = jr.split(key, 3)
         process, param = model.process, model.parameterization
         t = self.proposal.sample(process, key=k_time)
         eps = jr.normal(k_noise, x0.shape, x0.dtype)
         x_t = process.perturb(x0, eps, t)
-        dx = sg(tangent(x0, eps, x_t, t, cond))
-        c, dc = jax.jvp(param.coefficients, (t,), (jnp.ones_like(t),))
-        w = param.weight(t)
-
-        def raw(x: Float[Array, "*shape"], t: Scalar) -> Float[Array, "*shape"]:
-            return model.raw(x, t, cond, key=k_dropout)
-
-        F, w_out_dF = eqx.filter_jvp(raw, (x_t, t), (w * c.out * dx, w * c.out))
-        F_, w_out_dF = sg((F, w_out_dF))
-        r = jnp.minimum(1.0, step / max(self.warmup_steps, 1)) if self.warmup_steps else 1.0
-        stable = w * (c.skip * dx + dc.out * F_)
-        unstable = w * dc.skip * x_t + w_out_dF
+        dx = jax.lax.stop_gradient(tangent(x0, eps, x_t, t, cond))
+        F, stable, unstable = tangent_terms(model, x_t, dx, t, cond, key=k_dropout)
+        r = jnp.minimum(1.0, (step + 1) / max(self.warmup_steps, 1))
         g = bound(stable + r * unstable, self.normalize, self.constant)
-        error = jnp.mean((F - F_ + jnp.sign(c.out) * g) ** 2)
-        log_weight = self.log_weight(c.noise)
-        value = jnp.exp(log_weight) * error - log_weight
-        rate = jnp.sqrt(jnp.mean((stable + unstable) ** 2)) / w
-        return LossOutput(value, {"df_dt": rate}, process.ratio(t))
+        c = param.coefficients(t)
+        error = jnp.mean((F - jax.lax.stop_gradient(F) + jnp.sign(c.out) * g) ** 2)
+        w = self.log_weight(c.noise)
+        rate = jnp.sqrt(jnp.mean((stable + unstable) ** 2)) / param.weight(t)
+        return LossOutput(jnp.exp(w) * error - w, {"df_dt": rate}, process.ratio(t))
 
 
 def build_loss(config: ConsistencyOptions, context: Context, *, key: Key) -> ConsistencyLoss:

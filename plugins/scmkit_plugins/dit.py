@@ -2,7 +2,7 @@
 
 import os
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import equinox as eqx
 import jax
@@ -25,8 +25,17 @@ from scmkit.types import Key
 from scmkit_plugins._layers import Linear, dropout, last_axis
 from scmkit_plugins._normalize import rms_norm
 
-POLICY={'full':None,'dots':jax.checkpoint_policies.dots_with_no_batch_dims_saveable}[os.environ.get('POL','full')]
+POLICY = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}[
+    os.environ.get("POL", "full")
+]
 Tokens = Float[Array, "tokens c"]
+
+SAVED = {
+    "light": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+"""What each choice of `remat` keeps of a block for the backward pass: its linear layers' outputs,
+which cost most to recompute, or its input alone."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +56,8 @@ class DiTOptions:
     """Normalize queries and keys; steadies large models."""
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Probability of zeroing a feature before the last layer of each branch in training."""
-    remat: bool = True
-    """Recompute each block in the backward pass: less memory, and on a CPU faster too."""
+    remat: Literal["none", "light", "full"] = "light"
+    """What the backward pass recomputes: nothing; all but the linear layers, fastest on a CPU; all."""
     unroll: Annotated[int, Ge(1)] = 1
     """Blocks per step of the scan; more of them take longer to compile."""
 
@@ -112,7 +121,7 @@ class DiT(AbstractNetwork):
     shape: tuple[int, ...] = eqx.field(static=True)
     patch: int = eqx.field(static=True)
     depth: int = eqx.field(static=True)
-    remat: bool = eqx.field(static=True)
+    remat: str = eqx.field(static=True)
     unroll: int = eqx.field(static=True)
 
     def __init__(self, config: DiTOptions, context: Context, *, key: Key) -> None:
@@ -157,9 +166,9 @@ class DiT(AbstractNetwork):
             block = eqx.combine(layer[0], static)
             return block(h, emb, self.attention, key=layer[1]), None
 
-        if self.remat:
-            # A scan's body needs no barrier against common subexpressions across its two passes.
-            body = jax.checkpoint(body, prevent_cse=False, policy=POLICY)
+        if self.remat != "none":
+            # Inside a scan XLA cannot merge the two passes anyway, so no barriers are needed.
+            body = jax.checkpoint(body, prevent_cse=False, policy=SAVED[self.remat])
         keys = None if key is None else jr.split(key, self.depth)
         return jax.lax.scan(body, h, (arrays, keys), unroll=self.unroll)[0]
 

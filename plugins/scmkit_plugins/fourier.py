@@ -34,17 +34,14 @@ class FourierEmbedding(AbstractTimeEmbedding):
 
     frequencies: Float[Array, "k channels"]
     phases: Float[Array, "k channels"]
+    dim: int
 
     def __init__(self, labels: int, channels: int, scale: float, *, key: Key) -> None:
         k_frequencies, k_phases = jr.split(key)
         shape = (labels, channels)
         self.frequencies = scale * jr.normal(k_frequencies, shape, jnp.float32)
         self.phases = jr.uniform(k_phases, shape, jnp.float32)
-
-    @property
-    def dim(self) -> int:
-        """Number of features."""
-        return self.frequencies.size
+        self.dim = labels * channels
 
     def __call__(self, c_noise: Float[Array, " k"]) -> Float[Array, " dim"]:
         frequencies, phases = jax.lax.stop_gradient((self.frequencies, self.phases))

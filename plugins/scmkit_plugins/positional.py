@@ -24,20 +24,15 @@ class PositionalOptions:
 
 
 class PositionalEmbedding(AbstractTimeEmbedding):
-    r"""$\sqrt2\,(\cos \omega_i t, \sin \omega_i t)$ for each label, $\omega_i$ geometric from 1 down.
+    r"""$\sqrt2\,(\cos \omega_i t, \sin \omega_i t)$ of each label, $\omega_i$ geometric from 1 down.
 
     The label is used as it is: multiplied by 1000, as in DDPM, its derivative would swamp the
     tangent (arXiv 2410.11081, Section 4.1). The factor makes the RMS of the features exactly 1.
     """
 
-    labels: int
     channels: int
     min_frequency: float
-
-    @property
-    def dim(self) -> int:
-        """Number of features."""
-        return self.labels * self.channels
+    dim: int
 
     def __call__(self, c_noise: Float[Array, " k"]) -> Float[Array, " dim"]:
         frequencies = np.geomspace(1, self.min_frequency, self.channels // 2, dtype=np.float32)
@@ -53,9 +48,9 @@ def build(config: PositionalOptions, context: Context, *, key: Key) -> Positiona
             f"even number, not {config.channels}"
         )
     return PositionalEmbedding(
-        labels=context.noise_labels,
         channels=config.channels,
         min_frequency=config.min_frequency,
+        dim=context.noise_labels * config.channels,
     )
 
 

@@ -89,9 +89,7 @@ class AttentionBlock(eqx.Module):
         self.out = Linear(channels, channels, scale=0, key=k_out)
         self.head_dim = head_dim
 
-    def __call__(
-        self, x: Image, emb: Float[Array, " dim"], attention: AbstractAttention
-    ) -> Image:
+    def __call__(self, x: Image, emb: Float[Array, " dim"], attention: AbstractAttention) -> Image:
         h, w, c = x.shape
         qkv = self.qkv(self.norm(x, emb)).reshape(h * w, 3, c // self.head_dim, self.head_dim)
         return x + self.out(attention(qkv[:, 0], qkv[:, 1], qkv[:, 2]).reshape(h, w, c))
@@ -190,9 +188,12 @@ class UNet(AbstractNetwork):
         for level, out in enumerate(widths):
             if level:
                 skips.append(width)
-            down.append(tuple(block(i, out, attend[level]) for i in _chain(width, out, config)))
-            skips += [out] * config.blocks
-            width = out
+            blocks = []
+            for _ in range(config.blocks):
+                blocks.append(block(width, out, attend[level]))
+                skips.append(out)
+                width = out
+            down.append(tuple(blocks))
         self.middle = (block(width, width, True), block(width, width, False))
         for level, out in reversed(list(enumerate(widths))):
             blocks = []
@@ -235,11 +236,6 @@ class UNet(AbstractNetwork):
         return jnp.moveaxis(self.last(jax.nn.silu(self.norm(h, emb))), -1, 0)
 
 
-def _chain(first: int, rest: int, config: UNetOptions) -> list[int]:
-    """Input widths of a level's blocks on the way down."""
-    return [first] + [rest] * (config.blocks - 1)
-
-
 def _check_shape(shape: tuple[int, ...], levels: int) -> None:
     if len(shape) != 3:
         raise ValueError(
@@ -250,9 +246,9 @@ def _check_shape(shape: tuple[int, ...], levels: int) -> None:
     factor = 2 ** (levels - 1)
     if h % factor or w % factor:
         raise ValueError(
-            f"unet: an image of {h}x{w} cannot be halved {levels - 1} times, as the {levels} levels "
-            f"of unet.multipliers ask; give fewer multipliers, or pad the data to a multiple of "
-            f"{factor}"
+            f"unet: an image of {h}x{w} cannot be halved {levels - 1} times, which the {levels} "
+            f"levels of unet.multipliers need; give fewer multipliers, or pad the data to a "
+            f"multiple of {factor}"
         )
 
 

@@ -22,8 +22,8 @@ class ArrayDataset(AbstractDataset):
 
     def __init__(
         self,
-        train: Float[np.ndarray, "n *shape"],
-        test: Float[np.ndarray, "m *shape"],
+        train: Float[np.ndarray, "n ..."],
+        test: Float[np.ndarray, "m ..."],
         *,
         train_labels: Int[np.ndarray, " n"] | None = None,
         test_labels: Int[np.ndarray, " m"] | None = None,

@@ -1,5 +1,7 @@
 """Products of one-dimensional Gaussian mixtures: every quantity of diffusion in closed form."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -110,20 +112,13 @@ def _log_normal(
     return -0.5 * ((x - mean) / std) ** 2 - jnp.log(std) - 0.5 * jnp.log(2 * jnp.pi)
 
 
-def _tails(
-    x: Scalar, logits: Float[Array, " k"], means: Float[Array, " k"], stds: Float[Array, " k"]
-) -> tuple[Scalar, Scalar]:
-    """The logarithms of the CDF and of the survival function of a mixture."""
-    z = (x - means) / stds
-    log_w = jax.nn.log_softmax(logits)
-    return logsumexp(log_w + log_ndtr(z)), logsumexp(log_w + log_ndtr(-z))
-
-
 def _log_odds(
     x: Scalar, logits: Float[Array, " k"], means: Float[Array, " k"], stds: Float[Array, " k"]
 ) -> Scalar:
     """`log CDF - log (1 - CDF)`: monotone in `x`, and as exact in one tail as in the other."""
-    below, above = _tails(x, logits, means, stds)
+    z = (x - means) / stds
+    tails = log_ndtr(jnp.stack([z, -z]))
+    below, above = logsumexp(jax.nn.log_softmax(logits)[None] + tails, axis=-1)
     return below - above
 
 
@@ -141,7 +136,7 @@ def _quantile(
     Newton's method is of no use between two modes, where the CDF is flat to many digits.
     """
 
-    def halve(_: int, bracket: tuple[Scalar, Scalar]) -> tuple[Scalar, Scalar]:
+    def halve(_: Any, bracket: tuple[Scalar, Scalar]) -> tuple[Scalar, Scalar]:
         low, high = bracket
         middle = 0.5 * (low + high)
         too_high = _log_odds(middle, logits, means, stds) > log_odds

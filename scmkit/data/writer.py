@@ -173,7 +173,7 @@ class StoreWriter:
         elif labels is not None:
             raise ValueError("labels were given, but num_classes is 0")
         if self.dtype == "float32":
-            finite = np.isfinite(samples).reshape(len(samples), -1).all(axis=1)
+            finite = np.isfinite(samples).all(axis=tuple(range(1, samples.ndim)))
             if not finite.all():
                 first = writer.size + int(np.argmin(finite))
                 raise DataError(

@@ -12,7 +12,7 @@ from scmkit.sampling.picture import image_grid as image_grid
 from scmkit.sampling.picture import save_png as save_png
 from scmkit.sampling.picture import side_by_side as side_by_side
 from scmkit.sampling.picture import vector_picture as vector_picture
-from scmkit.sampling.sample import conditioning as conditioning
-from scmkit.sampling.sample import draw as draw
-from scmkit.sampling.sample import prior as prior
-from scmkit.sampling.sample import sample as sample
+from scmkit.sampling.drawing import conditioning as conditioning
+from scmkit.sampling.drawing import draw as draw
+from scmkit.sampling.drawing import prior as prior
+from scmkit.sampling.drawing import sample as sample

@@ -11,14 +11,16 @@ def angle_of(
 ) -> Float[Array, "*grid"]:
     r"""TrigFlow's time at the process's time `t`: $\arctan(\sigma / (\alpha\,\sigma_d))$, radians."""
     process = parameterization.process
-    return jnp.arctan2(process.sigma(t), process.alpha(t) * parameterization.sigma_data)
+    alpha, sigma = (jnp.vectorize(f)(t) for f in (process.alpha, process.sigma))
+    return jnp.arctan2(sigma, alpha * parameterization.sigma_data)
 
 
 def time_at_angle(
     parameterization: AbstractParameterization, angle: Float[Array, "*grid"]
 ) -> Float[Array, "*grid"]:
     r"""The process's time where $\sigma/\alpha = \sigma_d \tan(angle)$."""
-    return parameterization.process.time_at(parameterization.sigma_data * jnp.tan(angle))
+    ratio = parameterization.sigma_data * jnp.tan(angle)
+    return jnp.vectorize(parameterization.process.time_at)(ratio)
 
 
 def angle_grid(

@@ -3,5 +3,5 @@
 from scmkit.training.preview import picture as picture
 from scmkit.training.preview import preview_path as preview_path
 from scmkit.training.run import Run as Run
-from scmkit.training.train import resume as resume
-from scmkit.training.train import train as train
+from scmkit.training.pipeline import resume as resume
+from scmkit.training.pipeline import train as train

@@ -14,6 +14,7 @@ import numpy as np
 import tensorstore as ts
 from jaxtyping import PyTree
 
+from scmkit.errors import CheckpointError
 from scmkit.training.manifest import Damage
 
 FOLDER = "arrays"
@@ -96,19 +97,17 @@ def read_arrays(
 ) -> dict[str, Any]:
     """Read the arrays named in `expected` to where its leaves say.
 
-    Raises `Damage`; shapes and dtypes are taken to agree.
+    Raises `Damage`, or `CheckpointError` for 64 bits that jax is not set up to hold. Shapes and
+    dtypes are taken to agree.
     """
     context = ts.Context()
     opened = {name: ts.open(_spec(root, name), open=True, context=context) for name in expected}
-    values: dict[str, Any] = {}
     try:
         pending = {name: store.result().read() for name, store in opened.items()}
-        for name in expected:
-            stored = np.asarray(pending.pop(name).result())
-            values[name] = _placed(name, stored, expected[name], records[name])
+        stored = {name: np.asarray(read.result()) for name, read in pending.items()}
     except (OSError, ValueError) as error:
         raise Damage(f"cannot be read ({short(error)})") from error
-    return values
+    return {name: _placed(name, stored[name], expected[name], records[name]) for name in expected}
 
 
 def short(error: Exception) -> str:
@@ -173,8 +172,11 @@ def _placed(name: str, stored: np.ndarray, like: Any, record: Mapping[str, Any])
             return host[()]
         value = jnp.asarray(host)
         if value.dtype != host.dtype:
-            raise Damage(f"leaf '{name}' is {host.dtype}; set JAX_ENABLE_X64=1 to hold it")
-    # An array that was never placed stays free to follow the others in a computation.
-    if getattr(like, "sharding", None) is None or not getattr(like, "committed", True):
+            raise CheckpointError(f"leaf '{name}' is {host.dtype}; set JAX_ENABLE_X64=1 to hold it")
+    sharding = getattr(like, "sharding", None)
+    # `jax.eval_shape` leaves shardings that name no devices, and an array that was never placed
+    # stays free to follow the others in a computation.
+    abstract = isinstance(getattr(sharding, "mesh", None), jax.sharding.AbstractMesh)
+    if sharding is None or abstract or not getattr(like, "committed", True):
         return value
-    return jax.device_put(value, like.sharding)
+    return jax.device_put(value, sharding)

@@ -64,6 +64,7 @@ def save(
     try:
         directory.mkdir(parents=True, exist_ok=True)
         _clean(directory)
+        temporary.mkdir()
         leaves = write_arrays(temporary, tree)
         commit(temporary, step, metadata or {}, leaves)
         _put_in_place(temporary, target)

@@ -143,7 +143,7 @@ def _interpolate(
     old: Inexact[Array, "*shape"], new: Inexact[Array, "*shape"], gain: Scalar
 ) -> Inexact[Array, "*shape"]:
     # Each form is exact at its end, and neither drifts where `1 - gain` rounds (as in torch.lerp).
-    precise = jnp.promote_types(old.dtype, jnp.float32)
+    precise = old.dtype if jnp.finfo(old.dtype).bits >= 32 else jnp.float32
     start, end, weight = old.astype(precise), new.astype(precise), gain.astype(precise)
     change = end - start
     mixed = jnp.where(gain < 0.5, start + weight * change, end - (1 - weight) * change)

@@ -110,7 +110,8 @@ class Trainer:
         x0, labels = next(self.loader)
         cond = None if labels is None else Conditioning(jnp.asarray(labels))
         x0, cond = jax.device_put((jnp.asarray(x0), cond), self.by_sample)
-        batch = Batch(x0, cond, jr.fold_in(self.key, self.step))
+        keys = jr.split(jr.fold_in(self.key, self.step), x0.shape[0])
+        batch = Batch(x0, cond, jax.device_put(keys, self.by_sample))
         self.state, metrics = self.step_fn((self.tangent, batch), self.state)
         self.step += 1
         self._window.append(metrics)

@@ -2,9 +2,10 @@
 
 import math
 
+import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import ArrayLike
+from jaxtyping import ArrayLike, PyTree
 
 from scmkit.settings import TrainingSettings
 from scmkit.types import Scalar
@@ -47,11 +48,20 @@ def build_optimizer(settings: TrainingSettings, steps: int) -> optax.GradientTra
     the moments and the EMA all count the same steps.
     """
     moments = optax.scale_by_adam if settings.optimizer == "adam" else optax.scale_by_radam
-    return optax.chain(
+    inner = optax.chain(
         optax.clip_by_global_norm(settings.clip) if settings.clip else optax.identity(),
         moments(b1=settings.beta1, b2=settings.beta2, eps=settings.epsilon),
         optax.scale_by_learning_rate(learning_rate(settings, steps)),
     )
+
+    def update(
+        updates: PyTree, state: PyTree, params: PyTree | None = None
+    ) -> tuple[PyTree, PyTree]:
+        # optax mixes dtypes (0.9 ** count), which strict promotion refuses.
+        with jax.numpy_dtype_promotion("standard"):
+            return inner.update(updates, state, params)
+
+    return optax.GradientTransformation(inner.init, update)
 
 
 def _down_to(end: float, remaining: Scalar) -> Scalar:

@@ -6,7 +6,6 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jax.random as jr
 import optax
 from jaxtyping import Array, Float, Int
 
@@ -14,18 +13,18 @@ from scmkit.interfaces import AbstractLoss, AbstractTangentEstimator, Conditioni
 from scmkit.model import Model
 from scmkit.training.ema import AbstractEMA
 from scmkit.training.state import Player, TrainState, trainable
-from scmkit.types import Key, Scalar
+from scmkit.types import Key, Keys, Scalar
 
 NOISE_BINS = (0.1, 0.5, 2.0)
 """Edges, in noise-to-signal ratio, of the bins by which metrics are logged."""
 
 
 class Batch(eqx.Module):
-    """What a step is given: data in the model's units, what it is conditioned on, and a key."""
+    """What a step is given: data in the model's units, what it is conditioned on, a key for each."""
 
     x0: Float[Array, "b *shape"]
     cond: Conditioning | None
-    key: Key
+    keys: Keys
 
 
 class StepMetrics(eqx.Module):
@@ -62,7 +61,7 @@ def make_step(
         def one(x0: Array, cond: Conditioning | None, key: Key) -> Any:
             return loss(model, tangent, x0, cond, step=step, key=key)
 
-        out = jax.vmap(one)(batch.x0, batch.cond, batch.key)
+        out = jax.vmap(one)(batch.x0, batch.cond, batch.keys)
         mean = jnp.mean(out.value)
         return mean, (out.metrics, out.ratio)
 
@@ -91,8 +90,6 @@ def make_step(
         given: tuple[AbstractTangentEstimator, Batch], state: TrainState
     ) -> tuple[TrainState, StepMetrics]:
         tangent, batch = given
-        keys = jr.split(batch.key, batch.x0.shape[0])
-        batch = Batch(batch.x0, batch.cond, keys)
         player = state.generator
         trained = (player.model, player.loss)
         (value, (metrics, ratio)), grads = gradients(trained, tangent, batch, state.step)

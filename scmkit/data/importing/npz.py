@@ -249,7 +249,7 @@ def _check_values(
 ) -> None:
     with np.errstate(invalid="ignore"):
         good = np.abs(block) <= (1 if image else np.finfo(np.float32).max)
-    good = good.reshape(len(block), -1).all(axis=1)
+    good = good.all(axis=tuple(range(1, block.ndim)))
     if good.all():
         return
     first = int(np.argmin(good))

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 from scmkit.errors import UsageError
 from scmkit.interfaces import AbstractSampler, Conditioning, DataSpec, SamplerOutput
 from scmkit.model import Model
-from scmkit.types import Key
+from scmkit.types import Key, Keys
 
 BATCH = 512
 """Samples drawn at once."""
@@ -23,7 +23,7 @@ def _draw(
     noise: Float[Array, "n *shape"],
     cond: Conditioning | None,
     steps: int,
-    keys: Key,
+    keys: Keys,
 ) -> SamplerOutput:
     def one(noise: Array, cond: Conditioning | None, key: Key) -> SamplerOutput:
         return sampler(model, noise, cond, steps=steps, key=key)
@@ -46,20 +46,11 @@ def draw(
     size = min(BATCH, n)
     # Padding the last batch keeps its shape, so that it needs no compilation of its own.
     pad = -n % size
-    padded = jax.tree.map(
-        lambda a: jnp.concatenate([a, a[:1].repeat(pad, axis=0)]) if pad else a,
-        (noise, cond, keys),
-    )
-    parts = [
-        _draw(
-            model,
-            sampler,
-            *jax.tree.map(lambda a, i=i: a[i : i + size], padded[:2]),
-            steps,
-            padded[2][i : i + size],
-        )
-        for i in range(0, n + pad, size)
-    ]
+    padded = jax.tree.map(lambda a: jnp.concatenate([a, a[:pad]]), (noise, cond, keys))
+    parts = []
+    for start in range(0, n + pad, size):
+        some, given, key = jax.tree.map(lambda a, i=start: a[i : i + size], padded)
+        parts.append(_draw(model, sampler, some, given, steps, key))
     return jax.tree.map(lambda *a: jnp.concatenate(a)[:n], *parts)
 
 

@@ -1,0 +1,181 @@
+"""The consistency objective against the plain autodiff it rearranges, and the paper's identities."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from scmkit_plugins._consistency_loss import ConsistencyLoss, bound, tangent_terms
+from scmkit_plugins._data_tangent import DataTangent
+from scmkit_plugins._log_weight import LogWeight
+from scmkit_plugins.edm import EDMParameterization, VarianceExploding
+from scmkit_plugins.flow_matching import RectifiedFlow, VelocityParameterization
+from scmkit_plugins.log_normal import LogNormal
+from scmkit_plugins.positional import PositionalEmbedding
+from scmkit_plugins.preconditioned import Preconditioned
+from scmkit_plugins.trigflow import TrigFlowParameterization, TrigFlowProcess
+from scmkit_plugins.vp import VariancePreserving
+
+from scmkit import Model
+from scmkit.interfaces import AbstractNetwork
+
+SD, D = 0.5, 5
+PARAMS = {
+    "trigflow": TrigFlowParameterization(TrigFlowProcess(SD), SD),
+    "edm": EDMParameterization(VarianceExploding(), SD),
+    "flow": VelocityParameterization(RectifiedFlow(), SD),
+    "vp": Preconditioned(VariancePreserving(), SD),
+}
+RATIOS = (0.05, 0.5, 3.0, 40.0)
+
+
+class Net(AbstractNetwork):
+    """A smooth network of everything it is given, with dropout."""
+
+    first: eqx.nn.Linear
+    second: eqx.nn.Linear
+    dropout: eqx.nn.Dropout
+
+    def __init__(self, key, rate=0.0):
+        a, b = jr.split(key)
+        self.first = eqx.nn.Linear(D + 1, 16, key=a)
+        self.second = eqx.nn.Linear(16, D, key=b)
+        self.dropout = eqx.nn.Dropout(rate)
+
+    def __call__(self, x, c_noise, cond, *, key):
+        h = jnp.tanh(self.first(jnp.concatenate([x, c_noise])))
+        return self.second(self.dropout(h, key=key, inference=key is None))
+
+
+def f32(x):
+    return jnp.asarray(x, jnp.float32)
+
+
+@pytest.fixture(params=PARAMS)
+def model(request, getkey):
+    return Model(PARAMS[request.param], Net(getkey()))
+
+
+@pytest.mark.parametrize("ratio", RATIOS)
+def test_terms_are_the_jvp_of_the_consistency_function(model, ratio, getkey):
+    x, dx = jr.normal(getkey(), (2, D))
+    t = model.process.time_at(f32(ratio))
+    x_t, dx = ratio * model.process.alpha(t) * x, dx / model.parameterization.weight(t)
+    F, stable, unstable = tangent_terms(model, x_t, dx, t, None, key=None)
+    f, df = jax.jvp(lambda x, t: model.denoise(x, t), (x_t, t), (dx, f32(1.0)))
+    np.testing.assert_allclose(model.parameterization.denoise(F, x_t, t), f, rtol=1e-5, atol=1e-6)
+    expected = model.parameterization.weight(t) * df
+    scale = float(jnp.abs(stable).max() + jnp.abs(unstable).max())
+    np.testing.assert_allclose(stable + unstable, expected, rtol=1e-4, atol=2e-5 * scale)
+
+
+def test_trigflow_terms_are_algorithm_1(getkey):
+    # g = -c^2 (sd F - dx) - r (c s x + J), J = c s sd dF/dt by form A.
+    model = Model(PARAMS["trigflow"], Net(getkey()))
+    x, dx = jr.normal(getkey(), (2, D))
+    t = f32(0.9)
+    c, s = jnp.cos(t), jnp.sin(t)
+
+    def network(y, t):
+        return model.network(y, t[None], None, key=None)
+
+    F, J = jax.jvp(network, (x / SD, t), (c * s * dx, c * s * SD))
+    _, stable, unstable = tangent_terms(model, x, dx, t, None, key=None)
+    np.testing.assert_allclose(stable, -(c**2) * (SD * F - dx), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(unstable, -(c * s * x + J), rtol=1e-5, atol=1e-6)
+
+
+def make_loss(**changes):
+    options = {"normalize": "l2", "constant": 0.1, "warmup_steps": 0} | changes
+    return ConsistencyLoss(
+        proposal=LogNormal(-1.0, 1.4),
+        log_weight=LogWeight(PositionalEmbedding(channels=16, min_frequency=1e-4, dim=16)),
+        **options,
+    )
+
+
+def value(model, loss, x0, key, step=0):
+    out = loss(model, DataTangent(model.process), x0, None, step=jnp.asarray(step), key=key)
+    return out.value
+
+
+def test_gradient_is_that_of_the_objective(model, getkey):
+    """Descent on the loss moves f against df/dt: the gradient of (weight) f . sg(df/dt)."""
+    loss, x0, key = make_loss(normalize="none"), jr.normal(getkey(), (D,)), getkey()
+    param, process = model.parameterization, model.process
+    k_time, k_noise, _ = jr.split(key, 3)
+    t = loss.proposal.sample(process, key=k_time)
+    eps = jr.normal(k_noise, (D,))
+    x_t, dx = process.perturb(x0, eps, t), process.velocity(x0, eps, t)
+    _, df = jax.jvp(model.denoise, (x_t, t), (dx, f32(1.0)))
+    w, out = param.weight(t), param.coefficients(t).out
+
+    def objective(model):
+        return 2 / D * w / jnp.abs(out) * jnp.vdot(model.denoise(x_t, t), jax.lax.stop_gradient(df))
+
+    ours = eqx.filter_grad(value)(model, loss, x0, key)
+    plain = eqx.filter_grad(objective)(model)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(plain), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-4 * float(jnp.abs(b).max()) + 1e-7)
+
+
+def test_shared_primal_equals_two_passes(getkey):
+    """One pass with dropout is two separate passes with one mask."""
+    model = Model(PARAMS["trigflow"], Net(getkey(), rate=0.5))
+    loss, x0, key = make_loss(), jr.normal(getkey(), (D,)), getkey()
+    k_time, k_noise, k_dropout = jr.split(key, 3)
+    t = loss.proposal.sample(model.process, key=k_time)
+    eps = jr.normal(k_noise, (D,))
+    x_t = model.process.perturb(x0, eps, t)
+    dx = model.process.velocity(x0, eps, t)
+
+    def two_passes(trained, frozen):
+        _, stable, unstable = tangent_terms(frozen, x_t, dx, t, None, key=k_dropout)
+        target = frozen.raw(x_t, t, key=k_dropout) + bound(stable + unstable, "l2", 0.1)
+        return jnp.mean((trained.raw(x_t, t, key=k_dropout) - jax.lax.stop_gradient(target)) ** 2)
+
+    ours = eqx.filter_grad(value)(model, loss, x0, key)
+    plain = eqx.filter_grad(two_passes)(model, model)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(plain), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_no_gradient_through_the_tangent(getkey):
+    """The value is that of |g| alone: F - sg(F) vanishes, and so does every other gradient path."""
+    model = Model(PARAMS["trigflow"], Net(getkey()))
+    x0, key = jr.normal(getkey(), (D,)), getkey()
+    residual = float(value(model, make_loss(), x0, key)) * D
+    assert 0.5 < residual <= 1  # |g / (|g| + c)|^2: carries no information about progress
+
+
+def test_warmup_phases_in_the_unstable_part(getkey):
+    model = Model(PARAMS["trigflow"], Net(getkey()))
+    x0, key = jr.normal(getkey(), (D,)), getkey()
+    slow = make_loss(normalize="none", warmup_steps=1000)
+    k_time, k_noise, _ = jr.split(key, 3)
+    t = slow.proposal.sample(model.process, key=k_time)
+    eps = jr.normal(k_noise, (D,))
+    x_t, dx = model.process.perturb(x0, eps, t), model.process.velocity(x0, eps, t)
+    _, stable, unstable = tangent_terms(model, x_t, dx, t, None, key=None)
+    for step, r in ((0, 1e-3), (499, 0.5), (999, 1.0), (5000, 1.0)):
+        expected = jnp.mean((stable + r * unstable) ** 2)
+        np.testing.assert_allclose(value(model, slow, x0, key, step), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("kind", "size"), [("l2", 5.0), ("rms", 5 / np.sqrt(25)), ("none", 0)])
+def test_bound(kind, size):
+    g = jnp.zeros(25).at[0].set(3.0).at[1].set(4.0)
+    expected = g if kind == "none" else g / (size + 0.1)
+    np.testing.assert_allclose(bound(g, kind, 0.1), expected, rtol=1e-6)
+
+
+def test_clip():
+    np.testing.assert_array_equal(bound(jnp.array([-3.0, 0.25, 7.0]), "clip", 1.0), [-1, 0.25, 1])
+
+
+def test_learned_weight_optimum():
+    """exp(w) E[error] = 1 at the optimum of exp(w) error - w, whatever scales the error."""
+    for scale in (0.01, 1.0, 30.0):
+        slope = jax.grad(lambda w, scale=scale: jnp.exp(w) * scale - w)(-jnp.log(f32(scale)))
+        np.testing.assert_allclose(slope, 0, atol=1e-5)

@@ -1,3 +1,0 @@
-import pytest
-def test_a():
-    import scmkit_plugins.trigflow
