@@ -179,17 +179,14 @@ def test_float32_agrees_with_float64(process):
     assert np.all(np.abs(ours - exact) < 1e-4 * (1 + slope * np.abs(x32)))
 
 
-@pytest.mark.parametrize("sign", [-1, 1])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_far_tails_follow_the_gaussian_map(dtype, sign):
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-5), (np.float64, 1e-12)])
+def test_far_tails_follow_the_gaussian_map(dtype, tolerance):
     with jax.enable_x64(dtype == np.float64):
         one = jnp.ones((1, 1), dtype)
         density = Mixture(weights=one, means=0.2 * one, stds=0.3 * one)
-        t = jnp.asarray(0.7, dtype)
-        z = sign * np.array([[0.0], [1.0], [8.0], [40.0], [1000.0]])
+        z = np.array([[-1000.0], [-40.0], [-8.0], [-1.0], [0.0], [1.0], [8.0], [40.0], [1000.0]])
         x = jnp.asarray(0.2 + z * np.hypot(0.3, 0.7), dtype)
-        y = each(lambda x: density.consistency(VE(), x, t), x)
-        tolerance = 1e-5 if dtype == np.float32 else 1e-12
+        y = each(partial(density.consistency, VE()), x, jnp.full(len(z), 0.7, dtype))
         np.testing.assert_allclose(y, 0.2 + 0.3 * z, rtol=tolerance, atol=tolerance)
 
 

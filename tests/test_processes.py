@@ -37,7 +37,9 @@ def test_trigflow_is_the_preconditioned_angle(ratio, x):
     ):
         np.testing.assert_allclose(ours, theirs, rtol=2e-5)
     np.testing.assert_allclose(TRIG.weight(t), generic.weight(t), rtol=1e-4)
-    np.testing.assert_allclose(TRIG.velocity(x, 2 * x, t), generic.velocity(x, 2 * x, t), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        TRIG.velocity(x, 2 * x, t), generic.velocity(x, 2 * x, t), rtol=1e-4, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("ratio", RATIOS)

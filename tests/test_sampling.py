@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from jax.experimental import io_callback
 from exact import exact_end, exact_model
 from scmkit_plugins.consistency_sampler import ConsistencySampler
 from scmkit_plugins.edm import VarianceExploding
@@ -73,9 +74,13 @@ def test_pf_ode_reaches_the_exact_end(name):
     process = PROCESSES[name]
     model = exact_model(process)
     noise = prior(model, DataSpec("", (3,), 0, (0.0,), (1.0,)), 4, key=KEY)
-    sampler = PFODESampler(Options(solver="Tsit5", controller="PIDController", rtol=1e-6, atol=1e-6))
+    sampler = PFODESampler(
+        Options(solver="Tsit5", controller="PIDController", rtol=1e-6, atol=1e-6)
+    )
     out = draw(model, sampler, noise, None, steps=1, key=KEY)
-    np.testing.assert_allclose(out.x, exact_end(process, noise, process.t_max), rtol=2e-3, atol=2e-4)
+    np.testing.assert_allclose(
+        out.x, exact_end(process, noise, process.t_max), rtol=2e-3, atol=2e-4
+    )
 
 
 @pytest.mark.parametrize(("solver", "order"), [("Euler", 1), ("Heun", 2), ("Midpoint", 2)])
@@ -131,7 +136,7 @@ class Counted(AbstractNetwork):
             self.counter.value += 1
             return x
 
-        return jax.pure_callback(note, jax.ShapeDtypeStruct(x.shape, x.dtype), x)
+        return io_callback(note, jax.ShapeDtypeStruct(x.shape, x.dtype), x)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +180,14 @@ def test_two_step_time_is_the_papers():
     assert ConsistencySampler(()).schedule(2) == (1.1,)
     assert ConsistencySampler((0.9, 0.4)).schedule(3) == (0.9, 0.4)
     assert len(ConsistencySampler((0.9,)).schedule(4)) == 3
-    assert all(a > b > 0 for a, b in zip((9, *ConsistencySampler(()).schedule(6)), ConsistencySampler(()).schedule(6), strict=False))  # noqa: E501
+    assert all(
+        a > b > 0
+        for a, b in zip(
+            (9, *ConsistencySampler(()).schedule(6)),
+            ConsistencySampler(()).schedule(6),
+            strict=False,
+        )
+    )  # noqa: E501
 
 
 def test_drawing_in_batches_changes_nothing(monkeypatch):

@@ -28,6 +28,9 @@ SOLVERS = _concrete(
 CONTROLLERS = ("StepTo", "ConstantStepSize", "PIDController")
 """diffrax's step-size controllers, by name."""
 
+FIRST = 100
+"""An adaptive controller's first step is this part of the way; it then finds its own."""
+
 
 def solver_called(name: str) -> diffrax.AbstractSolver:
     """The diffrax solver of that name; raises `OptionError` listing what there is."""
@@ -84,13 +87,14 @@ def solve_pf_ode(
     stepping = controller_called(controller, times, rtol, atol)
     steps = times.shape[0] - 1
     adaptive = controller == "PIDController"
-    constant = controller == "ConstantStepSize"
     return diffrax.diffeqsolve(
         diffrax.ODETerm(lambda t, x, _: model.velocity(x, t, cond)),
         method,
         t0=times[0],
         t1=times[-1],
-        dt0=(times[-1] - times[0]) / steps if constant else None,
+        dt0=None
+        if controller == "StepTo"
+        else (times[-1] - times[0]) / (FIRST if adaptive else steps),
         y0=x,
         stepsize_controller=stepping,
         saveat=diffrax.SaveAt(t1=True, dense=dense),
@@ -109,9 +113,7 @@ def evaluations(solution: diffrax.Solution, solver: str, controller: str) -> Int
         return jnp.full_like(steps, -1)
     tableau = method.tableau
     reused = 1 if tableau.fsal else 0
-    # An adaptive controller probes the field once more to choose its first step.
-    probe = 2 if controller == "PIDController" else 0
-    return steps * (tableau.num_stages - reused) + reused + probe
+    return steps * (tableau.num_stages - reused) + reused
 
 
 def at_end(solution: diffrax.Solution) -> Float[Array, "*shape"]:

@@ -29,9 +29,7 @@ def jittered(module: M, scale: float = 0.1) -> M:
     arrays, static = eqx.partition(module, eqx.is_inexact_array)
     leaves, tree = jax.tree.flatten(arrays)
     keys = jr.split(jr.key(7), max(len(leaves), 1))
-    noisy = [
-        a + scale * jr.normal(k, a.shape, a.dtype) for a, k in zip(leaves, keys, strict=False)
-    ]
+    noisy = [a + scale * jr.normal(k, a.shape, a.dtype) for a, k in zip(leaves, keys, strict=False)]
     return eqx.combine(jax.tree.unflatten(tree, noisy), static)
 
 

@@ -46,14 +46,13 @@ class Gaussian(AbstractDensity):
         self, process: AbstractNoiseProcess, x_t: Float[Array, "*shape"], t: Scalar
     ) -> Float[Array, "*shape"]:
         """The gradient of the log density at time `t`."""
-        mean, _, variance = self._at(process, x_t, t)
-        return -(x_t - process.alpha(t) * mean) / variance
+        alpha, mean, _, variance = self._at(process, x_t, t)
+        return -(x_t - alpha * mean) / variance
 
     def denoise(
         self, process: AbstractNoiseProcess, x_t: Float[Array, "*shape"], t: Scalar
     ) -> Float[Array, "*shape"]:
-        mean, std, variance = self._at(process, x_t, t)
-        alpha = process.alpha(t)
+        alpha, mean, std, variance = self._at(process, x_t, t)
         return mean + (alpha * std**2 / variance) * (x_t - alpha * mean)
 
     def velocity(
@@ -63,24 +62,25 @@ class Gaussian(AbstractDensity):
 
         Written $\alpha' m + \tfrac12 \tfrac{V'}{V} (x_t - \alpha m)$, which no cancellation spoils.
         """
-        mean, std, variance = self._at(process, x_t, t)
-        alpha, sigma, d_alpha, d_sigma = process.rates(t)
+        _, mean, std, variance = self._at(process, x_t, t)
+        alpha, sigma, d_alpha, d_sigma = (a.astype(x_t.dtype) for a in process.rates(t))
         growth = (alpha * d_alpha * std**2 + sigma * d_sigma) / variance
         return d_alpha * mean + growth * (x_t - alpha * mean)
 
     def consistency(
         self, process: AbstractNoiseProcess, x_t: Float[Array, "*shape"], t: Scalar
     ) -> Float[Array, "*shape"]:
-        mean, std, variance = self._at(process, x_t, t)
-        return mean + (std / jnp.sqrt(variance)) * (x_t - process.alpha(t) * mean)
+        alpha, mean, std, variance = self._at(process, x_t, t)
+        return mean + (std / jnp.sqrt(variance)) * (x_t - alpha * mean)
 
     def _at(
         self, process: AbstractNoiseProcess, x_t: Float[Array, "*shape"], t: Scalar
-    ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"], Float[Array, "*shape"]]:
-        """Mean and standard deviation of the data and the variance at `t`, each like a sample."""
-        mean, std = (jnp.broadcast_to(a, x_t.shape).astype(x_t.dtype) for a in (self.mean, self.std))
-        variance = (process.alpha(t) * std) ** 2 + process.sigma(t) ** 2
-        return mean, std, variance
+    ) -> tuple[Scalar, Float[Array, "*shape"], Float[Array, "*shape"], Float[Array, "*shape"]]:
+        """`alpha`, the data's mean and standard deviation, and the variance at `t`."""
+        dtype = x_t.dtype
+        alpha, sigma = process.alpha(t).astype(dtype), process.sigma(t).astype(dtype)
+        mean, std = (jnp.broadcast_to(a, x_t.shape).astype(dtype) for a in (self.mean, self.std))
+        return alpha, mean, std, (alpha * std) ** 2 + sigma**2
 
 
 class ExactNetwork(AbstractNetwork):

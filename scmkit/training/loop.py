@@ -49,7 +49,9 @@ class Trainer:
         self.loader = Loader(self.dataset, recipe.data, settings.batch_size, settings.seed)
         self.schedule = learning_rate(settings, settings.steps)
         optimizer = build_optimizer(settings, settings.steps)
-        self.step_fn = make_step(optimizer, parse_ema(settings.ema, settings.batch_size), accumulate=settings.accumulate)
+        self.step_fn = make_step(
+            optimizer, parse_ema(settings.ema, settings.batch_size), accumulate=settings.accumulate
+        )
         state = initial_state(assembly.model, assembly.loss, optimizer)
         if run.step:
             latest = checkpoint.latest(run.checkpoints)

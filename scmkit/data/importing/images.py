@@ -27,7 +27,8 @@ def fit(image: Image.Image, size: int | None, grayscale: bool) -> UInt8[np.ndarr
         side = min(width, height)
         left, top = (width - side) // 2, (height - side) // 2
         box = (left, top, left + side, top + side)
-        image = image.resize((size, size), Image.Resampling.LANCZOS, box=box)
+        # Not resize(box=...): its filter reaches over the edge of the box.
+        image = image.crop(box).resize((size, size), Image.Resampling.LANCZOS)
     pixels = np.asarray(image)
     return pixels[None] if grayscale else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 

@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedIOBase
 from pathlib import Path
 from typing import IO
 
@@ -59,12 +60,13 @@ def _reading(path: Path, key: str) -> Iterator[None]:
         yield
     # What damaged headers make numpy, ast, zipfile and zlib raise has no common base.
     except Exception as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise DataError(
-            f"{path}: array '{key}' is damaged ({error}); save the file again"
+            f"{path}: array '{key}' is damaged ({reason}); save the file again"
         ) from error
 
 
-def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+def _read_header(stream: IO[bytes] | BufferedIOBase) -> tuple[tuple[int, ...], bool, np.dtype]:
     version = npy.read_magic(stream)
     readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
     if version not in readers:

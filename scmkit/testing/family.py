@@ -1,0 +1,29 @@
+"""A family of checks: what to run on the parts that fill one slot."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from scmkit.testing.bench import Bench, Case
+
+ANY = (Case(),)
+VECTORS_AND_IMAGES = (
+    Case("vector"),
+    Case("labelled-vector", num_classes=4),
+    Case("image", shape=(1, 8, 8)),
+    Case("labelled-image", shape=(1, 8, 8), num_classes=4),
+)
+PROCESSES = (
+    Case("trigflow"),
+    Case("edm", noise="edm"),
+    Case("flow-matching", noise="flow-matching"),
+)
+
+
+@dataclass(frozen=True)
+class Family:
+    """Checks on what `arrange` makes of a bench, in each case the plugin does not refuse."""
+
+    arrange: Callable[[Bench], Any]
+    checks: tuple[Callable[[Any], None], ...]
+    cases: tuple[Case, ...] = ANY
