@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from scmkit.recipe import Recipe as Recipe
     from scmkit.sampling.drawing import sample as sample
     from scmkit.settings import TrainingSettings as TrainingSettings
-    from scmkit.training.run import Run as Run
     from scmkit.training.pipeline import resume as resume
     from scmkit.training.pipeline import train as train
+    from scmkit.training.run import Run as Run
 
 # name -> module; resolved on first use, so that `import scmkit` loads no jax.
 _PUBLIC = {

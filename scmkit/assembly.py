@@ -7,7 +7,7 @@ from typing import Any
 import equinox as eqx
 import jax.random as jr
 
-from scmkit.discovery import Entry, find
+from scmkit.discovery import Entry, find, first_line
 from scmkit.errors import PluginError, ScmkitError
 from scmkit.interfaces import (
     AbstractAttention,
@@ -77,7 +77,9 @@ def build_model(recipe: Recipe, *, key: Key) -> Model:
 def _model(recipe: Recipe, key: Key) -> tuple[Model, dict[Slot, Any]]:
     built: dict[Slot, Any] = {}
     for slot in MODEL_SLOTS:
-        built[slot] = _fill(recipe, slot, Context(recipe.data, dict(built)), key)
+        built[slot] = _fill(
+            recipe, slot, Context(recipe.data, dict(built), train=recipe.train), key
+        )
     model = Model(parameterization=built[Slot.parameterization], network=built[Slot.network])
     return model, built
 
@@ -94,7 +96,9 @@ def build(recipe: Recipe, *, key: Key, teacher: Model | None = None) -> Assembly
         )
     model, built = _model(recipe, key)
     for slot in TRAINING_SLOTS:
-        built[slot] = _fill(recipe, slot, Context(recipe.data, dict(built), teacher), key)
+        built[slot] = _fill(
+            recipe, slot, Context(recipe.data, dict(built), teacher, recipe.train), key
+        )
     return Assembly(model, built[Slot.tangent], built[Slot.loss])
 
 
@@ -130,7 +134,9 @@ def _checked(entry: Entry, slot: Slot, kind: type, make: Callable[[], Any]) -> A
     except ScmkitError:
         raise
     except Exception as error:
-        raise PluginError(f"{entry} failed to build its {slot}: {error}") from error
+        raise PluginError(
+            f"{entry} failed to build its {slot}: {first_line(error) or type(error).__name__}"
+        ) from error
     if not isinstance(built, kind):
         raise PluginError(
             f"{entry} filled the slot '{slot}' with a {type(built).__name__}, "

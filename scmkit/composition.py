@@ -151,13 +151,7 @@ def _compose(
     draft, (sampler, *trackers) = _fill(plugins, spec.shape)
     draft.add(sampler)
     used = {*draft.owners.values(), sampler, *trackers}
-    recommended = [draft.chosen[n][1].settings for n in dict.fromkeys(draft.owners.values())]
-    merged = {
-        k: v
-        for source in (*recommended, given)
-        for k, v in source.items()
-        if source is given or k.partition(".")[0] in {*used, "train", "teacher"}
-    }
+    merged = {**_recommended(draft, used, dataset), **given}
     sections = {*used, *dataset, "train", "data", "teacher"}
     for key in given:
         section, _, option = key.partition(".")
@@ -188,6 +182,16 @@ def _compose(
         teacher_role=role,
     )
     return recipe.replace(teacher=_teacher(recipe, given, dataset, teacher))
+
+
+def _recommended(draft: _Draft, used: set[str], dataset: dict[str, PluginRecord]) -> dict[str, Any]:
+    """What the plugins in play, and last the data set, suggest for the parts of this recipe."""
+    owners = [draft.chosen[n][1] for n in dict.fromkeys(draft.owners.values())]
+    data = [load(find(f"{record.package}:{name}")) for name, record in dataset.items()]
+    layers = [plugin.settings for plugin in (*owners, *data)]
+    layers += [p.settings_with.get(name, {}) for p in (*owners, *data) for name in sorted(used)]
+    parts = {*used, "train"}
+    return {k: v for layer in layers for k, v in layer.items() if k.partition(".")[0] in parts}
 
 
 def _teacher(

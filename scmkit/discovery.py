@@ -1,7 +1,9 @@
 """How plugins are found: one entry-point group, read as metadata alone."""
 
 import importlib.util
+import re
 from dataclasses import dataclass
+from importlib.machinery import PathFinder
 from importlib.metadata import EntryPoint, entry_points
 
 from scmkit.errors import PluginError, did_you_mean
@@ -42,7 +44,7 @@ def find(name: str) -> Entry:
     package, _, bare = name.rpartition(":")
     installed = entries()
     named = [e for e in installed if e.name == bare]
-    matches = [e for e in named if not package or e.package == package]
+    matches = [e for e in named if not package or _same(e.package, package)]
     if not matches:
         if package and named:
             where = " and ".join(f"{e.package} {e.version}" for e in named)
@@ -50,7 +52,7 @@ def find(name: str) -> Entry:
                 f"no plugin '{bare}' in package '{package}': it is in {where} "
                 f"(if '{package}' is missing: pip install {package})"
             )
-        if package and all(e.package != package for e in installed):
+        if package and not any(_same(e.package, package) for e in installed):
             raise PluginError(
                 f"no plugin '{bare}': package '{package}' is not installed or has no plugins; "
                 f"pip install {package}"
@@ -71,9 +73,32 @@ def problem(entry: Entry) -> str | None:
     """Why an entry cannot work, as far as can be told without importing the plugin itself."""
     if sum(e.name == entry.name for e in entries()) > 1:
         return f"name taken twice; use {entry.package}:{entry.name}"
-    try:
-        if importlib.util.find_spec(entry.entry_point.module) is None:
-            return f"no module '{entry.entry_point.module}'"
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
+    if not has_module(entry.entry_point.module):
+        return f"no module '{entry.entry_point.module}'"
     return None
+
+
+def has_module(name: str) -> bool:
+    """Whether a module can be found; unlike `find_spec` alone, without importing its package."""
+    top, *rest = name.split(".")
+    try:
+        spec = importlib.util.find_spec(top)
+        for i, _ in enumerate(rest):
+            if spec is None:
+                break
+            inside = spec.submodule_search_locations
+            spec = PathFinder.find_spec(".".join([top, *rest[: i + 1]]), inside or [])
+    except (ImportError, AttributeError, ValueError):
+        return False
+    return spec is not None
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message: errors are shown on one line."""
+    return next(iter(str(error).strip().splitlines()), "")
+
+
+def _same(package: str, other: str) -> bool:
+    """Whether two names are one to package indexes, which ignore case and kinds of hyphen."""
+    one, two = (re.sub(r"[-_.]+", "-", name).lower() for name in (package, other))
+    return one == two

@@ -15,6 +15,7 @@ from scmkit.interfaces import (
     NormFactory,
 )
 from scmkit.model import Model
+from scmkit.settings import TrainingSettings
 
 API_VERSION = 1
 """The plugin API this version of scmkit speaks."""
@@ -59,7 +60,7 @@ class NoOptions:
 
 @dataclass(frozen=True)
 class Context:
-    """What a factory may build upon: the data, the slots built before its own, and the teacher.
+    """What a factory may build upon: data, slots built before its own, teacher, training settings.
 
     Slots are built in the order of `MODEL_SLOTS`, then `TRAINING_SLOTS`.
     """
@@ -67,6 +68,7 @@ class Context:
     data: DataSpec
     built: Mapping[Slot, Any] = field(default_factory=dict)
     teacher: Model | None = None
+    train: TrainingSettings = field(default_factory=TrainingSettings)
     noise_labels: int = 1
     """Length of the noise-label vector: 1, or 2 for flow maps."""
 
@@ -122,7 +124,9 @@ class Plugin:
         `annotated_types` (`Gt(0)`) are checked. Its field docstrings are shown by `plugins info`.
     - `suggests`: plugins for slots that nobody named, such as the sampler that fits a loss.
     - `settings`: recommended settings of other plugins and of training, under the names `--set` takes
-        (`"train.lr"`, `"log-normal.mean"`); what the user sets wins.
+        (`"train.lr"`, `"log-normal.mean"`). A data set's win over a loss's, the user's over all.
+    - `settings_with`: settings recommended beside another plugin, by its name: what a data set knows of
+        training with a certain loss.
     - `teacher`: whether training starts from a pretrained diffusion model: `"required"` (the tangent
         comes from it too), `"initial"` (only the weights do) or `"none"`.
     - `requires`: importable modules it needs beyond its package's own dependencies, each with the
@@ -136,6 +140,7 @@ class Plugin:
     config: type = NoOptions
     suggests: Mapping[Slot, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    settings_with: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     teacher: Literal["none", "initial", "required"] = "none"
     requires: Mapping[str, str] = field(default_factory=dict)
     api: int = API_VERSION
@@ -143,6 +148,11 @@ class Plugin:
     def __post_init__(self) -> None:
         if not self.provides:
             raise TypeError(f"plugin '{self.name}' provides no slot")
+        for slot in (*self.provides, *self.suggests):
+            if slot not in list(Slot):
+                raise TypeError(
+                    f"plugin '{self.name}': there is no slot '{slot}' (slots: {', '.join(Slot)})"
+                )
         if not (isinstance(self.config, type) and is_dataclass(self.config)):
             raise TypeError(
                 f"plugin '{self.name}': config must be a dataclass, not {self.config!r}"

@@ -1,8 +1,6 @@
 """How plugins are loaded: imported on use, and checked."""
 
-import importlib.util
-
-from scmkit.discovery import Entry
+from scmkit.discovery import Entry, first_line, has_module
 from scmkit.errors import PluginError
 from scmkit.plugin import API_VERSION, Plugin
 
@@ -15,9 +13,10 @@ def load(entry: Entry) -> Plugin:
     """
     try:
         plugin = entry.entry_point.load()
-    except Exception as error:
+    # A module that exits while it is imported is broken like any other.
+    except (Exception, SystemExit) as error:
         raise PluginError(
-            f"{entry} is broken: {type(error).__name__}: {error} "
+            f"{entry} is broken: {type(error).__name__}: {first_line(error)} "
             f"(try: pip install --upgrade {entry.package})"
         ) from error
     if not isinstance(plugin, Plugin):
@@ -36,6 +35,6 @@ def load(entry: Entry) -> Plugin:
             f"{entry} calls itself '{plugin.name}'; its package must make the two agree"
         )
     for module, command in plugin.requires.items():
-        if importlib.util.find_spec(module) is None:
+        if not has_module(module):
             raise PluginError(f"{entry} needs the module '{module}'; install it with: {command}")
     return plugin

@@ -5,6 +5,7 @@ import dataclasses
 import inspect
 import itertools
 import json
+import math
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -90,12 +91,11 @@ def _from_text(text: str, wanted: Any) -> Any:
     """A command line's string as JSON where it is JSON, as a list where a tuple is wanted."""
     if wanted is str:
         return text
-    if get_origin(wanted) is tuple and not text.lstrip().startswith("["):
-        text = f"[{text}]"
+    listed = get_origin(wanted) is tuple and not text.lstrip().startswith("[")
     try:
-        return json.loads(text)
-    except ValueError:
-        return text
+        return json.loads(f"[{text}]" if listed else text)
+    except (ValueError, RecursionError):
+        return [part.strip() for part in text.split(",")] if listed else text
 
 
 def configure(config_type: type[C], given: Mapping[str, Any], owner: str) -> C:
@@ -115,14 +115,38 @@ def configure(config_type: type[C], given: Mapping[str, Any], owner: str) -> C:
         wanted, adapter = adapters[name]
         parsed = _from_text(value, wanted) if isinstance(value, str) else value
         try:
-            values[name] = adapter.validate_python(parsed)
-        except ValidationError as error:
-            detail = error.errors()[0]["msg"].lower()
-            raise OptionError(f"option '{owner}.{name}': bad value {value!r}: {detail}") from None
+            # Pydantic takes true for 1, which nobody who writes it means.
+            if isinstance(parsed, bool) and wanted in (int, float):
+                raise ValueError(f"input should be a valid {_shown(wanted)}")
+            values[name] = _validated(adapter, parsed, value)
+        except ValueError as error:
+            detail = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+            raise OptionError(
+                f"option '{owner}.{name}': bad value {value!r}: {detail.lower()}"
+            ) from None
     try:
         return config_type(**values)
     except (TypeError, ValueError) as error:
         raise OptionError(f"options of '{owner}': {error}") from None
+
+
+def _validated(adapter: TypeAdapter[Any], parsed: Any, given: Any) -> Any:
+    try:
+        value = adapter.validate_python(parsed)
+    except ValidationError:
+        # A name that happens to be JSON, such as "1" for `str | None`.
+        if parsed is given or not isinstance(given, str):
+            raise
+        try:
+            value = adapter.validate_python(given)
+        except ValidationError:
+            value = None
+        if value is None:
+            raise
+    flat = value if isinstance(value, tuple) else (value,)
+    if any(isinstance(v, float) and not math.isfinite(v) for v in flat):
+        raise ValueError("input should be a finite number")
+    return value
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import zipfile
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr(blocks, "_BLOCK_BYTES", 200)
 
 
-def everything(store, split):
+def everything(store, split) -> tuple[np.ndarray, Any]:
     return store.read(split, np.arange(store.size(split)))
 
 
@@ -85,7 +86,8 @@ def test_class_folders_become_labels(tmp_path):
     assert [done for done, _ in calls] == sorted({done for done, _ in calls})
     found = {}
     for split in ("train", "test"):
-        for x, label in zip(*everything(store, split), strict=True):
+        samples, labels = everything(store, split)
+        for x, label in zip(samples, labels, strict=True):
             found[as_pixels(x).transpose(1, 2, 0).tobytes()] = store.class_names[label]
     assert found == {p.tobytes(): ("zebra", "ant", "bee")[i % 3] for i, p in enumerate(pixels)}
 
@@ -98,7 +100,7 @@ def test_seeded_split(tmp_path):
         parts.append(tuple(everything(store, "test")[0][:, 0]))
     assert len(parts[0]) == 4
     assert parts[0] == parts[1] != parts[2]
-    store = import_data(tmp_path / "in.npz", tmp_path / "none", test_fraction=0)
+    store = import_data(tmp_path / "in.npz", tmp_path / "none", test_fraction=0.0)
     assert (store.size("train"), store.size("test")) == (40, 0)
     store = import_data(tmp_path / "in.npz", tmp_path / "one", test_fraction=1e-6)
     assert store.size("test") == 1
@@ -134,7 +136,7 @@ def test_a_train_folder_alone_is_split(tmp_path):
 def test_gray_and_colour(tmp_path, grayscale, channels):
     save(tmp_path / "in/a.png", np.full((4, 4), 100))
     save(tmp_path / "in/b.png", np.full((4, 4, 3), 100))
-    options = {"test_fraction": 0, "grayscale": grayscale}
+    options = {"test_fraction": 0.0, "grayscale": grayscale}
     store = import_data(tmp_path / "in", tmp_path / "store", **options)
     assert store.shape == (channels, 4, 4)
     assert set(as_pixels(everything(store, "train")[0]).flat) == {100}
@@ -145,7 +147,7 @@ def test_centre_crop_and_resize(tmp_path):
     wide[:, 10:20] = 200
     save(tmp_path / "in/a.png", wide)
     save(tmp_path / "in/b.png", wide.transpose(1, 0, 2))
-    store = import_data(tmp_path / "in", tmp_path / "store", size=5, test_fraction=0)
+    store = import_data(tmp_path / "in", tmp_path / "store", size=5, test_fraction=0.0)
     assert store.shape == (3, 5, 5)
     assert set(as_pixels(everything(store, "train")[0]).flat) == {200}
 
@@ -158,7 +160,7 @@ def test_transparency_and_rotation(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     turned.save(tmp_path / "in/turned.jpg", exif=exif)
-    store = import_data(tmp_path / "in", tmp_path / "store", test_fraction=0)
+    store = import_data(tmp_path / "in", tmp_path / "store", test_fraction=0.0)
     x = as_pixels(everything(store, "train")[0])
     assert x.shape == (2, 3, 4, 6)
     assert set(x[0, :, :, :3].flat) == {0}
@@ -178,7 +180,7 @@ def test_folders_that_are_wrong(tmp_path):
     path = folder("b", "1.png")
     (path / "notes.txt").write_text("x")
     refused(path, tmp_path, path / "notes.txt", "not an image", "--skip-non-images")
-    import_data(path, tmp_path / "skipped", skip_non_images=True, test_fraction=0)
+    import_data(path, tmp_path / "skipped", skip_non_images=True, test_fraction=0.0)
 
     path = folder("c", "cats/1.png", "2.png")
     refused(path, tmp_path, "'2.png' lies beside class folders such as 'cats'")
@@ -239,7 +241,7 @@ def test_npz_images(tmp_path, shape, save):
 def test_npz_floats_are_kept(tmp_path, dtype):
     x = RNG.uniform(-1, 1, (20, 4, 4)).astype(dtype)
     np.savez(tmp_path / "in.npz", images=x, labels=np.arange(20) % 2)
-    store = import_data(tmp_path / "in.npz", tmp_path / "store", test_fraction=0)
+    store = import_data(tmp_path / "in.npz", tmp_path / "store", test_fraction=0.0)
     np.testing.assert_array_equal(everything(store, "train")[0][:, 0], x.astype(np.float32))
 
 
@@ -247,8 +249,8 @@ def test_npz_floats_are_kept(tmp_path, dtype):
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_npz_vectors_are_taken_as_they_are(tmp_path, key, dtype):
     x = (100 * RNG.uniform(size=(20, 7))).astype(dtype)
-    np.savez(tmp_path / "in.npz", **{key: x, "other": x})
-    store = import_data(tmp_path / "in.npz", tmp_path / "store", test_fraction=0)
+    np.savez(tmp_path / "in.npz", allow_pickle=False, **{key: x, "other": x})
+    store = import_data(tmp_path / "in.npz", tmp_path / "store", test_fraction=0.0)
     assert (store.shape, store.num_classes) == ((7,), 0)
     np.testing.assert_array_equal(everything(store, "train")[0], x.astype(np.float32))
 
@@ -395,10 +397,10 @@ def test_idx_folder(tmp_path, ending):
 def test_idx_single_file(tmp_path):
     x, y = images(30, 6, 5), np.arange(30, dtype=np.uint8) % 3
     write(tmp_path / "my-images-idx3-ubyte.gz", idx(x))
-    store = import_data(tmp_path / "my-images-idx3-ubyte.gz", tmp_path / "a", test_fraction=0)
+    store = import_data(tmp_path / "my-images-idx3-ubyte.gz", tmp_path / "a", test_fraction=0.0)
     assert store.num_classes == 0
     write(tmp_path / "my-labels-idx1-ubyte", idx(y))
-    store = import_data(tmp_path / "my-images-idx3-ubyte.gz", tmp_path / "b", test_fraction=0)
+    store = import_data(tmp_path / "my-images-idx3-ubyte.gz", tmp_path / "b", test_fraction=0.0)
     np.testing.assert_array_equal(everything(store, "train")[1], y)
     store = import_data(tmp_path / "my-images-idx3-ubyte.gz", tmp_path / "c", size=4)
     assert store.shape == (1, 4, 4)
@@ -472,9 +474,11 @@ def test_sources_and_options_that_are_wrong(tmp_path):
     refused(tmp_path / "in.npz", tmp_path, "none is left to train on", test_fraction=0.9)
     with pytest.raises(DataError, match="exists already"):
         import_data(tmp_path / "in.npz", tmp_path)
-    for options in ({"test_fraction": 1.0}, {"test_fraction": -0.1}, {"size": 0}):
-        with pytest.raises(UsageError, match="must be at least"):
-            import_data(tmp_path / "in.npz", tmp_path / "store", **options)
+    for fraction in (1.0, -0.1):
+        with pytest.raises(UsageError, match="must be at least 0 and below 1"):
+            import_data(tmp_path / "in.npz", tmp_path / "store", test_fraction=fraction)
+    with pytest.raises(UsageError, match="must be at least 1 pixel"):
+        import_data(tmp_path / "in.npz", tmp_path / "store", size=0)
 
 
 # The command line

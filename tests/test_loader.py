@@ -59,6 +59,7 @@ def test_batches_are_normalised_float32():
     dataset = counting(1000)
     with loader_of(dataset, 1000) as loader:
         x, labels = next(loader)
+    assert labels is not None
     assert (x.dtype, labels.dtype) == (np.float32, np.int32)
     np.testing.assert_allclose(x.mean(0), 0, atol=1e-5)
     np.testing.assert_allclose(x.std(0), 0.5, atol=1e-5)

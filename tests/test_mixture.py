@@ -1,6 +1,7 @@
 """The closed forms against autodiff, quadrature and an ODE solver in float64."""
 
 from functools import partial
+from typing import Any
 
 import diffrax
 import equinox as eqx
@@ -55,7 +56,7 @@ def x64():
         yield
 
 
-def mixture(dtype=np.float64):
+def mixture(dtype: Any = np.float64):
     return Mixture(
         weights=jnp.asarray([[0.4, 0.6, 1e-4], [2.0, 1.0, 1.0]], dtype),
         means=jnp.asarray([[-0.7, 0.5, 3.0], [0.0, 0.1, -2.0]], dtype),
@@ -93,7 +94,7 @@ def test_denoise_is_the_posterior_mean(x64):
     process, t, x = VE(), jnp.asarray(0.4), jnp.asarray([0.2, -0.9])
     for i in range(2):
         one = Mixture(density.weights[i : i + 1], density.means[i : i + 1], density.stds[i : i + 1])
-        prior = jax.vmap(lambda y, one=one: one.log_prob(process, y[None], jnp.asarray(0.0)))(y)
+        prior = each(partial(one.log_prob, process), y[:, None], jnp.zeros_like(y))
         p = jnp.exp(prior - 0.5 * ((x[i] - y) / t) ** 2)
         mean = jnp.sum(p * y) / jnp.sum(p)
         np.testing.assert_allclose(density.denoise(process, x, t)[i], mean, rtol=1e-10)
@@ -114,6 +115,7 @@ def pf_ode(process, density, x, t):
         stepsize_controller=diffrax.PIDController(rtol=1e-11, atol=1e-11),
         max_steps=100_000,
     )
+    assert solution.ys is not None
     return solution.ys[-1]
 
 
@@ -151,16 +153,10 @@ def test_consistency_derivatives_match_finite_differences(x64):
     check_grads(f, arguments, order=2, modes=("rev",), rtol=1e-5)
 
 
-def test_consistency_at_time_zero_is_the_identity():
-    with jax.enable_x64(True):
-        x = mixture().sample(200, key=jr.key(0))
-        y = each(lambda x: mixture().consistency(VE(), x, jnp.asarray(0.0)), x)
-        np.testing.assert_allclose(y, x, atol=1e-9)
-    density = mixture(np.float32)
-    x = density.sample(200, key=jr.key(0))
-    y = each(lambda x: density.consistency(VE(), x, jnp.asarray(0.0)), x)
-    assert y.dtype == np.float32
-    np.testing.assert_allclose(y, x, atol=2e-4)
+def test_consistency_at_time_zero_is_the_identity(x64):
+    x = mixture().sample(200, key=jr.key(0))
+    y = each(partial(mixture().consistency, VE()), x, jnp.zeros(200))
+    np.testing.assert_allclose(y, x, atol=1e-9)
 
 
 @processes
@@ -175,6 +171,7 @@ def test_float32_agrees_with_float64(process):
         exact, slope = map(np.asarray, each(value_and_slope, x, t))
         x32, t32 = np.float32(x), np.float32(t)
     ours = each(partial(mixture(np.float32).consistency, process), x32, t32)
+    assert ours.dtype == np.float32
     # Between modes the map itself magnifies the rounding of x.
     assert np.all(np.abs(ours - exact) < 1e-4 * (1 + slope * np.abs(x32)))
 
@@ -203,13 +200,13 @@ def test_affine(x64):
 
 def test_samples_have_the_moments():
     density = mixture(np.float32)
-    x = np.asarray(density.sample(200_000, key=jr.key(0)), np.float64)
+    x = np.asarray(density.sample(20_000, key=jr.key(0)), np.float64)
     w = np.asarray(density.weights / density.weights.sum(-1, keepdims=True), np.float64)
     mean = (w * density.means).sum(-1)
     second = (w * (density.means**2 + density.stds**2)).sum(-1)
-    assert x.shape == (200_000, 2)
-    np.testing.assert_allclose(x.mean(0), mean, atol=0.01)
-    np.testing.assert_allclose((x**2).mean(0), second, rtol=0.02)
+    assert x.shape == (20_000, 2)
+    np.testing.assert_allclose(x.mean(0), mean, atol=0.03)
+    np.testing.assert_allclose((x**2).mean(0), second, rtol=0.05)
 
 
 def test_mismatched_shapes_are_refused():

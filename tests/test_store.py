@@ -10,6 +10,7 @@ import pytest
 import scmkit.data.layout as layout
 from scmkit.data import Store, StoreWriter
 from scmkit.errors import DataError
+from scmkit.interfaces import Split
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (1500, 3, 4, 5), np.uint8)
@@ -47,10 +48,12 @@ def test_images_round_trip(tmp_path, small_shards, ram_limit):
     assert (store.size("train"), store.size("test")) == (1000, 500)
     assert len(list((tmp_path / "s/train/samples/c").rglob("0"))) > 10
     indices = np.array([999, 0, 46, 46, 500])
-    for split, offset in (("train", 0), ("test", 1000)):
+    offsets: dict[Split, int] = {"train": 0, "test": 1000}
+    for split, offset in offsets.items():
         chosen = indices % store.size(split)
         x, labels = store.read(split, chosen)
         assert x.dtype == np.float32
+        assert labels is not None
         assert labels.dtype == np.int32
         np.testing.assert_allclose(x, IMAGES[offset + chosen] / 127.5 - 1, atol=1e-6)
         np.testing.assert_array_equal(labels, LABELS[offset + chosen])

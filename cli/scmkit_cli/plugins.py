@@ -62,7 +62,8 @@ def info(
         typer.echo(f"{name}: settings of every run, as --set {name}.OPTION=VALUE")
         options = option_help(builtin[name])
     else:
-        from scmkit.registry import find, load
+        from scmkit.discovery import find
+        from scmkit.registry import load
 
         entry = find(name)
         plugin = load(entry)
@@ -89,7 +90,8 @@ def check(
     name: Annotated[str, typer.Argument(help="NAME or PACKAGE:NAME.")],
 ) -> None:
     """Run the conformance checks for every slot a plugin fills."""
-    from scmkit.registry import find, load
+    from scmkit.discovery import find
+    from scmkit.registry import load
     from scmkit.testing import checks
 
     entry = find(name)

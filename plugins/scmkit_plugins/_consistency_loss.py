@@ -34,7 +34,7 @@ class ConsistencyOptions:
     constant: Annotated[float, Gt(0)] = 0.1
     """The paper's c: added to the norm, or the bound when clipping (1 in the paper)."""
     warmup_steps: Annotated[int, Ge(0)] = 10_000
-    """Steps over which the unstable term of the tangent is phased in."""
+    """Steps over which the unstable term of the tangent is phased in; at most the run's length."""
 
 
 def bound(
@@ -131,5 +131,5 @@ def build_loss(config: ConsistencyOptions, context: Context, *, key: Key) -> Con
         log_weight=LogWeight(context.embedding),
         normalize=config.normalize,
         constant=config.constant,
-        warmup_steps=config.warmup_steps,
+        warmup_steps=min(config.warmup_steps, context.train.steps),
     )

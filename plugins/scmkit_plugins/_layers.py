@@ -23,7 +23,7 @@ class Linear(eqx.Module):
     bias: Float[Array, " out"]
 
     def __init__(self, in_: int, out: int, *, scale: float = 1.0, key: Key) -> None:
-        self.weight = scale * in_**-0.5 * jr.truncated_normal(key, -3, 3, (in_, out))
+        self.weight = scale * in_**-0.5 * jr.normal(key, (in_, out))
         self.bias = jnp.zeros(out)
 
     def __call__(self, x: Float[Array, "*space in"]) -> Float[Array, "*space out"]:

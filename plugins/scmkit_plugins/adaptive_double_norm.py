@@ -44,8 +44,11 @@ class AdaptiveDoubleNorm(AbstractNorm):
     def __init__(
         self, channels: int, dim: int, *, normalize: Callable[..., Array] = rms_norm, key: Key
     ) -> None:
-        # Never zero: pnorm has slope 1e4 at 0, and s = 0 would silence the layer.
-        self.modulation = Linear(dim, 2 * channels, key=key)
+        # Never zero: pnorm has slope 1e4 at 0, and s = 0 would silence the layer. The scale starts
+        # about 1, so that few channels begin with their sign turned.
+        modulation = Linear(dim, 2 * channels, key=key)
+        bias = modulation.bias.at[:channels].set(1.0)
+        self.modulation = eqx.tree_at(lambda m: m.bias, modulation, bias)
         self.normalize = normalize
 
     def __call__(

@@ -84,6 +84,6 @@ plugin = Plugin(
     provides={Slot.tangent: build_tangent, Slot.loss: build_loss},
     config=Options,
     suggests={Slot.sampler: "consistency"},
-    settings={"log-normal.mean": -1.0, "log-normal.std": 1.4},
+    settings={"log-normal.mean": -1.0, "log-normal.std": 1.4, "train.lr": 1e-4},
     teacher="required",
 )

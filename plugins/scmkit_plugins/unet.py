@@ -53,7 +53,7 @@ class Conv(eqx.Module):
 
     def __init__(self, in_: int, out: int, *, scale: float = 1.0, key: Key) -> None:
         std = scale * (9 * in_) ** -0.5
-        self.weight = std * jr.truncated_normal(key, -3, 3, (3, 3, in_, out))
+        self.weight = std * jr.normal(key, (3, 3, in_, out))
         self.bias = jnp.zeros(out)
 
     def __call__(self, x: Float[Array, "h w in"]) -> Float[Array, "h w out"]:

@@ -90,8 +90,8 @@ class StoreWriter:
     """A context manager that writes a store, one block of samples after another.
 
     It writes into a hidden folder beside `path` that takes its name at the end; when the body
-    raises, nothing stays behind. Memory is bounded by one shard (32 MiB, or one sample) for each
-    split.
+    raises, nothing stays behind. Memory is bounded by a few shards (32 MiB each, or
+    one sample where that is larger).
 
     **Arguments:**
 

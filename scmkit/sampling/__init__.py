@@ -1,5 +1,9 @@
 """Sampling: the PF-ODE, time grids, and drawing many samples."""
 
+from scmkit.sampling.drawing import conditioning as conditioning
+from scmkit.sampling.drawing import draw as draw
+from scmkit.sampling.drawing import prior as prior
+from scmkit.sampling.drawing import sample as sample
 from scmkit.sampling.grid import angle_grid as angle_grid
 from scmkit.sampling.grid import angle_of as angle_of
 from scmkit.sampling.grid import time_at_angle as time_at_angle
@@ -12,7 +16,3 @@ from scmkit.sampling.picture import image_grid as image_grid
 from scmkit.sampling.picture import save_png as save_png
 from scmkit.sampling.picture import side_by_side as side_by_side
 from scmkit.sampling.picture import vector_picture as vector_picture
-from scmkit.sampling.drawing import conditioning as conditioning
-from scmkit.sampling.drawing import draw as draw
-from scmkit.sampling.drawing import prior as prior
-from scmkit.sampling.drawing import sample as sample

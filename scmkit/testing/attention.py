@@ -60,9 +60,9 @@ def forward_mode_is_right(attention: AbstractAttention) -> None:
 
 def reverse_mode_is_the_transpose(attention: AbstractAttention) -> None:
     qkv, direction = _inputs(), _inputs(1)
-    out, slope = jax.jvp(attention, qkv, direction)
-    cotangent = jr.normal(jr.key(9), out.shape)
-    pulled = jax.vjp(attention, *qkv)[1](cotangent)
+    cotangent = jr.normal(jr.key(9), SHAPES[0])
+    slope = jax.jit(lambda q, d: jax.jvp(attention, q, d)[1])(qkv, direction)
+    pulled = jax.jit(lambda q, c: jax.vjp(attention, *q)[1](c))(qkv, cotangent)
     expected = sum(float(jnp.vdot(p, d)) for p, d in zip(pulled, direction, strict=True))
     require_close(jnp.vdot(cotangent, slope), expected, "<cotangent, jvp>, against vjp,")
 
@@ -79,16 +79,16 @@ def the_training_pass_differentiates(attention: AbstractAttention) -> None:
         fixed = jax.jvp(attention, _inputs(), direction)[1]
         return jnp.sum((attention(*qkv) + fixed) ** 2)
 
-    found = jax.jit(jax.grad(objective))(qkv)
-    for one, name, other in zip(found, "qkv", jax.grad(expected)(qkv), strict=True):
+    found, plain = (jax.jit(jax.grad(f))(qkv) for f in (objective, expected))
+    for one, name, other in zip(found, "qkv", plain, strict=True):
         require_close(one, other, f"the gradient in {name} of the primal of a jvp")
 
 
 def vmap_is_a_loop(attention: AbstractAttention) -> None:
     batched = tuple(jnp.stack([a, 2 * a]) for a in _inputs())
-    require_close(
-        jax.vmap(attention)(*batched), one_by_one(attention, *batched), "the attention under vmap"
-    )
+    both = jax.jit(lambda *qkv: (jax.vmap(attention)(*qkv), one_by_one(attention, *qkv)))
+    mapped, looped = both(*batched)
+    require_close(mapped, looped, "the attention under vmap")
 
 
 def _inputs(seed: int = 0) -> QKV:

@@ -80,7 +80,12 @@ class Bench:
         teacher = None
         if slot in TRAINING_SLOTS and self.plugin.teacher != "none":
             teacher = self.teacher
-        return Context(self.data, _Earlier(self, slot), teacher, self.case.noise_labels)
+        return Context(
+            data=self.data,
+            built=_Earlier(self, slot),
+            teacher=teacher,
+            noise_labels=self.case.noise_labels,
+        )
 
     @cached_property
     def teacher(self) -> Model:

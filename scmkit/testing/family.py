@@ -7,12 +7,6 @@ from typing import Any
 from scmkit.testing.bench import Bench, Case
 
 ANY = (Case(),)
-VECTORS_AND_IMAGES = (
-    Case("vector"),
-    Case("labelled-vector", num_classes=4),
-    Case("image", shape=(1, 8, 8)),
-    Case("labelled-image", shape=(1, 8, 8), num_classes=4),
-)
 PROCESSES = (
     Case("trigflow"),
     Case("edm", noise="edm"),

@@ -1,5 +1,7 @@
 """Checks of normalizations."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -41,7 +43,7 @@ def shape_and_dtype_are_kept(factory: NormFactory) -> None:
     norm, emb = _norm(factory), _inputs((DIM,))
     for shape in SHAPES:
         for dtype in (jnp.float32, jnp.bfloat16):
-            out = norm(_inputs(shape).astype(dtype), emb)
+            out = jax.jit(norm.__call__)(_inputs(shape).astype(dtype), emb)
             require(
                 out.shape == shape and out.dtype == dtype,
                 f"{jnp.dtype(dtype)} of shape {shape} comes out as {out.dtype} of shape {out.shape}",
@@ -53,14 +55,16 @@ def a_constant_sample_is_no_problem(factory: NormFactory) -> None:
     norm, emb = _norm(factory), _inputs((DIM,))
     for value in (0.0, 1.0):
         x = jnp.full(SHAPES[-1], value)
-        out, gradient = jax.value_and_grad(lambda x: jnp.sum(norm(x, emb) ** 2))(x)
+        loss = jax.jit(jax.value_and_grad(lambda x: jnp.sum(norm(x, emb) ** 2)))
+        out, gradient = loss(x)
         require_finite(out, f"the output for x = {value}")
         require_finite(gradient, f"the gradient at x = {value}")
 
 
 def the_embedding_modulates(factory: NormFactory) -> None:
     norm, x = _norm(factory), _inputs(SHAPES[1])
-    gap = float(jnp.abs(norm(x, _inputs((DIM,), 1)) - norm(x, _inputs((DIM,), 2))).max())
+    modulated = jax.jit(lambda emb: norm(x, emb))
+    gap = float(jnp.abs(modulated(_inputs((DIM,), 1)) - modulated(_inputs((DIM,), 2))).max())
     require(gap > 1e-4, "the output does not change with the embedding, whatever the weights")
 
 
@@ -69,16 +73,23 @@ def derivative_is_finite_and_right(factory: NormFactory) -> None:
     for shape in SHAPES:
         at = (_inputs(shape), _inputs((DIM,)))
         direction = (_inputs(shape, 1), _inputs((DIM,), 1))
-        slope = jax.jvp(norm, at, direction)[1]
+
+        @jax.jit
+        def both(at: Any, direction: Any) -> tuple[Array, Array]:
+            slope = jax.jvp(norm, at, direction)[1]
+            return slope, central_difference(norm, at, direction, 1e-2)
+
+        slope, expected = both(at, direction)
         require_finite(slope, "the derivative")
-        expected = central_difference(norm, at, direction, 1e-2)
         require_close(slope, expected, f"the derivative for shape {shape}", tolerance=2e-2)
 
 
 def vmap_is_a_loop(factory: NormFactory) -> None:
     norm = _norm(factory)
     x, emb = _inputs((3, *SHAPES[-1])), _inputs((3, DIM))
-    require_close(jax.vmap(norm)(x, emb), one_by_one(norm, x, emb), "the norm under vmap")
+    both = jax.jit(lambda x, emb: (jax.vmap(norm)(x, emb), one_by_one(norm, x, emb)))
+    batched, looped = both(x, emb)
+    require_close(batched, looped, "the norm under vmap")
 
 
 def _norm(factory: NormFactory) -> AbstractNorm:

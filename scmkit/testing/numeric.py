@@ -6,10 +6,12 @@ from typing import Any, TypeVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jax.random as jr
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from scmkit.interfaces import AbstractNoiseProcess
+from scmkit.testing.check import require, require_finite
+from scmkit.types import Scalar
 
 M = TypeVar("M")
 
@@ -27,10 +29,12 @@ def times(process: AbstractNoiseProcess, n: int = 25) -> Float[Array, " n"]:
 def jittered(module: M, scale: float = 0.1) -> M:
     """`module` with noise on its weights, so that layers that start at zero are heard."""
     arrays, static = eqx.partition(module, eqx.is_inexact_array)
-    leaves, tree = jax.tree.flatten(arrays)
-    keys = jr.split(jr.key(7), max(len(leaves), 1))
-    noisy = [a + scale * jr.normal(k, a.shape, a.dtype) for a, k in zip(leaves, keys, strict=False)]
-    return eqx.combine(jax.tree.unflatten(tree, noisy), static)
+    # From numpy, which compiles nothing.
+    rng = np.random.default_rng(7)
+    noisy = jax.tree.map(
+        lambda a: jnp.asarray(np.asarray(a) + scale * rng.normal(size=a.shape), a.dtype), arrays
+    )
+    return eqx.combine(noisy, static)
 
 
 def central_difference(
@@ -43,6 +47,27 @@ def central_difference(
         return function(*shifted)
 
     return jax.tree.map(lambda a, b: (a - b) / (2 * h), moved(h), moved(-h))
+
+
+def require_derivative_in_time(
+    function: Callable[[Scalar], Array], t: Float[Array, " n"], what: str
+) -> None:
+    """Raises `AssertionError` unless the jvp of `function` agrees with finite differences at each `t`."""
+    values, slopes = jax.vmap(lambda t: jax.jvp(function, (t,), (jnp.ones_like(t),)))(t)
+    require_finite(slopes, f"the time derivative of {what}")
+    h = 5e-3 * t
+    # The step is the tangent, so that it can be another at each time.
+    changes = jax.vmap(lambda t, h: central_difference(function, (t,), (h,), 1.0))(t, h)
+    shape = (-1, *[1] * (values.ndim - 1))
+    expected = changes / h.reshape(shape)
+    rounding = 2e-6 * jnp.abs(values).max() / h.reshape(shape)
+    excess = jnp.abs(slopes - expected) - (0.02 * jnp.abs(expected) + rounding)
+    worst = int(excess.reshape(t.shape[0], -1).max(axis=1).argmax())
+    require(
+        excess.max() <= 0,
+        f"the time derivative of {what} at t = {t[worst]:g} is {slopes[worst]}, finite differences "
+        f"give {expected[worst]}",
+    )
 
 
 def one_by_one(function: Callable[..., Array], *arguments: Any) -> Float[Array, "n ..."]:

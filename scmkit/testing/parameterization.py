@@ -10,7 +10,7 @@ from scmkit.plugin import Slot
 from scmkit.testing.bench import Bench
 from scmkit.testing.check import require, require_close, require_finite
 from scmkit.testing.family import PROCESSES, Family
-from scmkit.testing.numeric import central_difference, times
+from scmkit.testing.numeric import require_derivative_in_time, times
 from scmkit.testing.oracles import Gaussian, exact_model
 
 
@@ -35,20 +35,11 @@ def coefficients_are_float32_and_finite(param: AbstractParameterization) -> None
 
 
 def coefficient_derivatives_are_right(param: AbstractParameterization) -> None:
-    t = times(param.process)[8:-3]
-    c, slopes = _coefficients(param, t)
-    step = 1e-3 * (t[-1] - t[0])
-
-    def moved(t: Float[Array, ""]) -> Coefficients:
-        return central_difference(param.coefficients, (t,), (step,), 1.0)
-
-    expected = jax.vmap(moved)(t)
     for name in ("skip", "out", "in_", "noise"):
-        value = getattr(c, name)
-        require_close(
-            getattr(slopes, name) * step + value,
-            getattr(expected, name) + value,
-            f"coefficients(t).{name} plus a small step along its derivative",
+        require_derivative_in_time(
+            lambda t, name=name: getattr(param.coefficients(t), name),
+            times(param.process)[8:-3],
+            f"coefficients(t).{name}",
         )
 
 

@@ -38,7 +38,7 @@ def times_lie_between_data_and_prior(given: Proposing) -> None:
     t, t_max = given.times(0), float(given.process.t_max)
     require_finite(t, "512 proposed times")
     require(
-        0 < t.min() and t.max() <= t_max * (1 + 1e-6),
+        t.min() > 0 and t.max() <= t_max * (1 + 1e-6),
         f"proposed times must lie in (0, {t_max:g}], but go from {t.min():g} to {t.max():g}",
     )
 

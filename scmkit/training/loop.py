@@ -1,16 +1,13 @@
 """The training loop: data in; checkpoints, metrics and pictures out."""
 
 import math
-import time
 from collections import deque
 from pathlib import Path
-from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from scmkit.assembly import Assembly, build_free, named_key
@@ -30,6 +27,7 @@ from scmkit.training.run import Run
 from scmkit.training.signals import StopRequests
 from scmkit.training.state import TrainState, initial_state
 from scmkit.training.step import Batch, StepMetrics, make_step
+from scmkit.training.window import Window
 
 IN_FLIGHT = 2
 """Steps dispatched ahead of the one whose loss is being looked at."""
@@ -53,10 +51,11 @@ class Trainer:
             optimizer, parse_ema(settings.ema, settings.batch_size), accumulate=settings.accumulate
         )
         state = initial_state(assembly.model, assembly.loss, optimizer)
+        saved = {}
         if run.step:
             latest = checkpoint.latest(run.checkpoints)
-            state = checkpoint.restore(latest, state)
-            self.loader.restore(checkpoint.metadata(latest)["loader"])
+            state, saved = checkpoint.restore(latest, state), checkpoint.metadata(latest)
+            self.loader.restore(saved["loader"])
         everywhere, self.by_sample = _shardings(settings.batch_size // settings.accumulate)
         self.state: TrainState = eqx.filter_shard(state, everywhere)
         self.tangent = eqx.filter_shard(assembly.tangent, everywhere)
@@ -67,7 +66,7 @@ class Trainer:
             for n in recipe.trackers
         ]
         self._unchecked: deque[tuple[int, StepMetrics]] = deque()
-        self._window: list[StepMetrics] = []
+        self._window = Window(saved.get("window"))
 
     def train(self) -> Path:
         """Run the loop; returns the path of the last picture.
@@ -78,28 +77,24 @@ class Trainer:
         settings = self.settings
         log = MetricsFile(self.run.path / "metrics.jsonl", self.step)
         self.reporter.start(self.name, self.step, settings.steps)
-        self._since = time.perf_counter()
         try:
             with self.loader, StopRequests() as stop:
                 while self.step < settings.steps:
                     self._advance()
                     last = self.step == settings.steps
-                    due = (last, stop.received is not None)
                     if last or self.step % settings.log_every == 0:
                         self._log(log)
                     else:
                         self.reporter.advance(self.step, None)
-                    if (
-                        any(due)
-                        or self.step % _interval(settings.checkpoint_every, settings.steps) == 0
-                    ):
+                    stopped = stop.received is not None
+                    if last or stopped or self._due(settings.checkpoint_every):
                         saved = self._save()
-                        if stop.received is not None and not last:
+                        if stopped and not last:
                             raise stop.error(
                                 f"stopped at step {self.step}, saved to {saved}; "
                                 f"continue with `scmkit resume {self.run.path}`"
                             )
-                    if last or self.step % _interval(settings.sample_every, settings.steps) == 0:
+                    if last or self._due(settings.sample_every):
                         self._draw()
         finally:
             self.reporter.stop()
@@ -108,15 +103,16 @@ class Trainer:
                 tracker.close()
         return preview_path(self.run.path, self.step)
 
+    def _due(self, every: int) -> bool:
+        """Whether something happens now that happens `every` steps; for 0, eight times a run."""
+        return self.step % (every or math.ceil(self.settings.steps / 8)) == 0
+
     def _advance(self) -> None:
         x0, labels = next(self.loader)
         cond = None if labels is None else Conditioning(jnp.asarray(labels))
         x0, cond = jax.device_put((jnp.asarray(x0), cond), self.by_sample)
-        keys = jr.split(jr.fold_in(self.key, self.step), x0.shape[0])
-        batch = Batch(x0, cond, jax.device_put(keys, self.by_sample))
-        self.state, metrics = self.step_fn((self.tangent, batch), self.state)
+        self.state, metrics = self.step_fn((self.tangent, Batch(x0, cond), self.key), self.state)
         self.step += 1
-        self._window.append(metrics)
         self._unchecked.append((self.step, metrics))
         self._check(leave=IN_FLIGHT)
 
@@ -124,6 +120,7 @@ class Trainer:
         """Look at the oldest losses, so that the first bad step is named and never saved."""
         while len(self._unchecked) > leave:
             step, metrics = self._unchecked.popleft()
+            metrics = jax.device_get(metrics)
             loss = float(metrics.means["loss"])
             if not math.isfinite(loss):
                 known = checkpoint.steps(self.run.checkpoints)
@@ -136,14 +133,12 @@ class Trainer:
                     f"{self.name}: the loss is {loss} at step {step}; {kept} in {self.run.path}. "
                     "Lower --lr, set train.clip, or lengthen the warmup"
                 )
+            self._window.add(metrics)
 
     def _log(self, log: MetricsFile) -> None:
         self._check(leave=0)
-        line = _summary(self._window, self.step)
-        now = time.perf_counter()
-        line["lr"] = float(self.schedule(self.step - 1))
-        line["steps_per_second"] = len(self._window) / (now - self._since)
-        self._window, self._since = [], now
+        line = self._window.line(self.step) | {"lr": float(self.schedule(self.step - 1))}
+        self._window = Window()
         log.write(line)
         flat = {k: v for k, v in line.items() if isinstance(v, float)}
         for tracker in self.trackers:
@@ -156,7 +151,7 @@ class Trainer:
             self.run.checkpoints,
             self.step,
             self.state,
-            metadata={"loader": self.loader.state()},
+            metadata={"loader": self.loader.state(), "window": self._window.state()},
             keep=self.settings.keep,
         )
 
@@ -165,27 +160,6 @@ class Trainer:
         save_png(preview_path(self.run.path, self.step), pixels)
         for tracker in self.trackers:
             tracker.image(self.step, "samples", pixels)
-        self._since = time.perf_counter() if not self._window else self._since
-
-
-def _interval(asked: int, steps: int) -> int:
-    """Steps between events: as asked, or eight times a run."""
-    return asked or max(1, math.ceil(steps / 8))
-
-
-def _summary(window: list[StepMetrics], step: int) -> dict[str, Any]:
-    """Means over a window of steps, overall and by noise bin (None for an empty bin)."""
-    got = jax.device_get(window)
-    counts = np.sum([m.counts for m in got], axis=0)
-    line: dict[str, Any] = {"step": step}
-    for name in got[0].means:
-        line[name] = float(np.mean([m.means[name] for m in got]))
-    for name in got[0].sums:
-        totals = np.sum([m.sums[name] for m in got], axis=0)
-        line[f"{name}_by_noise"] = [
-            float(s / n) if n else None for s, n in zip(totals, counts, strict=True)
-        ]
-    return line
 
 
 def _shardings(samples: int) -> tuple[NamedSharding, NamedSharding]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import jax.random as jr
 
 from scmkit.assembly import build, named_key
@@ -135,10 +136,19 @@ def _check_teacher(recipe: Recipe, teacher: Run) -> None:
 
 
 def _weights_from(teacher: Model, fresh: Model) -> Model | None:
-    """The teacher's weights, if it is the same network under the same parameterization."""
+    """The fresh model with the teacher's weights, if its arrays and its parameterization are the same.
 
-    def signature(model: Model) -> object:
-        arrays, static = eqx.partition(model, eqx.is_array)
-        return jax.tree.map(lambda a: (a.shape, a.dtype), arrays), static
+    What is no array, such as a dropout rate, may differ and stays the fresh model's own.
+    """
+    weights, _ = eqx.partition(teacher, eqx.is_array)
+    slots, rest = eqx.partition(fresh, eqx.is_array)
 
-    return teacher if eqx.tree_equal(signature(teacher), signature(fresh)) is True else None
+    def names(tree: Model) -> list[tuple[str, tuple[int, ...], jnp.dtype]]:
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        return [(jax.tree_util.keystr(path), a.shape, a.dtype) for path, a in leaves]
+
+    alike = eqx.tree_equal(teacher.parameterization, fresh.parameterization) is True
+    if not alike or names(weights) != names(slots):
+        return None
+    arrays = jax.tree.unflatten(jax.tree.structure(slots), jax.tree.leaves(weights))
+    return eqx.combine(arrays, rest)

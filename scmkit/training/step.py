@@ -6,10 +6,11 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jax.random as jr
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
-from scmkit.interfaces import AbstractLoss, AbstractTangentEstimator, Conditioning
+from scmkit.interfaces import AbstractLoss, AbstractTangentEstimator, Conditioning, LossOutput
 from scmkit.model import Model
 from scmkit.training.ema import AbstractEMA
 from scmkit.training.state import Player, TrainState, trainable
@@ -20,11 +21,10 @@ NOISE_BINS = (0.1, 0.5, 2.0)
 
 
 class Batch(eqx.Module):
-    """What a step is given: data in the model's units, what it is conditioned on, a key for each."""
+    """Data in the model's units, and what each sample is conditioned on."""
 
     x0: Float[Array, "b *shape"]
     cond: Conditioning | None
-    keys: Keys
 
 
 class StepMetrics(eqx.Module):
@@ -35,64 +35,62 @@ class StepMetrics(eqx.Module):
     counts: Float[Array, " bins"]
 
 
-Step = Callable[
-    [tuple[AbstractTangentEstimator, Batch], TrainState], tuple[TrainState, StepMetrics]
-]
+Given = tuple[AbstractTangentEstimator, Batch, Key]
+Step = Callable[[Given, TrainState], tuple[TrainState, StepMetrics]]
+
+
+def objective(
+    trained: tuple[Model, AbstractLoss],
+    tangent: AbstractTangentEstimator,
+    batch: Batch,
+    keys: Keys,
+    step: Int[Array, ""],
+) -> tuple[Scalar, tuple[dict[str, Float[Array, " b"]], Float[Array, " b"]]]:
+    """The mean loss over a batch, and each sample's metrics and noise-to-signal ratio."""
+    model, loss = trained
+
+    def one(x0: Array, cond: Conditioning | None, key: Key) -> LossOutput:
+        return loss(model, tangent, x0, cond, step=step, key=key)
+
+    out = jax.vmap(one)(batch.x0, batch.cond, keys)
+    return jnp.mean(out.value), (out.metrics, out.ratio)
 
 
 def make_step(
     optimizer: optax.GradientTransformation, ema: AbstractEMA, *, accumulate: int = 1
 ) -> Step:
-    """The compiled training step `((tangent, batch), state) -> (state, metrics)`; donates `state`.
+    """The compiled training step `((tangent, batch, key), state) -> (state, metrics)`.
 
-    The model and the loss's own arrays are trained together under one
-    `eqx.filter_value_and_grad`. `accumulate` splits the batch into micro-batches whose gradients are
-    averaged.
+    It donates `state`. The model and the loss's own arrays are trained together under one
+    `eqx.filter_value_and_grad`. Sample `i` of step `n` draws from `split(fold_in(key, n))[i]`.
+    `accumulate` splits the batch into micro-batches, whose gradients are averaged.
     """
-
-    def objective(
-        trained: tuple[Model, AbstractLoss],
-        tangent: AbstractTangentEstimator,
-        batch: Batch,
-        step: Int[Array, ""],
-    ) -> tuple[Scalar, tuple[Any, Any]]:
-        model, loss = trained
-
-        def one(x0: Array, cond: Conditioning | None, key: Key) -> Any:
-            return loss(model, tangent, x0, cond, step=step, key=key)
-
-        out = jax.vmap(one)(batch.x0, batch.cond, batch.keys)
-        mean = jnp.mean(out.value)
-        return mean, (out.metrics, out.ratio)
-
     gradient = eqx.filter_value_and_grad(objective, has_aux=True)
 
-    def gradients(
+    def accumulated(
         trained: tuple[Model, AbstractLoss],
         tangent: AbstractTangentEstimator,
         batch: Batch,
+        keys: Keys,
         step: Int[Array, ""],
     ) -> Any:
-        if accumulate == 1:
-            return gradient(trained, tangent, batch, step)
-        micro = jax.tree.map(lambda a: a.reshape(accumulate, -1, *a.shape[1:]), batch)
-
-        def add(total: Any, part: Batch) -> tuple[Any, Any]:
-            (value, aux), grads = gradient(trained, tangent, part, step)
+        def add(total: Any, part: tuple[Batch, Keys]) -> tuple[Any, Any]:
+            (value, aux), grads = gradient(trained, tangent, *part, step)
             return jax.tree.map(jnp.add, total, (value, grads)), aux
 
+        micro = jax.tree.map(lambda a: a.reshape(accumulate, -1, *a.shape[1:]), (batch, keys))
         zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, trainable(trained)))
-        (value, grads), aux = jax.lax.scan(add, zero, micro)
-        value, grads = jax.tree.map(lambda a: a / accumulate, (value, grads))
-        return (value, jax.tree.map(lambda a: a.reshape(-1), aux)), grads
+        total, aux = jax.lax.scan(add, zero, micro)
+        value, grads = jax.tree.map(lambda a: a / accumulate, total)
+        return (value, jax.tree.map(jnp.ravel, aux)), grads
 
-    def step(
-        given: tuple[AbstractTangentEstimator, Batch], state: TrainState
-    ) -> tuple[TrainState, StepMetrics]:
-        tangent, batch = given
+    def step(given: Given, state: TrainState) -> tuple[TrainState, StepMetrics]:
+        tangent, batch, key = given
         player = state.generator
         trained = (player.model, player.loss)
-        (value, (metrics, ratio)), grads = gradients(trained, tangent, batch, state.step)
+        keys = jr.split(jr.fold_in(key, state.step), batch.x0.shape[0])
+        differentiate = gradient if accumulate == 1 else accumulated
+        (value, aux), grads = differentiate(trained, tangent, batch, keys, state.step)
         updates, optimizer_state = optimizer.update(
             grads, player.optimizer_state, trainable(trained)
         )
@@ -100,14 +98,19 @@ def make_step(
         count = state.step + 1
         averaged = ema.update(player.ema, model, count)
         done = TrainState(count, {"generator": Player(model, loss, optimizer_state, averaged)})
-        by_bin = jnp.searchsorted(jnp.asarray(NOISE_BINS), ratio)
-        member = jax.nn.one_hot(by_bin, len(NOISE_BINS) + 1)
-        means = {
-            "loss": value,
-            **{name: jnp.mean(m) for name, m in metrics.items()},
-            "grad_norm": optax.global_norm(grads),
-        }
-        sums = {name: m @ member for name, m in metrics.items()}
-        return done, StepMetrics(means, sums, member.sum(0))
+        return done, _metrics(value, *aux, grads)
 
     return eqx.filter_jit(step, donate="all-except-first")
+
+
+def _metrics(
+    value: Scalar,
+    metrics: dict[str, Float[Array, " b"]],
+    ratio: Float[Array, " b"],
+    grads: PyTree,
+) -> StepMetrics:
+    bins = jnp.searchsorted(jnp.asarray(NOISE_BINS), ratio)
+    member = jax.nn.one_hot(bins, len(NOISE_BINS) + 1)
+    means = {name: jnp.mean(m) for name, m in metrics.items()}
+    means |= {"loss": value, "grad_norm": optax.tree.norm(grads)}
+    return StepMetrics(means, {name: m @ member for name, m in metrics.items()}, member.sum(0))

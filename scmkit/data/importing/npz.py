@@ -1,7 +1,6 @@
 """An `.npz` file, streamed: nothing is unpickled and no array is loaded whole."""
 
 import math
-import struct
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
@@ -60,10 +59,13 @@ def _reading(path: Path, key: str) -> Iterator[None]:
         yield
     # What damaged headers make numpy, ast, zipfile and zlib raise has no common base.
     except Exception as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise DataError(
-            f"{path}: array '{key}' is damaged ({reason}); save the file again"
+            f"{path}: array '{key}' is damaged ({_reason(error)}); save the file again"
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _read_header(stream: IO[bytes] | BufferedIOBase) -> tuple[tuple[int, ...], bool, np.dtype]:
@@ -113,8 +115,10 @@ def open_npz(path: Path) -> Source:
     """
     try:
         archive = zipfile.ZipFile(path)
-    except (OSError, zipfile.BadZipFile, ValueError, struct.error) as error:
-        raise DataError(f"{path}: not an .npz file ({error}); write it with numpy.savez") from error
+    except Exception as error:
+        raise DataError(
+            f"{path}: not an .npz file ({_reason(error)}); write it with numpy.savez"
+        ) from error
     with archive:
         names = {name[:-4] for name in archive.namelist() if name.endswith(".npy")}
         keys = _keys(path, names)

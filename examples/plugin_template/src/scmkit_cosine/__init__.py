@@ -1,0 +1,1 @@
+"""Two plugins for scmkit: the noise process `cosine` and the loss `huber-ct`."""

@@ -1,0 +1,296 @@
+"""Networks through their plugins: shapes, derivatives, dropout, batching, dtypes."""
+
+import math
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from scmkit_plugins import adaptive_double_norm, dit, mlp, positional, unet, xla_attention
+
+from scmkit.interfaces import AbstractNetwork, Conditioning, DataSpec
+from scmkit.plugin import Context, Slot
+
+SMALL: dict[Any, dict[str, Any]] = {
+    mlp: {"width": 16, "depth": 2, "embedding_dim": 16},
+    unet: {
+        "channels": 8,
+        "multipliers": (1, 2),
+        "blocks": 1,
+        "attention_resolutions": (4,),
+        "head_dim": 8,
+        "embedding_dim": 16,
+    },
+    dit: {"width": 16, "depth": 2, "heads": 2},
+}
+SHAPES = {mlp: (5,), unet: (2, 8, 12), dit: (2, 8, 12)}
+NETWORKS = [pytest.param(m, id=m.plugin.name) for m in SMALL]
+
+
+def initialise(module, *, classes=0, k=1, shape=None, **options) -> AbstractNetwork:
+    """A small network as training starts with it."""
+    data = DataSpec(
+        source="test",
+        shape=shape or SHAPES[module],
+        num_classes=classes,
+        shift=(0.0,),
+        scale=(1.0,),
+    )
+    built: dict[Slot, Any] = {}
+    for slot, part in (
+        (Slot.embedding, positional),
+        (Slot.norm, adaptive_double_norm),
+        (Slot.attention, xla_attention),
+        (Slot.network, module),
+    ):
+        settings = {**SMALL[module], **options} if part is module else {}
+        context = Context(data, dict(built), noise_labels=k)
+        factory = part.plugin.provides[slot]
+        built[slot] = factory(part.plugin.config(**settings), context, key=jr.key(0))
+    return built[Slot.network]
+
+
+def build(module, **options) -> AbstractNetwork:
+    """The same with no layer at zero: its arrays are shapes only, then filled by numpy."""
+    shapes = eqx.filter_eval_shape(initialise, module, **options)
+    rng = np.random.default_rng(0)
+
+    def fill(leaf):
+        if not isinstance(leaf, jax.ShapeDtypeStruct):
+            return leaf
+        fan_in = math.prod(leaf.shape[-4:-1]) if leaf.ndim > 1 else 16
+        return jnp.asarray(fan_in**-0.5 * rng.standard_normal(leaf.shape), jnp.float32)
+
+    return jax.tree.map(fill, shapes)
+
+
+@eqx.filter_jit
+def run(network, x, t, cond=None, key=None):
+    return network(x, t, cond, key=key)
+
+
+@pytest.mark.parametrize("module", NETWORKS)
+@pytest.mark.parametrize("k", [1, 2])
+def test_shapes_and_labels(module, k, getkey):
+    x, t = jr.normal(getkey(), SHAPES[module]), jr.uniform(getkey(), (k,))
+    network = build(module, k=k, classes=3)
+    outputs = [
+        run(network, x, t, cond)
+        for cond in (
+            None,
+            Conditioning(),
+            Conditioning(jnp.asarray(3)),
+            Conditioning(jnp.asarray(1)),
+        )
+    ]
+    assert all(y.shape == x.shape and bool(jnp.all(jnp.isfinite(y))) for y in outputs)
+    np.testing.assert_array_equal(outputs[0], outputs[1])  # no label is the label num_classes
+    np.testing.assert_array_equal(outputs[0], outputs[2])
+    assert jnp.any(outputs[0] != outputs[3])
+    for i in range(k):
+        assert jnp.any(outputs[0] != run(network, x, t.at[i].add(0.5)))
+
+
+@pytest.mark.parametrize("module", NETWORKS)
+def test_an_unconditional_network_refuses_a_label(module):
+    network = build(module)
+    x = jnp.ones(SHAPES[module])
+    with pytest.raises(ValueError, match="without classes"):
+        eqx.filter_eval_shape(run, network, x, jnp.ones(1), Conditioning(jnp.asarray(0)))
+
+
+@pytest.mark.parametrize("module", NETWORKS)
+def test_the_output_starts_at_zero_with_a_gradient(module, getkey):
+    network = initialise(module)
+    x, t = jr.normal(getkey(), SHAPES[module]), jnp.asarray([0.7])
+    assert not jnp.any(run(network, x, t))
+
+    @eqx.filter_jit
+    @eqx.filter_grad
+    def grad(network):
+        return jnp.mean((network(x, t, None, key=None) - x) ** 2)
+
+    grads = jax.tree.leaves(grad(network))
+    assert all(bool(jnp.all(jnp.isfinite(g))) for g in grads)
+    assert any(bool(jnp.any(g != 0)) for g in grads)
+
+
+@pytest.mark.parametrize("module", NETWORKS)
+def test_jvp_is_the_limit_of_differences(module, getkey):
+    network = build(module)
+    x, dx = jr.normal(getkey(), SHAPES[module]), jr.normal(getkey(), SHAPES[module])
+    t, dt = jnp.asarray([0.8]), jnp.asarray([1.0])
+    _, tangent = eqx.filter_jit(eqx.filter_jvp)(
+        lambda x, t: network(x, t, None, key=None), (x, t), (dx, dt)
+    )
+    h = 1e-2
+    ends = [run(network, x + s * h * dx, t + s * h * dt) for s in (1, -1)]
+    difference = (ends[0] - ends[1]) / (2 * h)
+    error = jnp.linalg.norm(tangent - difference) / jnp.linalg.norm(difference)
+    assert error < 1e-2
+
+
+@pytest.mark.parametrize("module", NETWORKS)
+def test_dropout_is_a_function_of_its_key(module, getkey):
+    network = build(module, dropout=0.5)
+    x, t = jr.normal(getkey(), SHAPES[module]), jnp.asarray([0.7])
+    first, other = getkey(), getkey()
+    np.testing.assert_array_equal(run(network, x, t, key=first), run(network, x, t, key=first))
+    assert jnp.any(run(network, x, t, key=first) != run(network, x, t, key=other))
+    off = run(network, x, t)
+    assert jnp.any(run(network, x, t, key=first) != off)
+    np.testing.assert_array_equal(off, run(build(module), x, t))
+    # The primal of a JVP has the mask of a plain pass: sCM trains the one along the other.
+    primal, _ = eqx.filter_jit(eqx.filter_jvp)(
+        lambda x: network(x, t, None, key=first), (x,), (jnp.ones_like(x),)
+    )
+    np.testing.assert_allclose(primal, run(network, x, t, key=first), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("module", NETWORKS)
+def test_vmap_is_a_loop(module, getkey):
+    network = build(module, classes=3)
+    x, t = jr.normal(getkey(), (3, *SHAPES[module])), jr.uniform(getkey(), (3, 1))
+    labels = jnp.arange(3)
+    batched = eqx.filter_jit(eqx.filter_vmap(run, in_axes=(None, 0, 0, 0)))
+    loop = [run(network, x[i], t[i], Conditioning(labels[i])) for i in range(3)]
+    np.testing.assert_allclose(
+        batched(network, x, t, Conditioning(labels)), jnp.stack(loop), atol=1e-4, rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize("module", NETWORKS)
+def test_vmap_makes_matrix_products_of_whole_batches(module):
+    """No linear layer is applied per sample: its weight never becomes a batched operand."""
+    network = build(module)
+    x, t = jnp.ones((3, *SHAPES[module])), jnp.ones((3, 1))
+    jaxpr = jax.make_jaxpr(jax.vmap(lambda x, t: network(x, t, None, key=None)))(x, t)
+    dots = list(_dots(jaxpr.jaxpr))
+    assert dots
+    for equation in dots:
+        _, (batch, _) = equation.params["dimension_numbers"]
+        # Only attention's two products have batch axes: samples and heads.
+        assert len(batch) in (0, 2)
+
+
+def _dots(jaxpr):
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            yield equation
+        for value in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_jaxpr):
+            if _is_jaxpr(value):
+                yield from _dots(getattr(value, "jaxpr", value))
+
+
+def _is_jaxpr(value) -> bool:
+    return hasattr(value, "eqns") or hasattr(value, "jaxpr")
+
+
+@pytest.mark.parametrize("module", NETWORKS)
+def test_bfloat16_images_keep_a_float32_time(module, getkey):
+    network = build(module)
+    x, t = jr.normal(getkey(), SHAPES[module]), jnp.asarray([0.7])
+    low = run(network, x.astype(jnp.bfloat16), t)
+    assert low.dtype == jnp.bfloat16
+    high = run(network, x, t)
+    error = jnp.linalg.norm(low.astype(jnp.float32) - high) / jnp.linalg.norm(high)
+    assert error < 0.1
+    # 1e-3 is below bfloat16's resolution at 0.7: only a float32 time path can see it.
+    conditioning = network.conditioning  # pyright: ignore[reportAttributeAccessIssue]
+    assert conditioning(t, None).dtype == jnp.float32
+    assert jnp.any(conditioning(t, None) != conditioning(t + 1e-3, None))
+
+
+def test_dit_scan_is_a_loop_over_the_stacked_blocks(getkey):
+    network = build(dit, depth=3)
+    assert isinstance(network, dit.DiT)
+    x, emb = jr.normal(getkey(), (24, 16)), jr.normal(getkey(), (16,))
+    h = x
+    for i in range(3):
+        block = jax.tree.map(lambda a, i=i: a[i] if eqx.is_array(a) else a, network.blocks)
+        h = block(h, emb, network.attention, key=None)
+    np.testing.assert_allclose(network.trunk(x, emb, key=None), h, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("options", [{"remat": "none"}, {"remat": "full"}, {"unroll": 2}])
+def test_dit_rematerialisation_changes_no_gradient(options, getkey):
+    x, t, key = jr.normal(getkey(), SHAPES[dit]), jnp.asarray([0.7]), getkey()
+
+    @eqx.filter_jit
+    @eqx.filter_grad
+    def grad(network):
+        F, dF = eqx.filter_jvp(
+            lambda x, t: network(x, t, None, key=key), (x, t), (x, jnp.ones_like(t))
+        )
+        return jnp.mean((F - jax.lax.stop_gradient(F + dF)) ** 2)
+
+    expected = jax.tree.leaves(grad(build(dit, dropout=0.3)))
+    actual = jax.tree.leaves(grad(build(dit, dropout=0.3, **options)))
+    for a, b in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4, rtol=1e-3)
+
+
+def test_dit_patches_and_back(getkey):
+    network = build(dit)
+    assert isinstance(network, dit.DiT)
+    x = jr.normal(getkey(), SHAPES[dit])
+    tokens = network.patches(x)
+    assert tokens.shape == (24, 8)
+    # The second token is the first row's second patch, each pixel's channels side by side.
+    np.testing.assert_array_equal(tokens[1].reshape(2, 2, 2), x[:, :2, 2:4].transpose(1, 2, 0))
+    np.testing.assert_array_equal(network.image(tokens), x)
+
+
+def test_dit_positions_differ_and_are_bounded():
+    positions = dit.sincos_positions((1, 8, 12), 2, 16)
+    assert positions.shape == (24, 16)
+    assert np.abs(positions).max() <= 1
+    assert len(np.unique(positions.round(6), axis=0)) == 24
+
+
+def test_dit_qk_norm_ignores_the_size_of_queries_and_keys(getkey):
+    network = build(dit, qk_norm=True)
+    assert isinstance(network, dit.DiT)
+    x, t = jr.normal(getkey(), SHAPES[dit]), jnp.asarray([0.7])
+    scale = jnp.concatenate([jnp.full(32, 7.0), jnp.ones(16)])
+    louder = eqx.tree_at(
+        lambda n: (n.blocks.qkv.weight, n.blocks.qkv.bias),
+        network,
+        (network.blocks.qkv.weight * scale[None, None], network.blocks.qkv.bias * scale[None]),
+    )
+    np.testing.assert_allclose(run(louder, x, t), run(network, x, t), atol=1e-3, rtol=1e-3)
+
+
+def test_unet_resampling():
+    x = jnp.arange(16.0).reshape(4, 4, 1)
+    np.testing.assert_array_equal(unet.halve(x)[..., 0], [[2.5, 4.5], [10.5, 12.5]])
+    np.testing.assert_array_equal(unet.halve(unet.double(x)), x)
+    np.testing.assert_array_equal(unet.double(x)[:2, 2:4, 0], [[1, 1], [1, 1]])
+
+
+@pytest.mark.parametrize(
+    ("module", "options", "message"),
+    [
+        (
+            unet,
+            {"shape": (1, 10, 8), "multipliers": (1, 2, 2)},
+            "10x8 cannot be halved 2 times.*3 ",
+        ),
+        (unet, {"shape": (2,)}, r"images.*\(2,\); use the mlp"),
+        (unet, {"head_dim": 5}, "unet.head_dim to a divisor"),
+        (dit, {"shape": (2,)}, r"images.*\(2,\); use the mlp"),
+        (dit, {"patch": 3}, "8x12 does not divide into patches of 3; set dit.patch"),
+        (dit, {"heads": 3}, "width 16 is not a multiple of 4 and of the 3 heads"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_a_remedy(module, options, message):
+    with pytest.raises(ValueError, match=message):
+        initialise(module, **options)
+
+
+def test_unet_multiple_error_names_the_size_to_pad_to():
+    with pytest.raises(ValueError, match="fewer multipliers, or pad the data to a multiple of 4"):
+        initialise(unet, shape=(1, 10, 8), multipliers=(1, 2, 2))

@@ -1,0 +1,277 @@
+"""Training runs: what they leave behind, how they stop and resume, and what they start from."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from scmkit import Run, compose, resume, train
+from scmkit.errors import Interrupted, NonFiniteError, Preempted, RunError, UsageError
+from scmkit.training import checkpoint
+
+SMALL = {
+    "mlp.width": 16,
+    "mlp.depth": 1,
+    "mlp.embedding_dim": 8,
+    "positional.channels": 8,
+    "train.batch_size": 16,
+    "train.log_every": 4,
+    "train.checkpoint_every": 8,
+    "train.sample_every": 12,
+    "train.lr": 1e-3,
+}
+
+
+class Reporter:
+    """Notes what training says, and can pull a trigger at some step of some run."""
+
+    def __init__(self, at=None, do=None):
+        self.messages, self.names, self.lines, self.at, self.do = [], [], [], at, do
+
+    def message(self, text):
+        self.messages.append(text)
+
+    def start(self, name, step, steps):
+        self.names.append((name, step, steps))
+
+    def advance(self, step, line):
+        if line is not None:
+            self.lines.append(line)
+        if self.at == (self.names[-1][0], step) and self.do is not None:
+            self.do()
+
+    def stop(self):
+        pass
+
+
+def recipe(*plugins, data="gmm", teacher=None, **settings):
+    given = SMALL | {"train.steps": 24} | settings
+    if data != "gmm":
+        given = {k: v for k, v in given.items() if not k.startswith("gmm.")}
+    return compose(plugins, given, data=data, teacher=teacher)
+
+
+def go(recipe, path, reporter=None):
+    return train(recipe, out=path.parent, name=path.name, reporter=reporter or Reporter())
+
+
+def state_bytes(run):
+    """Every byte of the newest checkpoint's arrays."""
+    latest = checkpoint.latest(run.checkpoints)
+    files = sorted(p for p in (latest / "arrays").rglob("*") if p.is_file())
+    return {str(p.relative_to(latest)): p.read_bytes() for p in files}
+
+
+def without_clock(run):
+    return [{k: v for k, v in line.items() if k != "steps_per_second"} for line in run.metrics]
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    return go(recipe("trigflow", "diffusion"), tmp_path_factory.mktemp("runs") / "t")
+
+
+def test_a_run_leaves_everything(teacher):
+    assert sorted(p.name for p in teacher.path.iterdir()) == [
+        "checkpoints",
+        "metrics.jsonl",
+        "recipe.json",
+        "samples",
+    ]
+    assert [line["step"] for line in teacher.metrics] == [4, 8, 12, 16, 20, 24]
+    assert checkpoint.steps(teacher.checkpoints) == [16, 24]
+    assert sorted(p.name for p in (teacher.path / "samples").iterdir()) == [
+        "00000012.png",
+        "00000024.png",
+    ]
+    Image.open(teacher.path / "samples" / "00000024.png").verify()
+    loaded = Run.load(teacher.path)
+    assert loaded.recipe == teacher.recipe
+    x = jnp.zeros(1)
+    np.testing.assert_array_equal(
+        loaded.model.denoise(x, jnp.float32(1.0)), teacher.model.denoise(x, jnp.float32(1.0))
+    )
+
+
+def test_metrics_by_noise_level_add_up(teacher):
+    line = teacher.metrics[-1]
+    assert len(line["mse_by_noise"]) == 4
+    present = [m for m in line["mse_by_noise"] if m is not None]
+    assert min(present) <= line["mse"] <= max(present)
+    assert line["lr"] == pytest.approx(1e-3)
+
+
+@pytest.mark.parametrize(
+    ("number", "error"), [(signal.SIGINT, Interrupted), (signal.SIGTERM, Preempted)]
+)
+def test_resume_is_bit_for_bit(tmp_path, number, error):
+    """Stopped in the teacher and again in the student: the end is that of an undisturbed run."""
+    composed = recipe("trigflow", "scd", **{"teacher.train.steps": 16})
+    straight = go(composed, tmp_path / "a" / "run")
+    for at in (("teacher", 7), ("run", 5), ("run", 18)):
+        trigger = Reporter(at, lambda: os.kill(os.getpid(), number))
+        with pytest.raises(error, match="continue with"):
+            if at == ("teacher", 7):
+                go(composed, tmp_path / "b" / "run", trigger)
+            else:
+                resume(tmp_path / "b" / "run", reporter=trigger)
+    stopped = resume(tmp_path / "b" / "run", reporter=Reporter())
+    assert state_bytes(stopped) == state_bytes(straight)
+    assert without_clock(stopped) == without_clock(straight)
+    teachers = [Run.load(r.path / "teacher") for r in (straight, stopped)]
+    assert state_bytes(teachers[0]) == state_bytes(teachers[1])
+    assert straight.recipe.teacher == stopped.recipe.teacher
+
+
+def test_a_seed_is_a_run(tmp_path, teacher):
+    again = go(recipe("trigflow", "diffusion"), tmp_path / "again")
+    other = go(recipe("trigflow", "diffusion", **{"train.seed": 1}), tmp_path / "other")
+    assert state_bytes(again) == state_bytes(teacher)
+    assert state_bytes(other) != state_bytes(teacher)
+
+
+def test_resume_to_more_steps(tmp_path):
+    run = go(recipe("trigflow", "diffusion"), tmp_path / "r")
+    with pytest.raises(UsageError, match="finished at step 24"):
+        resume(run.path, reporter=Reporter())
+    longer = resume(run.path, steps=32, reporter=Reporter())
+    assert longer.step == 32
+    assert [line["step"] for line in longer.metrics][-1] == 32
+    straight = go(recipe("trigflow", "diffusion", **{"train.steps": 32}), tmp_path / "s")
+    assert state_bytes(longer) == state_bytes(straight)
+
+
+def test_student_starts_from_the_teachers_average(tmp_path, teacher):
+    composed = recipe(
+        "trigflow", "scd", teacher=teacher.path, **{"train.steps": 1, "train.lr": 1e-12}
+    )
+    run = go(composed, tmp_path / "r")
+    for ours, theirs in zip(
+        jax.tree.leaves(eqx.filter(run.model, eqx.is_array)),
+        jax.tree.leaves(eqx.filter(teacher.model, eqx.is_array)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-8)
+    assert run.recipe.teacher.digest == teacher.digest()
+
+
+def test_a_model_loads_without_its_teacher(tmp_path, teacher):
+    copy = tmp_path / "teacher"
+    copy.mkdir()
+    subprocess.run(["cp", "-r", f"{teacher.path}/.", copy], check=True)
+    run = go(recipe("trigflow", "sct", teacher=copy), tmp_path / "r")
+    subprocess.run(["rm", "-r", copy], check=True)
+    assert jnp.isfinite(Run.load(run.path).model.denoise(jnp.zeros(1), jnp.float32(1.0))).all()
+
+
+@pytest.mark.parametrize("process", ["edm", "flow-matching", "vp"])
+def test_a_teacher_of_another_process(tmp_path, process):
+    other = go(recipe(process, "diffusion"), tmp_path / "t")
+    reporter = Reporter()
+    run = go(recipe("trigflow", "scd", teacher=other.path), tmp_path / "r", reporter)
+    assert run.step == 24
+    assert any("fresh weights" in m for m in reporter.messages)
+
+
+def test_a_changed_teacher_is_noticed(tmp_path):
+    source = go(recipe("trigflow", "diffusion"), tmp_path / "t")
+    composed = recipe("trigflow", "scd", teacher=source.path)
+    trigger = Reporter(("r", 4), lambda: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(Interrupted):
+        go(composed, tmp_path / "r", trigger)
+    resume(source.path, steps=32, reporter=Reporter())
+    with pytest.raises(RunError, match="has changed since"):
+        resume(tmp_path / "r", reporter=Reporter())
+
+
+def test_a_teacher_of_other_data_is_refused(tmp_path, teacher):
+    with pytest.raises(UsageError, match=r"shape \(1,\), this run's is \(2,\)"):
+        go(recipe("trigflow", "scd", data="two-moons", teacher=teacher.path), tmp_path / "r")
+    assert not (tmp_path / "r").exists()
+
+
+def test_non_finite_loss_stops_with_the_step(tmp_path):
+    composed = recipe("trigflow", "diffusion", **{"train.lr": 1e30, "train.checkpoint_every": 1})
+    with pytest.raises(NonFiniteError, match=r"the loss is (nan|inf) at step \d+; the last good"):
+        go(composed, tmp_path / "r")
+    steps = checkpoint.steps(tmp_path / "r" / "checkpoints")
+    assert steps
+    bad = max(steps) + 1
+    lines = Run.load(tmp_path / "r").metrics
+    assert all(np.isfinite(line["loss"]) for line in lines)
+    with pytest.raises(NonFiniteError, match=f"at step {bad};"):
+        resume(tmp_path / "r", reporter=Reporter())
+
+
+def test_taken_and_bad_names(tmp_path, teacher):
+    with pytest.raises(UsageError, match="scmkit resume"):
+        go(recipe("trigflow", "diffusion"), teacher.path)
+    with pytest.raises(UsageError, match="run name"):
+        train(recipe("trigflow", "diffusion"), out=tmp_path, name="../x", reporter=Reporter())
+
+
+def test_accumulation_is_the_whole_batch(tmp_path):
+    whole = go(recipe("trigflow", "diffusion", **{"train.steps": 4}), tmp_path / "a")
+    parts = go(
+        recipe("trigflow", "diffusion", **{"train.steps": 4, "train.accumulate": 4}), tmp_path / "b"
+    )
+    for a, b in zip(
+        jax.tree.leaves(eqx.filter(whole.model, eqx.is_array)),
+        jax.tree.leaves(eqx.filter(parts.model, eqx.is_array)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-5)
+
+
+def test_tensorboard_gets_the_curves(tmp_path):
+    run = go(recipe("trigflow", "diffusion", "tensorboard"), tmp_path / "r")
+    [events] = (run.path / "tensorboard").iterdir()
+    content = events.read_bytes()
+    assert b"mse" in content
+    assert b"samples" in content
+
+
+def test_guidance_changes_the_tangent(tmp_path):
+    digits = {"train.steps": 2}
+    source = go(recipe("trigflow", "diffusion", data="digits", **digits), tmp_path / "t")
+    plain, guided = (
+        go(
+            recipe("trigflow", "scd", data="digits", teacher=source.path, **digits, **extra),
+            tmp_path / f"r{i}",
+        )
+        for i, extra in enumerate(({}, {"scd.guidance": 2.0}))
+    )
+    assert state_bytes(plain) != state_bytes(guided)
+
+
+SHARDED = """
+import jax, sys, json
+from pathlib import Path
+sys.path.insert(0, sys.argv[3])
+from test_training import go, recipe, Reporter
+from scmkit import resume
+assert len(jax.devices()) == int(sys.argv[2])
+path = Path(sys.argv[1])
+run = resume(path, steps=24, reporter=Reporter()) if path.exists() else go(
+    recipe("trigflow", "diffusion", **{"train.steps": 12}), path)
+print(json.dumps(run.metrics[-1]["mse"]))
+"""
+
+
+def test_resume_on_another_number_of_devices(tmp_path, teacher):
+    """Data parallel over four devices, then over two: the same curve to rounding."""
+    for devices in ("4", "2"):
+        env = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        command = [sys.executable, "-c", SHARDED, str(tmp_path / "r"), devices, "tests"]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        last = json.loads(done.stdout.splitlines()[-1])
+    assert last == pytest.approx(teacher.metrics[-1]["mse"], rel=1e-3)
