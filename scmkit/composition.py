@@ -38,6 +38,14 @@ def default_network(shape: tuple[int, ...]) -> str:
     return "unet" if len(shape) == 3 and prod(shape) > 256 else "mlp"
 
 
+ELSEWHERE = {Slot.dataset: "--data {}", Slot.metric: "`scmkit eval RUN --metric {}`"}
+"""Slots of no recipe's model or training, and how their plugins are asked for."""
+
+
+def _elsewhere(name: str, slot: Slot) -> str:
+    return f"plugin '{name}' is a {slot}; ask for it with {ELSEWHERE[slot].format(name)}"
+
+
 @dataclass
 class _Draft:
     """Slots being filled; `owners` says who holds each, `chosen` every plugin in play."""
@@ -73,14 +81,19 @@ def _fill(plugins: Sequence[str], shape: tuple[int, ...]) -> tuple[_Draft, list[
             raise PluginError(
                 f"plugin '{name}' does not fill the slot '{slot}' (it fills: {offers})"
             )
+        if slot in ELSEWHERE:
+            raise PluginError(_elsewhere(name, slot))
+        if slot is Slot.tracker:
+            trackers.append(name)
+            continue
         if draft.owners.setdefault(slot, name) != name:
             raise PluginError(f"slot '{slot}' is given to both '{draft.owners[slot]}' and '{name}'")
     picked = set(draft.owners)
     for reference in dict.fromkeys(whole):
         name, plugin = draft.add(reference)
-        if Slot.tracker in plugin.provides:
+        if Slot.tracker in plugin.provides and name not in trackers:
             trackers.append(name)
-        claimed = [s for s in plugin.provides if s in OWNED and s not in picked]
+        claimed = [s for s in plugin.provides if s in (*OWNED, Slot.sampler) and s not in picked]
         for slot in claimed:
             if draft.owners.setdefault(slot, name) != name:
                 other = draft.owners[slot]
@@ -88,11 +101,10 @@ def _fill(plugins: Sequence[str], shape: tuple[int, ...]) -> tuple[_Draft, list[
                     f"plugins '{other}' and '{name}' both fill the slot '{slot}'; name only one, or "
                     f"say which: --plugin {slot}={other}"
                 )
-        if (
-            not claimed
-            and not set(plugin.provides) - set(OWNED)
-            and Slot.tracker not in plugin.provides
-        ):
+        if not claimed and Slot.tracker not in plugin.provides:
+            for slot in ELSEWHERE:
+                if slot in plugin.provides:
+                    raise PluginError(_elsewhere(name, slot))
             raise PluginError(
                 f"plugin '{name}' has nothing left to fill: its slots are given to others"
             )
@@ -111,7 +123,9 @@ def _fill(plugins: Sequence[str], shape: tuple[int, ...]) -> tuple[_Draft, list[
         raise PluginError(
             f"no plugin fills the slot '{empty[0]}'; name one with --plugin {empty[0]}=NAME"
         )
-    sampler = suggested.get(Slot.sampler, "pf-ode")
+    # Defaults have their say too: the sampler must fit the loss, whoever chose it.
+    suggested = {s: n for _, p in draft.chosen.values() for s, n in p.suggests.items()} | suggested
+    sampler = draft.owners.get(Slot.sampler) or suggested.get(Slot.sampler, "pf-ode")
     return draft, [sampler, *trackers]
 
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.machinery import PathFinder
 from importlib.metadata import EntryPoint, entry_points
@@ -69,9 +70,9 @@ def find(name: str) -> Entry:
     return matches[0]
 
 
-def problem(entry: Entry) -> str | None:
-    """Why an entry cannot work, as far as can be told without importing the plugin itself."""
-    if sum(e.name == entry.name for e in entries()) > 1:
+def problem(entry: Entry, installed: Sequence[Entry]) -> str | None:
+    """Why an entry among the `installed` cannot work, as far as can be told without importing it."""
+    if sum(e.name == entry.name for e in installed) > 1:
         return f"name taken twice; use {entry.package}:{entry.name}"
     if not has_module(entry.entry_point.module):
         return f"no module '{entry.entry_point.module}'"

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from scmkit.discovery import Entry, find
 from scmkit.errors import OptionError
 from scmkit.interfaces import DataSpec
-from scmkit.plugin import API_VERSION, Plugin, Slot
+from scmkit.plugin import API_VERSION, MODEL_SLOTS, TRAINING_SLOTS, Plugin, Slot
 from scmkit.registry import load
 from scmkit.settings import TrainingSettings, configure
 
@@ -23,6 +23,12 @@ class PluginRecord:
     package: str
     version: str
     config: Mapping[str, Any]
+
+
+def _record(package: str, version: str, config: Mapping[str, Any]) -> PluginRecord:
+    # JSON has lists only; frozen options hold tuples, and recipes compare equal only with those.
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
+    return PluginRecord(package, version, values)
 
 
 @dataclass(frozen=True)
@@ -73,10 +79,16 @@ class Recipe:
                 teacher = (
                     Recipe.from_json(teacher["recipe"]) if nested else TeacherRecord(**teacher)
                 )
+            slots = {Slot(k): v for k, v in raw["slots"].items()}
+            for slot in (*MODEL_SLOTS, *TRAINING_SLOTS):
+                if slots[slot] not in raw["plugins"]:
+                    raise OptionError(
+                        f"not a recipe: '{slots[slot]}' of slot '{slot}' is not among its plugins"
+                    )
             data = {k: tuple(v) if isinstance(v, list) else v for k, v in raw["data"].items()}
             return Recipe(
-                slots={Slot(k): v for k, v in raw["slots"].items()},
-                plugins={k: PluginRecord(**v) for k, v in raw["plugins"].items()},
+                slots=slots,
+                plugins={k: _record(**v) for k, v in raw["plugins"].items()},
                 data=DataSpec(**data),
                 train=configure(TrainingSettings, raw["train"], "train"),
                 trackers=tuple(raw["trackers"]),
@@ -126,14 +138,18 @@ def read_recipe(path: Path) -> RecipeFile:
     if not isinstance(raw, dict):
         raise OptionError(f"recipe file '{path}' must hold a table, not a {type(raw).__name__}")
     if "slots" in raw:
-        recipe = Recipe.from_json(raw)
+        try:
+            recipe = Recipe.from_json(raw)
+        except OptionError as error:
+            raise OptionError(f"recipe file '{path}': {error}") from None
         config = {n: dict(r.config) for n, r in recipe.plugins.items()}
         config["train"] = dataclasses.asdict(recipe.train)
         config["data"] = {"sigma_data": recipe.data.sigma_data}
         named = [
             f"{s}={recipe.reference(n)}" for s, n in recipe.slots.items() if s is not Slot.dataset
         ]
-        return RecipeFile((*named, *recipe.trackers), flatten(config), recipe.data.source)
+        trackers = map(recipe.reference, recipe.trackers)
+        return RecipeFile((*named, *trackers), flatten(config), recipe.data.source)
     unknown = set(raw) - {"plugins", "settings", "data"}
     if unknown:
         raise OptionError(
@@ -142,7 +158,10 @@ def read_recipe(path: Path) -> RecipeFile:
     plugins, settings = raw.get("plugins", []), raw.get("settings", {})
     if not isinstance(plugins, list) or not isinstance(settings, dict):
         raise OptionError(f"recipe file '{path}': plugins must be a list and settings a table")
-    return RecipeFile(tuple(map(str, plugins)), flatten(settings), raw.get("data"))
+    data = raw.get("data")
+    if not isinstance(data, str | None):
+        raise OptionError(f"recipe file '{path}': data must be a name or a path, not {data!r}")
+    return RecipeFile(tuple(map(str, plugins)), flatten(settings), data)
 
 
 def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

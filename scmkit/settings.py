@@ -130,19 +130,17 @@ def configure(config_type: type[C], given: Mapping[str, Any], owner: str) -> C:
         raise OptionError(f"options of '{owner}': {error}") from None
 
 
-def _validated(adapter: TypeAdapter[Any], parsed: Any, given: Any) -> Any:
+def _validated(adapter: Any, parsed: Any, given: Any) -> Any:
     try:
         value = adapter.validate_python(parsed)
-    except ValidationError:
-        # A name that happens to be JSON, such as "1" for `str | None`.
+    except ValidationError as error:
         if parsed is given or not isinstance(given, str):
             raise
+        # A name that happens to be JSON, such as "1" for `str | None`.
         try:
             value = adapter.validate_python(given)
         except ValidationError:
-            value = None
-        if value is None:
-            raise
+            raise error from None
     flat = value if isinstance(value, tuple) else (value,)
     if any(isinstance(v, float) and not math.isfinite(v) for v in flat):
         raise ValueError("input should be a finite number")

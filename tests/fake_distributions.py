@@ -39,6 +39,7 @@ class Installer:
     """Installs distributions below a directory that is put on `sys.path`."""
 
     def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
         monkeypatch.syspath_prepend(directory)
 

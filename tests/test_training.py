@@ -92,7 +92,8 @@ def test_a_run_leaves_everything(teacher):
         "00000012.png",
         "00000024.png",
     ]
-    Image.open(teacher.path / "samples" / "00000024.png").verify()
+    with Image.open(teacher.path / "samples" / "00000024.png") as picture:
+        picture.verify()
     loaded = Run.load(teacher.path)
     assert loaded.recipe == teacher.recipe
     x = jnp.zeros(1)

@@ -20,10 +20,10 @@ def list_(
     """List the installed plugins, from metadata alone; nothing is imported."""
     from scmkit.discovery import entries, problem
 
-    rows = []
-    for entry in entries():
+    rows, installed = [], entries()
+    for entry in installed:
         row = {"name": entry.name, "package": entry.package, "version": entry.version}
-        why = problem(entry)
+        why = problem(entry, installed)
         if load and why is None:
             from scmkit.registry import load as load_plugin
 

@@ -9,13 +9,13 @@ from PIL import Image
 
 from scmkit.files import write_bytes
 
-GAP, BACKGROUND = 1, 255
+PAPER, FRAME = 255, 96
 
 
 def image_grid(
     images: Float[np.ndarray, "n c h w"], columns: int, scale: int | None = None
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Images in [-1, 1], row by row, magnified to about 64 pixels each; the rest is white.
+    """Images in [-1, 1], row by row, magnified to about 64 pixels each, on a grey frame.
 
     One channel is grey, three are colour; of other numbers the first is shown.
     """
@@ -25,8 +25,8 @@ def image_grid(
     scale = scale or max(1, 64 // max(h, w))
     pixels = np.round((np.clip(images, -1, 1) + 1) * 127.5).astype(np.uint8).transpose(0, 2, 3, 1)
     pixels = pixels.repeat(scale, axis=1).repeat(scale, axis=2)
-    rows, h, w, gap = -(-n // columns), h * scale, w * scale, GAP * max(2, scale // 4)
-    canvas = np.full((rows * (h + gap) + gap, columns * (w + gap) + gap, 3), BACKGROUND, np.uint8)
+    rows, h, w, gap = -(-n // columns), h * scale, w * scale, 8
+    canvas = np.full((rows * (h + gap) + gap, columns * (w + gap) + gap, 3), FRAME, np.uint8)
     for i, image in enumerate(pixels):
         y, x = gap + (i // columns) * (h + gap), gap + (i % columns) * (w + gap)
         canvas[y : y + h, x : x + w] = image
@@ -42,7 +42,7 @@ def vector_picture(
     """
     lo, hi = reference.min(0), reference.max(0)
     lo, hi = lo - 0.1 * (hi - lo), hi + 0.1 * (hi - lo)
-    canvas = np.full((size, size, 3), BACKGROUND, np.uint8)
+    canvas = np.full((size, size, 3), PAPER, np.uint8)
     if reference.shape[1] == 1:
         for points, colour in ((reference, (190, 190, 190)), (samples, (40, 90, 200))):
             counts, _ = np.histogram(points[:, 0], bins=size // 4, range=(lo[0], hi[0]))
@@ -67,7 +67,7 @@ def side_by_side(
     *pictures: UInt8[np.ndarray, "height _ 3"],
 ) -> UInt8[np.ndarray, "height width 3"]:
     """Pictures of one height in a row, with a gap between them."""
-    gap = np.full((pictures[0].shape[0], 24, 3), BACKGROUND, np.uint8)
+    gap = np.full((pictures[0].shape[0], 24, 3), PAPER, np.uint8)
     parts = [part for picture in pictures for part in (gap, picture)][1:]
     return np.concatenate(parts, axis=1)
 

@@ -3,6 +3,7 @@
 from importlib.metadata import distribution
 
 import pytest
+
 from scmkit.testing import Check, checks
 
 PACKAGE = "scmkit-cosine"

@@ -1,0 +1,201 @@
+"""The command line: what it prints, writes and exits with."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from scmkit_cli.main import main
+
+TINY = [
+    *("--set", "mlp.width=8", "--set", "mlp.depth=1", "--set", "mlp.embedding_dim=8"),
+    *("--set", "positional.channels=8", "--set", "train.log_every=2"),
+]
+
+
+@pytest.fixture
+def scmkit(monkeypatch, capsys):
+    """Runs a command in process: `(exit code, stdout, stderr)`."""
+
+    def run(*argv):
+        monkeypatch.setattr(sys, "argv", ["scmkit", *map(str, argv)])
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of the main job's plugins, trained in two steps each."""
+    out = tmp_path_factory.mktemp("runs")
+    command = [sys.executable, "-c", "from scmkit_cli.main import main; main()", "train", *TINY]
+    command += ["--plugin", "trigflow", "--plugin", "scd", "--steps", "2", "--name", "r"]
+    done = subprocess.run(
+        [*command, "--out", out], capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(out / "r" / "samples" / "00000002.png")
+    assert "training one first" in done.stderr
+    assert "Traceback" not in done.stderr
+    return out / "r"
+
+
+def test_the_run_is_complete(run):
+    assert (run / "teacher" / "recipe.json").exists()
+    recipe = json.loads((run / "recipe.json").read_text())
+    assert recipe["teacher"]["path"] == "teacher"
+    assert recipe["train"]["steps"] == 2
+    with Image.open(run / "samples" / "00000002.png") as picture:
+        assert picture.size[0] > 2 * 8 * 64
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_sample_to_array(scmkit, run, tmp_path, steps):
+    file = tmp_path / "x.npy"
+    code, out, _ = scmkit("sample", run, "--n", 5, "--steps", steps, "--class", 3, "--out", file)
+    x = np.load(file)
+    assert (code, out.strip()) == (0, str(file))
+    assert x.shape == (5, 1, 8, 8)
+    assert x.dtype == np.float32
+    assert np.abs(x).max() <= 1
+
+
+def test_sample_to_picture(scmkit, run, tmp_path):
+    file = tmp_path / "x.png"
+    code, _, _ = scmkit("sample", run, "--n", 20, "--out", file)
+    assert code == 0
+    with Image.open(file) as picture:
+        picture.verify()
+
+
+def test_sample_with_another_sampler(scmkit, run, tmp_path):
+    file = tmp_path / "x.npy"
+    teacher = run / "teacher"
+    code, _, err = scmkit(
+        *("sample", teacher, "--n", 3, "--out", file, "--steps", 4),
+        *("--set", "pf-ode.solver=Euler"),
+    )
+    assert code == 0
+    assert "pf-ode, 4 steps" in err
+
+
+def test_eval_table_and_json(scmkit, run):
+    code, out, _ = scmkit("eval", run, "--n", 50, "--metric", "energy-distance", "--steps", "1,2")
+    assert code == 0
+    assert len(out.splitlines()) == 5
+    assert "(1.00x)" in out
+    code, out, _ = scmkit("eval", run, "--n", 50, "--json")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [r["nfe"] for r in rows] == [None, None, 1, 2]
+    assert {"energy-distance", "mmd", "sliced-wasserstein", "near-copies"} < set(rows[-1])
+    assert rows[0]["energy-distance"] < rows[1]["energy-distance"] < rows[2]["energy-distance"]
+
+
+def test_eval_knows_the_exact_map(scmkit, tmp_path):
+    code, _, err = scmkit(
+        *("train", *TINY, "--data", "gmm", "--steps", 2, "--name", "g", "--out", tmp_path),
+        *("--teacher", "none"),
+    )
+    assert code == 0, err
+    code, out, _ = scmkit("eval", tmp_path / "g", "--n", 100, "--json", "--steps", "1,2")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert ["exact-map" in r for r in rows] == [False, False, True, False]
+
+
+def test_resume(scmkit, run):
+    code, _, err = scmkit("resume", run)
+    assert code == 2
+    assert "finished at step 2" in err
+    code, out, _ = scmkit("resume", run, "--steps", 3)
+    assert code == 0
+    assert out.strip().endswith("00000003.png")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["train", "--plugin", "trigflw"], "no plugin 'trigflw'; did you mean 'trigflow'?"),
+        (["train", "--plugin", "trigflow", "--plugin", "edm"], "both fill the slot 'noise'"),
+        (["train", "--set", "scd.c=1"], "'scd' is not part of this recipe"),
+        (["train", "--set", "sct.constan=1"], "did you mean 'constant'?"),
+        (["train", "--set", "sct.constant=-1"], "option 'sct.constant': bad value '-1'"),
+        (["train", "--set", "nonsense"], "PLUGIN.OPTION=VALUE"),
+        (["train", "--data", "digit"], "did you mean 'digits'?"),
+        (["train", "--data", "./nowhere"], "nowhere"),
+        (["train", "--teacher", "./nowhere"], "'"),
+        (["train", "--name", "a/b"], "run name 'a/b'"),
+        (["train", "-p", "scd", "--teacher", "none"], "takes its tangent from a teacher"),
+        (["train", "--steps", "0"], "option 'train.steps': bad value 0"),
+        (["resume", "nowhere"], "'nowhere' is not a run: no such directory"),
+        (["sample", "nowhere"], "'nowhere' is not a run"),
+        (["sample", "RUN", "--out", "x.gif"], "ends in .png or .npy"),
+        (["sample", "RUN", "--class", "10"], "classes 0 to 9"),
+        (["sample", "RUN", "--sampler", "consistencies"], "did you mean 'consistency'?"),
+        (["sample", "RUN", "--set", "consistency.angles=9"], "between 0 and pi/2"),
+        (["eval", "RUN", "--steps", "one"], "--steps one: give positive whole numbers"),
+        (["eval", "RUN", "--metric", "digits"], "plugin 'digits' is no metric"),
+        (["data", "info", "nowhere"], "nowhere"),
+        (["plugins", "info", "nope"], "no plugin 'nope'"),
+    ],
+)
+def test_errors_are_one_line_and_exit_2(scmkit, run, tmp_path, monkeypatch, argv, message):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = scmkit(*(str(run) if a == "RUN" else a for a in argv))
+    assert code == 2, err
+    assert out == ""
+    [line] = [text for text in err.splitlines() if text.startswith("error:")]
+    assert message in line
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_debug_shows_the_traceback(run):
+    command = [sys.executable, "-c", "from scmkit_cli.main import main; main()"]
+    done = subprocess.run(
+        [*command, "resume", "nowhere", "--debug"], capture_output=True, text=True, check=False
+    )
+    assert "Traceback" in done.stderr
+
+
+def test_usage_errors_exit_2(scmkit):
+    assert scmkit("nonsense")[0] == 2
+    assert scmkit("train", "--nonsense")[0] == 2
+
+
+def test_every_command_explains_itself(scmkit):
+    for command in ("train", "resume", "sample", "eval", "plugins", "data"):
+        code, out, _ = scmkit(command, "--help")
+        assert code == 0
+        assert len(out.splitlines()) > 5
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+def test_signals_save_and_exit(tmp_path, number, code):
+    command = [sys.executable, "-c", "from scmkit_cli.main import main; main()", "train", *TINY]
+    command += ["--data", "gmm", "--teacher", "none", "--steps", "1000000", "--name", "r"]
+    process = subprocess.Popen(
+        [*command, "--out", str(tmp_path)], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    metrics = tmp_path / "r" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and metrics.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.kill(process.pid, number)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == code, err
+    [line] = [text for text in err.splitlines() if text.startswith("error: stopped at step")]
+    assert "continue with `scmkit resume" in line
+    saved = list(Path(tmp_path / "r" / "checkpoints").iterdir())
+    assert len(saved) == 1

@@ -1,0 +1,142 @@
+"""The examples run, and the plugin template is a package that can be installed, named and checked."""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+TINY = {
+    "mlp.width": 16,
+    "mlp.depth": 1,
+    "mlp.embedding_dim": 8,
+    "positional.channels": 8,
+    "train.checkpoint_every": 9,
+    "train.sample_every": 9,
+}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """One compilation cache for all the processes started here."""
+    return tmp_path_factory.mktemp("compiled")
+
+
+@pytest.fixture
+def run(tmp_path, cache):
+    """Runs Python in an empty folder, and returns what it printed; fails where it fails."""
+
+    def run(*args, **env):
+        quick = {
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+            "JAX_COMPILATION_CACHE_DIR": str(cache),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+        done = subprocess.run(
+            [sys.executable, *map(str, args)],
+            cwd=tmp_path,
+            env=os.environ | quick | {name: str(value) for name, value in env.items()},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """A folder with the template as pip installs it, and its tests beside."""
+    folder = tmp_path_factory.mktemp("template")
+    source = shutil.copytree(
+        EXAMPLES / "plugin_template",
+        folder / "source",
+        ignore=shutil.ignore_patterns("__pycache__", ".pytest_cache"),
+    )
+    # Where the build backend is at hand, nothing needs to be downloaded.
+    isolation = ["--no-build-isolation"] if importlib.util.find_spec("hatchling") else []
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+    done = subprocess.run(
+        [*pip, "--no-deps", *isolation, "--target", str(folder / "site"), str(source)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_toy_2d_draws_four_panels(run, tmp_path):
+    printed = run(EXAMPLES / "toy_2d.py", "--steps", 2).splitlines()
+    assert printed[-1] == "toy_2d.png"
+    assert [line.split("  ")[0] for line in printed[2:5]] == [
+        "pf-ode, 18 steps",
+        "consistency, 1 step",
+        "consistency, 2 steps",
+    ]
+    pixels = np.asarray(Image.open(tmp_path / "toy_2d.png"))
+    height, width, _ = pixels.shape
+    panels = [pixels[:, i * (height + 24) : i * (height + 24) + height] for i in range(4)]
+    assert width == 4 * height + 3 * 24
+    assert all((panel != 255).any() for panel in panels)
+
+
+def test_distillation_crosses_processes(run, tmp_path):
+    printed = run(EXAMPLES / "distillation.py", "--steps", 2).splitlines()
+    names = [line[:45].strip() for line in printed[2:]]
+    assert names[0].startswith("real")
+    assert names[1].startswith("Gaussian")
+    assert names[2:] == [
+        "pf-ode, 18 steps",
+        "consistency, 1 step",
+        "consistency, 2 steps",
+        "consistency, 4 steps",
+    ]
+    runs = sorted(path.name for path in (tmp_path / "runs").iterdir())
+    assert runs == ["digits-flow-matching-diffusion-001", "digits-trigflow-scd-001"]
+
+
+def test_custom_loss_approaches_the_exact_map(run):
+    printed = run(EXAMPLES / "custom_loss.py", "--steps", 20).splitlines()
+    errors = [float(line.split()[-1]) for line in printed]
+    assert len(errors) == 11
+    assert errors[-1] < 0.8 * errors[0]
+
+
+def test_every_example_is_listed():
+    listed = (EXAMPLES / "README.md").read_text()
+    for example in EXAMPLES.iterdir():
+        assert example.name == "README.md" or f"`{example.name}" in listed
+
+
+def test_template_trains_by_name(run, installed, tmp_path):
+    settings = [text for k, v in TINY.items() for text in ("--set", f"{k}={v}")]
+    printed = run(
+        "-c",
+        "from scmkit_cli.main import main; main()",
+        *("train", "--plugin", "cosine", "--plugin", "huber-ct", "--teacher", "none"),
+        *("--data", "gmm", "--steps", 3, "--batch-size", 8, "--name", "template"),
+        *("--set", "huber-ct.halvings=2", *settings),
+        PYTHONPATH=installed / "site",
+    )
+    assert printed.strip() == str(Path("runs/template/samples/00000003.png"))
+    recipe = (tmp_path / "runs/template/recipe.json").read_text()
+    for recorded in ('"noise": "cosine"', '"parameterization": "preconditioned"', "scmkit-cosine"):
+        assert recorded in recipe
+
+
+def test_template_passes_its_conformance_checks(run, installed):
+    source, site = installed / "source", installed / "site"
+    printed = run("-m", "pytest", "-q", source / "tests", "--rootdir", source, PYTHONPATH=site)
+    assert " passed" in printed
+    assert "failed" not in printed
+    assert "skipped" not in printed
