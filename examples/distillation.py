@@ -9,7 +9,7 @@ $$\frac{dx_t}{dt} = k'(t)\, y + k\, \tau'(t)\, v_{teacher}(y, \tau).$$
 
 That is all sCD needs of its teacher, so `--teacher` may name a run of any process and any network. Only
 where network and parameterization agree does the student also start from the teacher's weights; here it
-starts from fresh ones, hence its larger learning rate.
+starts from fresh ones.
 
     python examples/distillation.py                         trains a teacher first
     python examples/distillation.py --teacher runs/NAME     uses that run
@@ -25,9 +25,10 @@ import scmkit
 from scmkit.evaluation import Row
 
 DATA = "digits"
-TEACHER = {"train.steps": 6000, "train.batch_size": 256, "train.lr": 1e-3}
-STUDENT = {"train.steps": 8000, "train.batch_size": 256, "train.lr": 1e-3, "scd.warmup_steps": 2000}
-BOTH = {"train.schedule": "cosine", "train.lr_end": 0.05}
+# The data set recommends settings for teachers and for students that start from their teacher's weights. This
+# student starts from fresh ones, and trains for twice as long.
+STUDENT = {"train.steps": 8000, "train.lr": 5e-4}
+PACE = {"train.checkpoint_every": 2000, "train.sample_every": 2000}
 METRICS = ("energy-distance", "sliced-wasserstein", "mmd", "near-copies")
 
 
@@ -49,20 +50,18 @@ def main() -> None:
     shorter = {} if args.steps is None else {"train.steps": args.steps}
 
     if args.teacher is None:
-        recipe = scmkit.compose(
-            ["flow-matching", "diffusion"], {**TEACHER, **BOTH, **shorter}, data=DATA
-        )
+        recipe = scmkit.compose(["flow-matching", "diffusion"], {**PACE, **shorter}, data=DATA)
         teacher = scmkit.train(recipe, out=args.runs)
     else:
         teacher = scmkit.Run.load(args.teacher)
 
     recipe = scmkit.compose(
-        ["trigflow", "scd"], {**STUDENT, **BOTH, **shorter}, data=DATA, teacher=teacher.path
+        ["trigflow", "scd"], {**STUDENT, **PACE, **shorter}, data=DATA, teacher=teacher.path
     )
     student = scmkit.train(recipe, out=args.runs)
 
     rows = scmkit.evaluate(teacher, metrics=METRICS)
-    rows += scmkit.evaluate(student, steps=(1, 2, 4), metrics=METRICS, baselines=False)
+    rows += scmkit.evaluate(student, steps=(1, 2), metrics=METRICS, baselines=False)
     print(f"teacher: {teacher.path}   student: {student.path}")
     print_table(rows)
 

@@ -182,7 +182,7 @@ def _compose(
         config = configure(plugin.config, _section(merged, name), name)
         records[name] = PluginRecord(entry.package, entry.version, dataclasses.asdict(config))
     roles = {draft.chosen[n][1].teacher for n in draft.owners.values()}
-    role = next((r for r in ("required", "initial") if r in roles), "none")
+    role = "required" if "required" in roles else "initial" if "initial" in roles else "none"
     slots = {slot: draft.owners[slot] for slot in OWNED}
     if dataset:
         slots[Slot.dataset] = next(iter(dataset))

@@ -85,11 +85,10 @@ class Recipe:
                     raise OptionError(
                         f"not a recipe: '{slots[slot]}' of slot '{slot}' is not among its plugins"
                     )
-            data = {k: tuple(v) if isinstance(v, list) else v for k, v in raw["data"].items()}
             return Recipe(
                 slots=slots,
                 plugins={k: _record(**v) for k, v in raw["plugins"].items()},
-                data=DataSpec(**data),
+                data=configure(DataSpec, raw["data"], "data"),
                 train=configure(TrainingSettings, raw["train"], "train"),
                 trackers=tuple(raw["trackers"]),
                 sampler=raw["sampler"],

@@ -1,6 +1,8 @@
-"""What every test runs under: strict dtypes and ranks, one fresh key after another."""
+"""What every test runs under: strict dtypes and ranks, and programs compiled once for all workers."""
 
 import itertools
+import os
+import tempfile
 
 import jax
 import jax.random as jr
@@ -8,6 +10,12 @@ import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Set here, it reaches xdist's workers and the commands that tests start as processes of their own.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="scmkit-tests-"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 @pytest.fixture

@@ -9,7 +9,14 @@ from scmkit.testing import Check, checks
 SMALL = {
     "dit": {"width": 16, "depth": 2, "heads": 2},
     "mlp": {"width": 16, "depth": 2, "embedding_dim": 16},
-    "unet": {"channels": 8, "multipliers": (1, 2), "blocks": 1, "head_dim": 4, "embedding_dim": 16},
+    "unet": {
+        "channels": 8,
+        "multipliers": (1, 2),
+        "blocks": 1,
+        "head_dim": 4,
+        "attention_resolutions": (),
+        "embedding_dim": 16,
+    },
 }
 """Options with which a network compiles in a second."""
 

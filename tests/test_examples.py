@@ -1,7 +1,11 @@
-"""The examples run, and the plugin template is a package that can be installed, named and checked."""
+"""The examples run, the plugin template is a package that can be installed, named and checked, and the
+commands in the documentation are right."""
 
 import importlib.util
+import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -9,8 +13,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scmkit_cli.summary
 from PIL import Image
+from scmkit_cli.main import app
+from typer.testing import CliRunner
 
+import scmkit
+from scmkit import Recipe, compose
+from scmkit.data import StoreWriter
+
+DOCS = Path(__file__).parent.parent / "docs"
 EXAMPLES = Path(__file__).parent.parent / "examples"
 TINY = {
     "mlp.width": 16,
@@ -99,7 +111,6 @@ def test_distillation_crosses_processes(run, tmp_path):
         "pf-ode, 18 steps",
         "consistency, 1 step",
         "consistency, 2 steps",
-        "consistency, 4 steps",
     ]
     runs = sorted(path.name for path in (tmp_path / "runs").iterdir())
     assert runs == ["digits-flow-matching-diffusion-001", "digits-trigflow-scd-001"]
@@ -140,3 +151,35 @@ def test_template_passes_its_conformance_checks(run, installed):
     assert " passed" in printed
     assert "failed" not in printed
     assert "skipped" not in printed
+
+
+def fenced(text, language):
+    """The contents of the code blocks in one language; "" for those without."""
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [content for name, content in blocks if name == language]
+
+
+def test_documented_trainings_compose(tmp_path, monkeypatch):
+    pages = {page.name: page.read_text() for page in DOCS.glob("*.md")}
+    lines = [
+        line for text in pages.values() for block in fenced(text, "") for line in block.split("\n")
+    ]
+    commands = [shlex.split(line, comments=True)[1:] for line in lines if "scmkit train" in line]
+    assert len(commands) > 10
+
+    monkeypatch.chdir(tmp_path)
+    (toml,) = [block for block in fenced(pages["guide.md"], "toml") if block.startswith("# moons")]
+    Path("moons.toml").write_text(toml)
+    with StoreWriter("photos.store", shape=(3, 32, 32), dtype="uint8") as store:
+        store.append("train", np.arange(2 * 3 * 32 * 32).astype(np.uint8).reshape(2, 3, 32, 32))
+    Path("runs/NAME").mkdir(parents=True)
+    Path("runs/NAME/recipe.json").write_text(json.dumps(compose().to_json()))
+
+    recipes = []
+    monkeypatch.setattr(scmkit, "train", lambda recipe, **_: recipes.append(recipe), raising=False)
+    monkeypatch.setattr(scmkit_cli.summary, "print_finished", lambda run: None)
+    for command in commands:
+        result = CliRunner().invoke(app, command)
+        assert result.exit_code == 0, (command, result.exception)
+    assert len(recipes) == len(commands)
+    assert all(isinstance(recipe, Recipe) for recipe in recipes)

@@ -106,11 +106,13 @@ def test_double_norm_follows_the_paper(getkey):
     norm = AdaptiveDoubleNorm(16, 8, key=getkey())
     assert jnp.std(norm.modulation.weight) > 0.2  # 8**-0.5: never zero-initialised
     x, emb = jr.normal(getkey(), (5, 16)), jr.normal(getkey(), (8,))
-    s, b = jnp.split(emb @ norm.modulation.weight, 2)
+    s, b = jnp.split(norm.modulation(emb), 2)
     expected = rms_norm(x) * pixel_norm(s)[None] + pixel_norm(b)[None]
     np.testing.assert_allclose(norm(x, emb), expected, atol=1e-5)
     # The whole layer, not only pnorm, forgets the size of its modulation.
-    louder = eqx.tree_at(lambda n: n.modulation.weight, norm, 50 * norm.modulation.weight)
+    louder = eqx.tree_at(
+        lambda n: n.modulation, norm, jax.tree.map(lambda a: 50 * a, norm.modulation)
+    )
     np.testing.assert_allclose(louder(x, emb), norm(x, emb), atol=1e-4)
 
 

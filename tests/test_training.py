@@ -110,20 +110,22 @@ def test_metrics_by_noise_level_add_up(teacher):
     assert line["lr"] == pytest.approx(1e-3)
 
 
-@pytest.mark.parametrize(
-    ("number", "error"), [(signal.SIGINT, Interrupted), (signal.SIGTERM, Preempted)]
-)
-def test_resume_is_bit_for_bit(tmp_path, number, error):
-    """Stopped in the teacher and again in the student: the end is that of an undisturbed run."""
+def test_resume_is_bit_for_bit(tmp_path):
+    """Stopped in the teacher and twice in the student: the end is that of an undisturbed run."""
     composed = recipe("trigflow", "scd", **{"teacher.train.steps": 16})
     straight = go(composed, tmp_path / "a" / "run")
-    for at in (("teacher", 7), ("run", 5), ("run", 18)):
-        trigger = Reporter(at, lambda: os.kill(os.getpid(), number))
+    path = tmp_path / "b" / "run"
+    for at, number, error in (
+        (("teacher", 7), signal.SIGTERM, Preempted),
+        (("run", 5), signal.SIGINT, Interrupted),
+        (("run", 18), signal.SIGTERM, Preempted),
+    ):
+        trigger = Reporter(at, lambda number=number: os.kill(os.getpid(), number))
         with pytest.raises(error, match="continue with"):
-            if at == ("teacher", 7):
-                go(composed, tmp_path / "b" / "run", trigger)
+            if path.exists():
+                resume(path, reporter=trigger)
             else:
-                resume(tmp_path / "b" / "run", reporter=trigger)
+                go(composed, path, trigger)
     stopped = resume(tmp_path / "b" / "run", reporter=Reporter())
     assert state_bytes(stopped) == state_bytes(straight)
     assert without_clock(stopped) == without_clock(straight)

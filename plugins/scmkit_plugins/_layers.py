@@ -1,5 +1,6 @@
 """Small layers the networks share: a linear map of the last axis, dropout, and per-layer keys."""
 
+import math
 from collections.abc import Iterator
 from itertools import repeat
 
@@ -23,11 +24,18 @@ class Linear(eqx.Module):
     bias: Float[Array, " out"]
 
     def __init__(self, in_: int, out: int, *, scale: float = 1.0, key: Key) -> None:
-        self.weight = scale * in_**-0.5 * jr.normal(key, (in_, out))
+        self.weight = initial_weight((in_, out), scale, key=key)
         self.bias = jnp.zeros(out)
 
     def __call__(self, x: Float[Array, "*space in"]) -> Float[Array, "*space out"]:
         return jnp.matmul(x, self.weight.astype(x.dtype)) + last_axis(self.bias, x)
+
+
+def initial_weight(shape: tuple[int, ...], scale: float, *, key: Key) -> Float[Array, "..."]:
+    """Normal weights of standard deviation `scale * fan_in**-0.5`; the last axis is the output's."""
+    if scale == 0:  # Without a draw, whose compilation takes a CPU longer than the layer will.
+        return jnp.zeros(shape)
+    return scale * math.prod(shape[:-1]) ** -0.5 * jr.normal(key, shape)
 
 
 def last_axis(v: Float[Array, " c"], x: Float[Array, "*space d"]) -> Float[Array, "*ones c"]:

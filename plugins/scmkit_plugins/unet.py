@@ -20,7 +20,7 @@ from scmkit.interfaces import (
 )
 from scmkit.plugin import Context, Plugin, Slot
 from scmkit.types import Key
-from scmkit_plugins._layers import Linear, dropout, last_axis, layer_keys
+from scmkit_plugins._layers import Linear, dropout, initial_weight, last_axis, layer_keys
 
 Image = Float[Array, "h w c"]
 
@@ -52,8 +52,7 @@ class Conv(eqx.Module):
     bias: Float[Array, " out"]
 
     def __init__(self, in_: int, out: int, *, scale: float = 1.0, key: Key) -> None:
-        std = scale * (9 * in_) ** -0.5
-        self.weight = std * jr.normal(key, (3, 3, in_, out))
+        self.weight = initial_weight((3, 3, in_, out), scale, key=key)
         self.bias = jnp.zeros(out)
 
     def __call__(self, x: Float[Array, "h w in"]) -> Float[Array, "h w out"]:

@@ -88,7 +88,7 @@ def solve_pf_ode(
     steps = times.shape[0] - 1
     adaptive = controller == "PIDController"
     return diffrax.diffeqsolve(
-        diffrax.ODETerm(lambda t, x, _: model.velocity(x, t, cond)),
+        diffrax.ODETerm(lambda t, x, _: model.velocity(x, jnp.asarray(t), cond)),
         method,
         t0=times[0],
         t1=times[-1],
@@ -109,9 +109,9 @@ def evaluations(solution: diffrax.Solution, solver: str, controller: str) -> Int
     if solver == "Euler":
         return steps
     method = solver_called(solver)
-    if not isinstance(method, diffrax.AbstractERK):
+    tableau = getattr(method, "tableau", None)
+    if not isinstance(tableau, diffrax.ButcherTableau) or tableau.implicit:
         return jnp.full_like(steps, -1)
-    tableau = method.tableau
     reused = 1 if tableau.fsal else 0
     return steps * (tableau.num_stages - reused) + reused
 

@@ -1,6 +1,7 @@
 """Which checks a plugin must pass."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache, partial
 from typing import Any
 
@@ -84,7 +85,18 @@ def checks(plugin: Plugin, *, config: Mapping[str, Any] | None = None) -> list[C
 def _check(name: str, function: Callable[[], None]) -> Check:
     def run() -> None:
         # An accelerator's default products carry ten bits, too few for finite differences.
-        with jax.default_matmul_precision("highest"):
+        with _compiling_quickly(), jax.default_matmul_precision("highest"):
             function()
 
     return Check(name, run)
+
+
+@contextmanager
+def _compiling_quickly() -> Iterator[None]:
+    """Without most optimizations: everything here is small and runs a few times at most."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", before)

@@ -137,7 +137,9 @@ class Trainer:
 
     def _log(self, log: MetricsFile) -> None:
         self._check(leave=0)
-        line = self._window.line(self.step) | {"lr": float(self.schedule(self.step - 1))}
+        line = self._window.line(self.step) | {
+            "lr": float(jnp.asarray(self.schedule(self.step - 1)))
+        }
         self._window = Window()
         log.write(line)
         flat = {k: v for k, v in line.items() if isinstance(v, float)}

@@ -90,7 +90,7 @@ def make_step(
         trained = (player.model, player.loss)
         keys = jr.split(jr.fold_in(key, state.step), batch.x0.shape[0])
         differentiate = gradient if accumulate == 1 else accumulated
-        (value, aux), grads = differentiate(trained, tangent, batch, keys, state.step)
+        (value, (metrics, ratio)), grads = differentiate(trained, tangent, batch, keys, state.step)
         updates, optimizer_state = optimizer.update(
             grads, player.optimizer_state, trainable(trained)
         )
@@ -98,7 +98,7 @@ def make_step(
         count = state.step + 1
         averaged = ema.update(player.ema, model, count)
         done = TrainState(count, {"generator": Player(model, loss, optimizer_state, averaged)})
-        return done, _metrics(value, *aux, grads)
+        return done, _metrics(value, metrics, ratio, grads)
 
     return eqx.filter_jit(step, donate="all-except-first")
 

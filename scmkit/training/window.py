@@ -3,8 +3,6 @@
 import time
 from typing import Any
 
-import numpy as np
-
 from scmkit.training.step import StepMetrics
 
 
@@ -47,5 +45,5 @@ class Window:
         return self._sums
 
 
-def _plus(total: list[float] | None, values: np.ndarray) -> list[float]:
+def _plus(total: list[float] | None, values: Any) -> list[float]:
     return [float(v) + t for v, t in zip(values, total or [0.0] * len(values), strict=True)]

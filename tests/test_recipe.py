@@ -1,0 +1,493 @@
+"""Composing recipes, their options, and their way through JSON."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import equinox as eqx
+import jax
+import jax.random as jr
+import pytest
+from annotated_types import Ge, Gt
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scmkit_cli.options import by_plugin, parse_settings
+
+from scmkit import Recipe, build, build_model, compose
+from scmkit.composition import OWNED, dataset_of, default_network
+from scmkit.errors import OptionError, PluginError
+from scmkit.plugin import API_VERSION, Slot
+from scmkit.recipe import TeacherRecord, read_recipe
+from scmkit.settings import TrainingSettings, configure, option_help
+
+TINY = {"mlp.width": 8, "mlp.depth": 1, "mlp.embedding_dim": 8}
+
+
+def tiny(*plugins: str, data: str = "gmm", **changes: Any) -> Recipe:
+    return compose(plugins, TINY | changes.pop("given", {}), data=data, **changes)
+
+
+def stored(recipe: Recipe) -> Recipe:
+    return Recipe.from_json(json.loads(json.dumps(recipe.to_json())))
+
+
+def same_arrays(one: Any, other: Any) -> bool:
+    return bool(eqx.tree_equal(eqx.filter(one, eqx.is_array), eqx.filter(other, eqx.is_array)))
+
+
+# Which plugin fills which slot.
+
+
+def test_defaults_are_trigflow_sct_on_digits() -> None:
+    recipe = compose()
+    assert recipe.data.source == "digits"
+    assert recipe.slots == {
+        Slot.noise: "trigflow",
+        Slot.parameterization: "trigflow",
+        Slot.proposal: "log-normal",
+        Slot.embedding: "positional",
+        Slot.norm: "adaptive-double-norm",
+        Slot.attention: "xla-attention",
+        Slot.network: default_network((1, 8, 8)),
+        Slot.tangent: "sct",
+        Slot.loss: "sct",
+        Slot.dataset: "digits",
+    }
+    assert recipe.sampler == "consistency"
+    assert recipe.teacher_role == "initial"
+
+
+def test_the_network_suits_the_data() -> None:
+    assert default_network((2,)) == "mlp"
+    assert default_network((3, 64, 64)) == "unet"
+
+
+def test_plugins_fill_their_slots_and_suggest_others() -> None:
+    recipe = tiny("edm", "scd", teacher="somewhere")
+    assert recipe.slots[Slot.noise] == recipe.slots[Slot.parameterization] == "edm"
+    assert recipe.slots[Slot.loss] == recipe.slots[Slot.tangent] == "scd"
+    assert recipe.sampler == "consistency"
+    assert tiny("diffusion").sampler == "pf-ode"
+
+
+def test_one_slot_of_a_plugin() -> None:
+    recipe = tiny("noise=edm", "parameterization=preconditioned", "sct")
+    assert recipe.slots[Slot.noise] == "edm"
+    assert recipe.slots[Slot.parameterization] == "preconditioned"
+    assert tiny("edm", "parameterization=preconditioned").slots[Slot.noise] == "edm"
+    assert tiny("noise=scmkit:vp", "preconditioned").slots[Slot.noise] == "vp"
+
+
+def test_naming_a_plugin_twice_is_naming_it_once() -> None:
+    assert tiny("edm", "edm") == tiny("edm")
+
+
+def test_samplers_and_trackers_are_named_like_others() -> None:
+    assert tiny("sct", "pf-ode").sampler == "pf-ode"
+    assert tiny("sct", "sampler=pf-ode").sampler == "pf-ode"
+    assert tiny("tensorboard").trackers == ("tensorboard",)
+    assert tiny("tracker=tensorboard").trackers == ("tensorboard",)
+
+
+@pytest.mark.parametrize(
+    ("plugins", "said"),
+    [
+        (["edm", "trigflow"], "'edm' and 'trigflow' both fill the slot 'noise'"),
+        (["edm", "trigflow"], "--plugin noise=edm"),
+        (["sct", "scd"], "both fill the slot 'tangent'"),
+        (["mlp", "unet"], "both fill the slot 'network'"),
+        (["pf-ode", "consistency"], "both fill the slot 'sampler'"),
+        (["loss=sct", "loss=scd"], "slot 'loss' is given to both 'sct' and 'scd'"),
+        (["noise=edm", "parameterization=edm", "edm"], None),
+        (["noise=edm", "parameterization=edm", "trigflow"], "'trigflow' has nothing left to fill"),
+        (["nois=edm"], "no slot 'nois'; did you mean 'noise'?"),
+        (["noise=mlp"], "'mlp' does not fill the slot 'noise' (it fills: network)"),
+        (["noise=edn"], "no plugin 'edn'; did you mean 'edm'?"),
+        (["mmd"], "'mmd' is a metric; ask for it with `scmkit eval RUN --metric mmd`"),
+        (["gmm"], "'gmm' is a dataset; ask for it with --data gmm"),
+        (["dataset=gmm"], "ask for it with --data gmm"),
+        (["trigflow="], "no slot 'trigflow'"),
+        ([""], "no plugin ''"),
+    ],
+)
+def test_conflicts_are_refused(plugins: list[str], said: str | None) -> None:
+    if said is None:
+        said = "'edm' has nothing left to fill"
+    with pytest.raises(PluginError) as caught:
+        compose(plugins, data="gmm")
+    assert said in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_data_set_that_is_none() -> None:
+    with pytest.raises(PluginError, match="did you mean 'digits'"):
+        compose(data="digts")
+    with pytest.raises(PluginError, match="is no dataset"):
+        compose(data="edm")
+
+
+# Options.
+
+
+@dataclass(frozen=True)
+class Options:
+    """One of each kind."""
+
+    count: Annotated[int, Ge(1)] = 3
+    """A whole number."""
+    rate: Annotated[float, Gt(0)] = 0.5
+    """A number."""
+    sizes: tuple[int, ...] = (1, 2)
+    """Several."""
+    names: tuple[str, ...] = ()
+    """Several words."""
+    flag: bool = False
+    """Yes or no."""
+    kind: Literal["l2", "rms"] = "l2"
+    """One of two."""
+    version: Literal["1", "2"] = "1"
+    """One of two that look like numbers."""
+    name: str = "x"
+    """A word."""
+    label: str | None = None
+    """A word or nothing."""
+    limit: int | None = 4
+    """A number or nothing."""
+
+    def __post_init__(self) -> None:
+        if self.count > 100:
+            raise ValueError(f"count={self.count} is too many")
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "value"),
+    [
+        ("count", "12", 12),
+        ("count", " 12 ", 12),
+        ("count", "2.0", 2),
+        ("rate", "1e-3", 1e-3),
+        ("rate", "2", 2.0),
+        ("sizes", "4,5,6", (4, 5, 6)),
+        ("sizes", "4", (4,)),
+        ("sizes", "", ()),
+        ("sizes", "[4, 5]", (4, 5)),
+        ("names", "a, b", ("a", "b")),
+        ("names", '["a,b"]', ("a,b",)),
+        ("flag", "true", True),
+        ("flag", "False", False),
+        ("flag", "1", True),
+        ("flag", "no", False),
+        ("kind", "rms", "rms"),
+        ("version", "2", "2"),
+        ("name", "12", "12"),
+        ("name", "", ""),
+        ("name", "a=b.c", "a=b.c"),
+        ("label", "blue", "blue"),
+        ("label", "12", "12"),
+        ("label", "null", None),
+        ("limit", "null", None),
+        ("limit", "7", 7),
+    ],
+)
+def test_text_is_read_as_the_options_type(option: str, text: str, value: Any) -> None:
+    found = getattr(configure(Options, {option: text}, "odd"), option)
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("option", "bad"),
+    [
+        ("count", "0"),
+        ("count", "1.5"),
+        ("count", "many"),
+        ("count", "true"),
+        ("count", True),
+        ("count", None),
+        ("count", "9" * 5000),
+        ("rate", "0"),
+        ("rate", "nan"),
+        ("rate", "NaN"),
+        ("rate", "1e999"),
+        ("rate", float("inf")),
+        ("sizes", "1,x"),
+        ("sizes", "[[[["),
+        ("sizes", 3),
+        ("flag", "maybe"),
+        ("kind", "l3"),
+        ("version", "3"),
+        ("limit", "none"),
+        ("count", "[" * 100_000),
+    ],
+)
+def test_bad_values_name_option_and_value(option: str, bad: Any) -> None:
+    with pytest.raises(OptionError) as caught:
+        configure(Options, {option: bad}, "odd")
+    assert f"option 'odd.{option}': bad value {bad!r}: " in str(caught.value)
+
+
+def test_unknown_options_get_a_suggestion() -> None:
+    with pytest.raises(OptionError) as caught:
+        configure(Options, {"cuont": 1}, "odd")
+    assert "'odd' has no option 'cuont'; did you mean 'count'? (its options: count, rate" in str(
+        caught.value
+    )
+    with pytest.raises(OptionError, match="'sct' has no option 'warmup_step'; did you mean"):
+        tiny("sct", given={"sct.warmup_step": 3})
+    with pytest.raises(OptionError, match=r"'adaln' has no option 'x' \(it has none\)"):
+        tiny("adaln", given={"adaln.x": 3})
+
+
+def test_options_that_contradict_each_other() -> None:
+    with pytest.raises(OptionError, match="options of 'odd': count=101 is too many"):
+        configure(Options, {"count": "101"}, "odd")
+    with pytest.raises(OptionError, match="accumulate=3 does not divide batch_size=128"):
+        configure(TrainingSettings, {"accumulate": 3, "batch_size": 128}, "train")
+
+
+def test_help_has_types_defaults_and_docstrings() -> None:
+    shown = {o.name: o for o in option_help(Options)}
+    assert shown["kind"].type == "l2 | rms"
+    assert shown["count"].default == 3
+    assert shown["count"].summary == "A whole number."
+    assert all(o.summary for o in option_help(TrainingSettings))
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("edm.ratio_max", "'edm' is not part of this recipe"),
+        ("sctt.constant", "did you mean 'sct'"),
+        ("sct", "write it as PLUGIN.OPTION=VALUE"),
+        ("train.stpes", "'train' has no option 'stpes'; did you mean 'steps'?"),
+        ("data.sigma", "'data' has no option 'sigma'"),
+        ("gmm.sizes", "'gmm' has no option 'sizes'; did you mean 'size'?"),
+        ("teacher.mlp.widht", "did you mean 'width'"),
+        ("teacher.sct.constant", "'sct' is not part of this recipe"),
+    ],
+)
+def test_settings_for_what_is_not_there(key: str, said: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        tiny("sct", given={key: 1})
+    assert said in str(caught.value)
+
+
+def test_settings_reach_their_parts() -> None:
+    given = {"sct.warmup_steps": "7", "train.lr": "1e-4", "data.sigma_data": "1", "gmm.size": "99"}
+    recipe = tiny("sct", given=given)
+    assert recipe.plugins["sct"].config["warmup_steps"] == 7
+    assert recipe.train.lr == 1e-4
+    assert recipe.data.sigma_data == 1
+    assert recipe.plugins["gmm"].config["size"] == 99
+    assert dataset_of(recipe).size("train") == 99
+
+
+def test_recommended_settings_give_way_to_given_ones() -> None:
+    assert tiny("diffusion").plugins["log-normal"].config["mean"] == -0.8
+    recipe = tiny("diffusion", given={"log-normal.mean": "0.5"})
+    assert recipe.plugins["log-normal"].config["mean"] == 0.5
+
+
+TEXT = st.text(max_size=12)
+VALUES = st.one_of(
+    TEXT,
+    st.integers(),
+    st.floats(),
+    st.booleans(),
+    st.none(),
+    st.lists(st.integers(), max_size=3),
+    st.dictionaries(TEXT, st.integers(), max_size=2),
+    st.integers().map(str),
+    st.floats().map(str),
+    st.text("[]{},:\"'.-+eE0123456789 \n", max_size=12),
+)
+OPTION_NAMES = st.sampled_from([f.name for f in dataclasses.fields(Options)]) | TEXT
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.dictionaries(OPTION_NAMES, VALUES, max_size=3))
+def test_configure_raises_nothing_but_option_errors(chosen: dict[str, Any]) -> None:
+    try:
+        found = configure(Options, chosen, "odd")
+    except OptionError:
+        return
+    again = json.loads(json.dumps(dataclasses.asdict(found), allow_nan=False))
+    assert isinstance(found, Options)
+    assert found.count >= 1
+    assert again["count"] == found.count
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.text(max_size=8) | st.from_regex(r"\w+\.\w+=\w*", fullmatch=True), max_size=3))
+def test_the_command_lines_settings_raise_nothing_but_option_errors(texts: list[str]) -> None:
+    try:
+        nested = by_plugin(parse_settings(texts))
+    except OptionError:
+        assert not all("=" in t and "." in t.partition("=")[0] for t in texts)
+        return
+    assert sum(map(len, nested.values())) <= len(texts)
+
+
+# Teachers.
+
+
+def test_a_teacher_to_train_is_a_recipe_of_its_own() -> None:
+    given = {"train.steps": 9, "train.batch_size": 4, "teacher.train.steps": 5, "sct.constant": 0.2}
+    recipe = tiny("edm", "sct", given=given)
+    teacher = recipe.teacher
+    assert isinstance(teacher, Recipe)
+    assert teacher.slots[Slot.loss] == "diffusion"
+    assert teacher.slots[Slot.noise] == "edm"
+    assert teacher.plugins["mlp"] == recipe.plugins["mlp"]
+    assert teacher.train.steps == 5
+    assert teacher.train.batch_size == 4
+    assert teacher.data == recipe.data
+    assert teacher.teacher is None
+    assert tiny("sct", given={"train.steps": 9}).teacher.train.steps == 9  # pyright: ignore
+
+
+def test_a_named_teacher_is_recorded(tmp_path: Path) -> None:
+    recipe = tiny("scd", teacher=tmp_path / "run")
+    assert recipe.teacher == TeacherRecord(path=str((tmp_path / "run").resolve()))
+    with pytest.raises(OptionError, match=r"'teacher.train.steps': this run trains no teacher"):
+        tiny("scd", teacher="run", given={"teacher.train.steps": 3})
+
+
+def test_no_teacher() -> None:
+    assert tiny("sct", teacher="none").teacher is None
+    assert tiny("diffusion").teacher is None
+    with pytest.raises(OptionError, match="--teacher none: 'scd' takes its tangent from a teacher"):
+        tiny("scd", teacher="none")
+    with pytest.raises(PluginError, match="'scd' takes its tangent from a teacher: pass one"):
+        build(tiny("scd"), key=jr.key(0))
+
+
+# JSON.
+
+
+@pytest.mark.parametrize(
+    "plugins",
+    [
+        (),
+        ("edm", "scd"),
+        ("diffusion", "uniform", "tensorboard"),
+        ("unet",),
+        ("scmkit:vp", "fourier"),
+    ],
+)
+def test_recipes_survive_json(plugins: tuple[str, ...]) -> None:
+    recipe = compose(plugins, data="digits")
+    assert stored(recipe) == recipe
+    with_teacher = recipe.replace(teacher=TeacherRecord("teacher", "abc"))
+    assert stored(with_teacher) == with_teacher
+
+
+def test_rebuilding_from_json_is_exact() -> None:
+    recipe = tiny("edm", "sct", "fourier", given={"mlp.depth": 2}, data="two-moons")
+    first, second = (build(r, key=jr.key(3)) for r in (recipe, stored(recipe)))
+    assert jax.tree.leaves(eqx.filter(first, eqx.is_array))
+    assert eqx.tree_equal(first, second)
+
+
+def test_each_slot_has_a_key_of_its_own() -> None:
+    key = jr.key(0)
+    base = build_model(tiny("sct"), key=key)
+    assert same_arrays(base, build_model(tiny("diffusion"), key=key))
+    assert same_arrays(base, build_model(tiny("sct", "uniform"), key=key))
+    assert same_arrays(base.network, build_model(tiny("edm"), key=key).network)
+    assert not same_arrays(base, build_model(tiny("sct"), key=jr.key(1)))
+
+
+def test_a_recipe_is_written_whole() -> None:
+    raw = tiny("sct").to_json()
+    assert raw["api"] == API_VERSION
+    assert set(raw["slots"]) == {*OWNED, "dataset"}
+    assert set(raw["plugins"]["mlp"]) == {"package", "version", "config"}
+    assert raw["teacher"]["recipe"]["slots"]["loss"] == "diffusion"
+
+
+def changed(**changes: Any) -> Any:
+    return tiny("diffusion").to_json() | changes
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        (dict, "not a recipe: KeyError: 'api'"),
+        (lambda: changed(api=API_VERSION + 1), f"plugin API {API_VERSION + 1}"),
+        (lambda: changed(slots={"loss": "sct"}), "not a recipe"),
+        (lambda: changed(plugins={}), "'trigflow' of slot 'noise' is not among its plugins"),
+        (lambda: changed(plugins={"trigflow": {"package": "x"}}), "not a recipe"),
+        (lambda: changed(slots={"mouth": "sct"}), "not a recipe: ValueError: 'mouth'"),
+        (lambda: changed(train={"stpes": 1}), "'train' has no option 'stpes'"),
+        (lambda: changed(data={"source": "gmm"}), "not a recipe: TypeError"),
+        (lambda: changed(teacher="run"), "not a recipe: TypeError"),
+    ],
+)
+def test_what_is_no_recipe_is_refused(raw: Any, said: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        Recipe.from_json(raw())
+    assert said in str(caught.value)
+
+
+# Recipe files.
+
+
+def test_toml_and_json_files_say_the_same(tmp_path: Path) -> None:
+    toml, plain = tmp_path / "r.toml", tmp_path / "r.json"
+    toml.write_text(
+        'plugins = ["edm", "sct"]\ndata = "gmm"\n[settings.mlp]\nwidth = 8\n'
+        "[settings.teacher.train]\nsteps = 3\n"
+    )
+    plain.write_text(
+        '{"plugins": ["edm", "sct"], "data": "gmm", '
+        '"settings": {"mlp": {"width": 8}, "teacher": {"train": {"steps": 3}}}}'
+    )
+    file = read_recipe(toml)
+    assert file == read_recipe(plain)
+    assert file.data is not None
+    recipe = compose(file.plugins, file.settings, data=file.data)
+    assert recipe.plugins["mlp"].config["width"] == 8
+    assert isinstance(recipe.teacher, Recipe)
+    assert recipe.teacher.train.steps == 3
+
+
+def test_a_runs_recipe_composes_again(tmp_path: Path) -> None:
+    recipe = tiny(
+        "edm", "diffusion", "pf-ode", "tensorboard", given={"train.steps": 4, "gmm.size": 70}
+    )
+    file = tmp_path / "recipe.json"
+    file.write_text(json.dumps(recipe.to_json()))
+    read = read_recipe(file)
+    assert read.data == "gmm"
+    assert compose(read.plugins, read.settings, data=read.data) == recipe
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("gone.toml", None, "cannot be read"),
+        ("r.toml", "plugins = [", "cannot be read"),
+        ("r.json", "{", "cannot be read"),
+        ("r.json", "[1]", "must hold a table, not a list"),
+        ("r.json", '{"plugin": []}', "unknown key 'plugin' (keys: plugins, settings, data)"),
+        ("r.json", '{"plugins": "edm"}', "plugins must be a list and settings a table"),
+        ("r.json", '{"settings": [1]}', "plugins must be a list and settings a table"),
+        ("r.json", '{"data": 3}', "data must be a name or a path, not 3"),
+        ("r.json", '{"slots": {}}', "r.json': not a recipe"),
+        ("r.json", '{"slots": {}, "api": 99}', "plugin API 99"),
+    ],
+)
+def test_bad_recipe_files_are_named(
+    name: str, content: str | None, said: str, tmp_path: Path
+) -> None:
+    file = tmp_path / name
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(OptionError) as caught:
+        read_recipe(file)
+    assert said in str(caught.value)
+    assert name in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
