@@ -20,6 +20,7 @@ from scmkit import compose, evaluate, train
 
 NETWORK = {"mlp.width": 128, "mlp.depth": 3, "mlp.embedding_dim": 64, "positional.channels": 32}
 TRAINING = {"train.schedule": "cosine", "train.warmup": 100, "train.lr": 1e-3}
+NOISE = {"log-normal.mean": 0.0, "log-normal.std": 1.8}
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "scd": ("scd", {}),
     "sct": ("sct", {}),
@@ -30,8 +31,8 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
 def run(method: str, dimension: int, steps: int, batch: int, seed: int, out: Path) -> float:
     """The RMS error of one training."""
     plugin, options = METHODS[method]
-    settings = NETWORK | TRAINING | options
-    settings |= {f"teacher.{k}": v for k, v in TRAINING.items()}
+    settings = NETWORK | TRAINING | NOISE | options
+    settings |= {f"teacher.{k}": v for k, v in (TRAINING | NOISE).items()}
     settings |= {
         "train.steps": steps,
         "train.batch_size": batch,

@@ -24,7 +24,6 @@ from pathlib import Path
 import numpy as np
 
 import scmkit
-from scmkit.assembly import build_free
 from scmkit.sampling import save_png, side_by_side, vector_picture
 
 DATA = "two-moons"  # or "checkerboard"
@@ -32,15 +31,16 @@ NETWORK = {"mlp.width": 128, "mlp.depth": 3, "mlp.embedding_dim": 64, "positiona
 TEACHER = {"train.steps": 6000, "train.batch_size": 512, "train.lr": 1e-3}
 STUDENT = {"train.steps": 6000, "train.batch_size": 512, "train.lr": 5e-4, "scd.warmup_steps": 1000}
 BOTH = {"train.schedule": "cosine", "train.checkpoint_every": 2000, "train.sample_every": 2000}
-SAMPLES = 4000
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train and distil a diffusion model in the plane.")
     parser.add_argument("--steps", type=int, help="steps of each training, instead of 6000")
+    parser.add_argument("--samples", type=int, default=4000, help="points in each panel")
     parser.add_argument("--out", type=Path, default=Path("toy_2d.png"), help="the picture")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where runs go")
     args = parser.parse_args()
+    n = args.samples
     shorter = {} if args.steps is None else {"train.steps": args.steps}
 
     recipe = scmkit.compose(
@@ -56,22 +56,20 @@ def main() -> None:
     )
     student = scmkit.train(recipe, out=args.runs)
 
-    ode = build_free(scmkit.Slot.sampler, "pf-ode", {})
-    jumps = build_free(scmkit.Slot.sampler, "consistency", {})
     dataset = scmkit.dataset_of(recipe)
-    behind, _ = dataset.read("test", np.arange(SAMPLES))
-    data, _ = dataset.read("train", np.arange(SAMPLES))
+    behind, _ = dataset.read("test", np.arange(n))
+    data, _ = dataset.read("train", np.arange(n))
     panels = [
         data,
-        scmkit.sample(teacher.model, recipe.data, SAMPLES, ode, steps=18),
-        scmkit.sample(student.model, recipe.data, SAMPLES, jumps, steps=1),
-        scmkit.sample(student.model, recipe.data, SAMPLES, jumps, steps=2),
+        scmkit.sample(teacher.model, recipe.data, n, "pf-ode", steps=18),
+        scmkit.sample(student.model, recipe.data, n, "consistency", steps=1),
+        scmkit.sample(student.model, recipe.data, n, "consistency", steps=2),
     ]
     save_png(args.out, side_by_side(*(vector_picture(panel, behind) for panel in panels)))
 
     for run, steps in ((teacher, (18,)), (student, (1, 2))):
         for row in scmkit.evaluate(
-            run, steps=steps, metrics=("energy-distance",), baselines=run is teacher
+            run, steps=steps, metrics=("energy-distance",), n=min(n, 2000), baselines=run is teacher
         ):
             print(f"{row.name:<45} energy distance {row.metrics['energy-distance']:.4f}")
     print(args.out)

@@ -54,6 +54,7 @@ class Assembly(eqx.Module):
     """A recipe's modules: the model, and what trains it."""
 
     model: Model
+    proposal: AbstractProposal
     tangent: AbstractTangentEstimator
     loss: AbstractLoss
 
@@ -99,7 +100,7 @@ def build(recipe: Recipe, *, key: Key, teacher: Model | None = None) -> Assembly
         built[slot] = _fill(
             recipe, slot, Context(recipe.data, dict(built), teacher, recipe.train), key
         )
-    return Assembly(model, built[Slot.tangent], built[Slot.loss])
+    return Assembly(model, built[Slot.proposal], built[Slot.tangent], built[Slot.loss])
 
 
 FREE_KINDS: dict[Slot, type] = {

@@ -200,10 +200,11 @@ def _compose(
 
 def _recommended(draft: _Draft, used: set[str], dataset: dict[str, PluginRecord]) -> dict[str, Any]:
     """What the plugins in play, and last the data set, suggest for the parts of this recipe."""
-    owners = [draft.chosen[n][1] for n in dict.fromkeys(draft.owners.values())]
+    # Slots are filled by those named, then suggested, then by default: the first named wins.
+    owners = [draft.chosen[n][1] for n in reversed(dict.fromkeys(draft.owners.values()))]
     data = [load(find(f"{record.package}:{name}")) for name, record in dataset.items()]
     layers = [plugin.settings for plugin in (*owners, *data)]
-    layers += [p.settings_with.get(name, {}) for p in (*owners, *data) for name in sorted(used)]
+    layers += [p.settings_with.get(draft.owners[Slot.loss], {}) for p in (*owners, *data)]
     parts = {*used, "train"}
     return {k: v for layer in layers for k, v in layer.items() if k.partition(".")[0] in parts}
 

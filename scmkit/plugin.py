@@ -125,8 +125,8 @@ class Plugin:
     - `suggests`: plugins for slots that nobody named, such as the sampler that fits a loss.
     - `settings`: recommended settings of other plugins and of training, under the names `--set` takes
         (`"train.lr"`, `"log-normal.mean"`). A data set's win over a loss's, the user's over all.
-    - `settings_with`: settings recommended beside another plugin, by its name: what a data set knows of
-        training with a certain loss.
+    - `settings_with`: settings recommended beside a certain loss, by its plugin's name: what a data set
+        knows of training on it.
     - `teacher`: whether training starts from a pretrained diffusion model: `"required"` (the tangent
         comes from it too), `"initial"` (only the weights do) or `"none"`.
     - `requires`: importable modules it needs beyond its package's own dependencies, each with the

@@ -4,12 +4,19 @@ import itertools
 import os
 import tempfile
 
+# A suite of small arrays; JAX_PLATFORMS=cuda runs it on a GPU all the same.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
 import jax
 import jax.random as jr
 import pytest
+from hypothesis import settings
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+settings.register_profile("scmkit", derandomize=True, deadline=None)
+settings.load_profile("scmkit")
 
 # Set here, it reaches xdist's workers and the commands that tests start as processes of their own.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="scmkit-tests-"))

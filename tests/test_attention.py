@@ -11,8 +11,10 @@ from scmkit.interfaces import DataSpec
 from scmkit.plugin import Context, Slot
 
 DATA = DataSpec(source="test", shape=(2,), num_classes=0, shift=(0.0,), scale=(1.0,))
-attention = xla_attention.plugin.provides[Slot.attention](
-    xla_attention.plugin.config(), Context(DATA), key=jr.key(0)
+attention = jax.jit(
+    xla_attention.plugin.provides[Slot.attention](
+        xla_attention.plugin.config(), Context(DATA), key=jr.key(0)
+    )
 )
 
 
@@ -66,8 +68,9 @@ def test_gradient_of_a_tangent(getkey):
 
 
 def test_vmap_is_a_loop(getkey):
-    batch = jax.vmap(draw)(jr.split(getkey(), 3))
-    loop = jnp.stack([attention(*(a[i] for a in batch)) for i in range(3)])
+    draws = [draw(getkey()) for _ in range(3)]
+    batch = tuple(jnp.stack(arrays) for arrays in zip(*draws, strict=True))
+    loop = np.stack([attention(*qkv) for qkv in draws])
     np.testing.assert_allclose(jax.vmap(attention)(*batch), loop, atol=1e-6)
 
 

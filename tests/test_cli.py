@@ -186,7 +186,10 @@ def test_signals_save_and_exit(tmp_path, number, code):
     command = [sys.executable, "-c", "from scmkit_cli.main import main; main()", "train", *TINY]
     command += ["--data", "gmm", "--teacher", "none", "--steps", "1000000", "--name", "r"]
     process = subprocess.Popen(
-        [*command, "--out", str(tmp_path)], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [*command, "--out", str(tmp_path)],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     metrics = tmp_path / "r" / "metrics.jsonl"
     deadline = time.monotonic() + 120

@@ -1,10 +1,29 @@
-"""Every installed plugin against the checks for the slots it fills."""
+"""Every built-in plugin against the checks for the slots it fills, and the checks against wrong ones."""
 
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from scmkit.discovery import entries
+from scmkit.data import ArrayDataset
+from scmkit.discovery import entries, find
+from scmkit.interfaces import (
+    AbstractAttention,
+    AbstractLoss,
+    AbstractNoiseProcess,
+    AbstractParameterization,
+    AbstractProposal,
+    Coefficients,
+    LossOutput,
+    Statistics,
+)
+from scmkit.plugin import Plugin, Slot
 from scmkit.registry import load
-from scmkit.testing import Check, checks
+from scmkit.testing import Check, assert_abstract_or_final, checks
 
 SMALL = {
     "dit": {"width": 16, "depth": 2, "heads": 2},
@@ -18,11 +37,11 @@ SMALL = {
         "embedding_dim": 16,
     },
 }
-"""Options with which a network compiles in a second."""
+"""Options with which a network compiles in seconds."""
 
 
-def _all() -> list[Check]:
-    # In sorted order, because xdist's workers must agree on it.
+def built_ins() -> list[Any]:
+    # In the order of `entries`, on which xdist's workers must agree.
     return [
         pytest.param(check, id=f"{entry.name}/{check.name}")
         for entry in entries()
@@ -31,6 +50,174 @@ def _all() -> list[Check]:
     ]
 
 
-@pytest.mark.parametrize("check", _all())
+@pytest.mark.parametrize("check", built_ins())
 def test_conformance(check: Check) -> None:
     check.run()
+
+
+def test_every_slot_has_checks() -> None:
+    slots = {slot for entry in entries() for slot in load(entry).provides}
+    assert slots == set(Slot)
+    for name in ("trigflow", "scd", "consistency", "gmm", "mmd"):
+        plugin = load(find(name))
+        found = [check.name for check in checks(plugin)]
+        assert len(found) == len(set(found))
+        for slot in plugin.provides:
+            assert any(check.startswith(slot) for check in found)
+
+
+# Parts that are wrong in one way each, and the check that must say so.
+
+
+class Process(AbstractNoiseProcess):
+    """VE, or something wrong."""
+
+    wrong: str
+    ratio_max: float = 80.0
+
+    def alpha(self, t: Any) -> Any:
+        return jnp.ones_like(t)
+
+    def sigma(self, t: Any) -> Any:
+        return jax.lax.stop_gradient(t) if self.wrong == "derivative" else t
+
+    def time_at(self, ratio: Any) -> Any:
+        return 2 * ratio if self.wrong == "time" else ratio
+
+
+class Parameterization(AbstractParameterization):
+    """`f = x - ratio F`, or something wrong."""
+
+    wrong: str
+    process: AbstractNoiseProcess
+    sigma_data: float
+
+    def coefficients(self, t: Any) -> Coefficients:
+        ratio, one = self.process.ratio(t), jnp.ones_like(t)
+        skip = 0.9 * one if self.wrong == "boundary" else one
+        return Coefficients(skip=skip, out=-ratio, in_=one, noise=ratio[None])
+
+    def weight(self, t: Any) -> Any:
+        return -jnp.ones_like(t) if self.wrong == "weight" else jnp.ones_like(t)
+
+    def velocity(self, F: Any, x_t: Any, t: Any) -> Any:
+        right = self.process.velocity_from_denoised(self.denoise(F, x_t, t), x_t, t)
+        return -right if self.wrong == "velocity" else right
+
+
+class Proposal(AbstractProposal):
+    """Always the same time, beyond the last."""
+
+    def sample(self, process: AbstractNoiseProcess, *, key: Any) -> Any:
+        return 2 * process.t_max
+
+
+class Attention(AbstractAttention):
+    """Softmax attention, or something wrong."""
+
+    wrong: str
+
+    def __call__(self, q: Any, k: Any, v: Any) -> Any:
+        scale = 1.0 if self.wrong == "scale" else q.shape[-1] ** -0.5
+        logits = jnp.einsum("qhd,khd->hqk", q * scale, k)
+        weights = jax.nn.softmax(logits)
+        if self.wrong == "derivative":
+            weights = jax.lax.stop_gradient(weights)
+        if self.wrong == "forward":
+            identity = jax.custom_vjp(lambda a: a)
+            identity.defvjp(lambda a: (a, None), lambda _, g: (g,))
+            weights = identity(weights)
+        return jnp.einsum("hqk,khd->qhd", weights, v)
+
+
+class Loss(AbstractLoss):
+    """A regression on the tangent, which it forgets to hold fixed."""
+
+    proposal: AbstractProposal
+
+    def __call__(
+        self, model: Any, tangent: Any, x0: Any, cond: Any, *, step: Any, key: Any
+    ) -> LossOutput:
+        t = self.proposal.sample(model.process, key=key)
+        x_t = model.process.perturb(x0, x0[::-1], t)
+        gap = model.velocity(x_t, t, cond) - tangent(x0, x0[::-1], x_t, t, cond)
+        return LossOutput(jnp.mean(gap**2), {}, model.process.ratio(t))
+
+
+class Data(ArrayDataset):
+    """Too bright, and with the wrong mean."""
+
+    def statistics(self) -> Statistics:
+        return Statistics((9.0,), (1.0,))
+
+
+def data(config: Any) -> Data:
+    images = np.random.default_rng(0).normal(size=(40, 1, 8, 8)).astype(np.float32)
+    return Data(images, images)
+
+
+def part(make: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda config, context, *, key: make(context)
+
+
+WRONG = {
+    "noise/time_at_inverts_the_ratio": {Slot.noise: part(lambda _: Process(wrong="time"))},
+    "noise/derivatives_are_finite_and_right": {
+        Slot.noise: part(lambda _: Process(wrong="derivative"))
+    },
+    "proposal[edm]/times_lie_between_data_and_prior": {Slot.proposal: part(lambda _: Proposal())},
+    "proposal[edm]/times_depend_on_the_key_alone": {Slot.proposal: part(lambda _: Proposal())},
+    "attention/values_are_softmax_attention": {Slot.attention: part(lambda _: Attention("scale"))},
+    "attention/forward_mode_is_right": {Slot.attention: part(lambda _: Attention("derivative"))},
+    "loss[vector]/the_tangent_is_held_fixed": {Slot.loss: part(lambda c: Loss(c.proposal))},
+    "dataset/samples_are_float32_of_one_shape": {Slot.dataset: data},
+    "dataset/statistics_are_those_of_the_train_split": {Slot.dataset: data},
+    "dataset/the_splits_are_different_data": {Slot.dataset: data},
+} | {
+    f"parameterization[edm]/{check}": {
+        Slot.parameterization: part(
+            lambda c, wrong=wrong: Parameterization(
+                wrong=wrong, process=c.noise, sigma_data=c.data.sigma_data
+            )
+        )
+    }
+    for wrong, check in {
+        "boundary": "denoising_almost_clean_data_is_the_identity",
+        "weight": "weight_is_positive",
+        "velocity": "velocity_agrees_with_denoise",
+    }.items()
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_wrong_is_found(name: str) -> None:
+    found = {c.name: c for c in checks(Plugin("odd", "wrong", WRONG[name]))}
+    with pytest.raises(AssertionError) as caught:
+        found[name].run()
+    assert len(str(caught.value).split()) > 5
+
+
+def test_attention_without_forward_mode_is_found() -> None:
+    plugin = Plugin("odd", "wrong", {Slot.attention: part(lambda _: Attention("forward"))})
+    found = {c.name: c for c in checks(plugin)}
+    with pytest.raises(TypeError, match="jvp"):
+        found["attention/forward_mode_is_right"].run()
+
+
+def test_extending_a_finished_module_is_found() -> None:
+    class Base(eqx.Module):
+        def one(self) -> int:
+            return 1
+
+    class Derived(Base):
+        def one(self) -> int:
+            return 2
+
+    module = type(jax)("odd")
+    for kind in (Base, Derived):
+        kind.__module__ = "odd"
+        setattr(module, kind.__name__, kind)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(__import__("sys").modules, "odd", module)
+        with pytest.raises(AssertionError, match=r"extends .*Base, which is concrete"):
+            assert_abstract_or_final(module)

@@ -88,7 +88,7 @@ def installed(tmp_path_factory):
 
 
 def test_toy_2d_draws_four_panels(run, tmp_path):
-    printed = run(EXAMPLES / "toy_2d.py", "--steps", 2).splitlines()
+    printed = run(EXAMPLES / "toy_2d.py", "--steps", 2, "--samples", 100).splitlines()
     assert printed[-1] == "toy_2d.png"
     assert [line.split("  ")[0] for line in printed[2:5]] == [
         "pf-ode, 18 steps",

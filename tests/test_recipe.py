@@ -306,7 +306,7 @@ VALUES = st.one_of(
 OPTION_NAMES = st.sampled_from([f.name for f in dataclasses.fields(Options)]) | TEXT
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.dictionaries(OPTION_NAMES, VALUES, max_size=3))
 def test_configure_raises_nothing_but_option_errors(chosen: dict[str, Any]) -> None:
     try:
@@ -319,7 +319,7 @@ def test_configure_raises_nothing_but_option_errors(chosen: dict[str, Any]) -> N
     assert again["count"] == found.count
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.text(max_size=8) | st.from_regex(r"\w+\.\w+=\w*", fullmatch=True), max_size=3))
 def test_the_command_lines_settings_raise_nothing_but_option_errors(texts: list[str]) -> None:
     try:

@@ -58,7 +58,8 @@ def scmkit(
             main()
         except SystemExit as stop:
             code = stop.code if isinstance(stop.code, int) else 1
-        return Outcome(code, *capsys.readouterr())
+        said = capsys.readouterr()
+        return Outcome(code, said.out, said.err)
 
     return run
 

@@ -7,9 +7,11 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from scmkit.assembly import build_free
 from scmkit.errors import UsageError
 from scmkit.interfaces import AbstractSampler, Conditioning, DataSpec, SamplerOutput
 from scmkit.model import Model
+from scmkit.plugin import Slot
 from scmkit.types import Key, Keys
 
 BATCH = 512
@@ -83,7 +85,7 @@ def sample(
     model: Model,
     data: DataSpec,
     n: int,
-    sampler: AbstractSampler,
+    sampler: AbstractSampler | str = "consistency",
     *,
     steps: int = 1,
     labels: Int[np.ndarray, " n"] | int | None = None,
@@ -91,9 +93,12 @@ def sample(
 ) -> Float[np.ndarray, "n *shape"]:
     """`n` samples in the data's own units.
 
-    `labels` is one class for all, one per sample, or None for classes in turn. The same seed gives the
-    same noise for every sampler and number of steps.
+    `sampler` is one, or the name of a plugin with its default options. `labels` is one class for
+    all, one per sample, or None for classes in turn. The same seed gives the same noise for every
+    sampler and number of steps.
     """
+    if isinstance(sampler, str):
+        sampler = build_free(Slot.sampler, sampler, {})
     k_noise, k_sampler = jr.split(jr.key(seed))
     if isinstance(labels, np.ndarray):
         cond = Conditioning(jnp.asarray(labels, jnp.int32))
