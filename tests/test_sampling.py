@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from jax.experimental import io_callback
 from exact import exact_end, exact_model
+from jax.experimental import io_callback
 from scmkit_plugins.consistency_sampler import ConsistencySampler
 from scmkit_plugins.edm import VarianceExploding
 from scmkit_plugins.flow_matching import RectifiedFlow
@@ -187,7 +187,7 @@ def test_two_step_time_is_the_papers():
             ConsistencySampler(()).schedule(6),
             strict=False,
         )
-    )  # noqa: E501
+    )
 
 
 def test_drawing_in_batches_changes_nothing(monkeypatch):

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 
 import equinox as eqx
 import jax
@@ -121,11 +122,9 @@ def test_resume_is_bit_for_bit(tmp_path):
         (("run", 18), signal.SIGTERM, Preempted),
     ):
         trigger = Reporter(at, lambda number=number: os.kill(os.getpid(), number))
+        advance = partial(resume, path) if path.exists() else partial(go, composed, path)
         with pytest.raises(error, match="continue with"):
-            if path.exists():
-                resume(path, reporter=trigger)
-            else:
-                go(composed, path, trigger)
+            advance(reporter=trigger)
     stopped = resume(tmp_path / "b" / "run", reporter=Reporter())
     assert state_bytes(stopped) == state_bytes(straight)
     assert without_clock(stopped) == without_clock(straight)

@@ -31,7 +31,8 @@ class DiffusionLoss(AbstractLoss):
 
     The velocity is affine in `F`, so in units of the network's output this is the denoising loss of
     every parameterization: EDM's with its weight, flow matching's, and TrigFlow's
-    $\|\sigma_d F - (\cos t\, z - \sin t\, x_0)\|^2$ (arXiv 2206.00364, Eq. 8; arXiv 2312.02696, Appendix B.2; arXiv 2410.11081, Eq. 3).
+    $\|\sigma_d F - (\cos t\, z - \sin t\, x_0)\|^2$ (arXiv 2206.00364, Eq. 8; arXiv 2312.02696,
+    Appendix B.2; arXiv 2410.11081, Eq. 3).
     """
 
     proposal: AbstractProposal
