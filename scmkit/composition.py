@@ -13,7 +13,7 @@ from scmkit.discovery import Entry, entries, find
 from scmkit.errors import OptionError, PluginError, did_you_mean
 from scmkit.interfaces import AbstractDataset, DataSpec
 from scmkit.plugin import MODEL_SLOTS, TRAINING_SLOTS, Plugin, Slot
-from scmkit.recipe import PluginRecord, Recipe, TeacherRecord
+from scmkit.recipe import PluginRecord, Recipe, RecipeFile, TeacherRecord
 from scmkit.registry import load
 from scmkit.settings import DataSettings, TrainingSettings, configure
 
@@ -135,6 +135,7 @@ def compose(
     *,
     data: str = "digits",
     teacher: str | Path | None = None,
+    base: Mapping[str, Any] | None = None,
 ) -> Recipe:
     """A recipe from plugin names and settings; defaults fill the rest.
 
@@ -145,14 +146,16 @@ def compose(
         data, and `teacher.*` (`teacher.train.steps`) go to a teacher trained along the way.
     - `data`: an embedded data set's name or the path of a store.
     - `teacher`: a pretrained run; the string `"none"` starts from fresh weights.
+    - `base`: settings that count only where their plugin is part of the recipe; `settings` win.
 
     Raises `PluginError`, `OptionError` or `DataError`, each with its remedy.
     """
     given = dict(settings or {})
-    dataset, source, record = resolve_data(data, given)
-    data_settings = configure(DataSettings, _section(given, "data"), "data")
+    both = {**(base or {}), **given}
+    dataset, source, record = resolve_data(data, both)
+    data_settings = configure(DataSettings, _section(both, "data"), "data")
     spec = spec_of(dataset, source, data_settings.sigma_data)
-    return _compose(tuple(plugins), given, spec, record, teacher)
+    return _compose(tuple(plugins), given, spec, record, teacher, base or {})
 
 
 def _compose(
@@ -161,11 +164,13 @@ def _compose(
     spec: DataSpec,
     dataset: dict[str, PluginRecord],
     teacher: str | Path | None,
+    base: Mapping[str, Any],
 ) -> Recipe:
     draft, (sampler, *trackers) = _fill(plugins, spec.shape)
     draft.add(sampler)
     used = {*draft.owners.values(), sampler, *trackers}
-    merged = {**_recommended(draft, used, dataset), **given}
+    base = {k: v for k, v in base.items() if k.partition(".")[0] in {*used, "train"}}
+    merged = {**_recommended(draft, used, dataset), **base, **given}
     sections = {*used, *dataset, "train", "data", "teacher"}
     for key in given:
         section, _, option = key.partition(".")
@@ -195,7 +200,7 @@ def _compose(
         sampler=sampler,
         teacher_role=role,
     )
-    return recipe.replace(teacher=_teacher(recipe, given, dataset, teacher))
+    return recipe.replace(teacher=_teacher(recipe, given, dataset, teacher, base))
 
 
 def _recommended(draft: _Draft, used: set[str], dataset: dict[str, PluginRecord]) -> dict[str, Any]:
@@ -214,6 +219,7 @@ def _teacher(
     given: dict[str, Any],
     dataset: dict[str, PluginRecord],
     teacher: str | Path | None,
+    base: Mapping[str, Any],
 ) -> "TeacherRecord | Recipe | None":
     """The record of a given teacher, or the recipe of the one to train."""
     own = _section(given, "teacher")
@@ -236,7 +242,9 @@ def _teacher(
     for option in ("batch_size", "seed", "steps"):
         if f"train.{option}" in given:
             inherited[f"train.{option}"] = given[f"train.{option}"]
-    return _compose((*model, "diffusion"), {**inherited, **own}, recipe.data, dataset, None)
+    shared = {k: v for k, v in base.items() if k.partition(".")[0] in model_names}
+    settings = {**inherited, **own}
+    return _compose((*model, "diffusion"), settings, recipe.data, dataset, None, shared)
 
 
 def _section(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -268,3 +276,21 @@ def dataset_of(recipe: Recipe) -> AbstractDataset:
         return Store(Path(recipe.data.source))
     name = recipe.slots[Slot.dataset]
     return build_free(Slot.dataset, recipe.reference(name), recipe.plugins[name].config)
+
+
+def override(file: RecipeFile, named: Sequence[str]) -> RecipeFile:
+    """What a recipe file asks for, less what plugins `named` beside it take over."""
+    taken: set[Slot] = set()
+    for reference in named:
+        slot, equals, name = reference.rpartition("=")
+        provides = load(find(name)).provides
+        taken |= {Slot(slot)} if equals and slot in list(Slot) else set(provides)
+
+    def stays(reference: str) -> bool:
+        slot, equals, name = reference.rpartition("=")
+        if equals:
+            return slot not in taken
+        return not taken.intersection(load(find(name)).provides).intersection(OWNED)
+
+    kept = tuple(reference for reference in file.plugins if stays(reference))
+    return dataclasses.replace(file, plugins=(*kept, *named))

@@ -121,6 +121,8 @@ class RecipeFile:
     plugins: tuple[str, ...]
     settings: Mapping[str, Any]
     data: str | None = None
+    complete: bool = False
+    """Whether it is a run's, with settings of every part: those of parts replaced do not matter."""
 
 
 def read_recipe(path: Path) -> RecipeFile:
@@ -148,7 +150,7 @@ def read_recipe(path: Path) -> RecipeFile:
             f"{s}={recipe.reference(n)}" for s, n in recipe.slots.items() if s is not Slot.dataset
         ]
         trackers = map(recipe.reference, recipe.trackers)
-        return RecipeFile((*named, *trackers), flatten(config), recipe.data.source)
+        return RecipeFile((*named, *trackers), flatten(config), recipe.data.source, complete=True)
     unknown = set(raw) - {"plugins", "settings", "data"}
     if unknown:
         raise OptionError(

@@ -65,9 +65,9 @@ class TrainingSettings:
     log_every: Annotated[int, Gt(0)] = 50
     """Steps between lines of `metrics.jsonl`."""
     sample_every: Annotated[int, Ge(0)] = 0
-    """Steps between sample grids; 0 draws eight during the run."""
+    """Steps between sample grids; 0 draws four during the run."""
     checkpoint_every: Annotated[int, Ge(0)] = 0
-    """Steps between checkpoints; 0 saves eight during the run, and always at the end."""
+    """Steps between checkpoints; 0 saves four during the run, the last at its end."""
     keep: Annotated[int, Ge(0)] = 2
     """Checkpoints to keep; 0 keeps all."""
 

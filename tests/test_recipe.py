@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from scmkit_cli.options import by_plugin, parse_settings
 
 from scmkit import Recipe, build, build_model, compose
-from scmkit.composition import OWNED, dataset_of, default_network
+from scmkit.composition import OWNED, dataset_of, default_network, override
 from scmkit.errors import OptionError, PluginError
 from scmkit.plugin import API_VERSION, Slot
 from scmkit.recipe import TeacherRecord, read_recipe
@@ -491,3 +491,22 @@ def test_bad_recipe_files_are_named(
     assert said in str(caught.value)
     assert name in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_runs_recipe_with_another_plugin(tmp_path):
+    """`--recipe RUN/recipe.json --plugin edm`: what is named takes its slots over, the rest stays."""
+    first = compose(
+        ["trigflow", "scd"], {"mlp.width": 24, "trigflow.ratio_max": 50.0, "train.lr": 2e-4}
+    )
+    file = tmp_path / "recipe.json"
+    file.write_text(json.dumps(first.to_json()))
+    asked = override(read_recipe(file), ["edm"])
+    second = compose(asked.plugins, data=asked.data, base=asked.settings)
+    assert second.slots == {**first.slots, Slot.noise: "edm", Slot.parameterization: "edm"}
+    assert second.plugins["mlp"].config["width"] == 24
+    assert second.train.lr == 2e-4
+    assert isinstance(second.teacher, Recipe)
+    assert second.teacher.plugins["mlp"].config["width"] == 24
+    same = override(read_recipe(file), [])
+    again = compose(same.plugins, data=same.data, base=same.settings)
+    assert again.replace(teacher=None) == first.replace(teacher=None)

@@ -67,14 +67,15 @@ def train(
     given |= {f"train.{k}": v for k, v in flags.items() if v is not None}
 
     from scmkit import compose, train
-    from scmkit.recipe import read_recipe
+    from scmkit.composition import override
+    from scmkit.recipe import RecipeFile, read_recipe
     from scmkit_cli.summary import print_finished, print_recipe
 
-    plugins, file_data = tuple(plugin or ()), None
-    if recipe is not None:
-        file = read_recipe(recipe)
-        plugins = (*file.plugins, *plugins) if plugins else file.plugins
-        given, file_data = {**file.settings, **given}, file.data
-    composed = compose(plugins, given, data=data or file_data or "digits", teacher=teacher)
+    named = tuple(plugin or ())
+    file = RecipeFile(named, {}) if recipe is None else override(read_recipe(recipe), named)
+    base = file.settings if file.complete else {}
+    given = given if file.complete else {**file.settings, **given}
+    data = data or file.data or "digits"
+    composed = compose(file.plugins, given, data=data, teacher=teacher, base=base)
     print_recipe(composed)
     print_finished(train(composed, out=out, name=name))

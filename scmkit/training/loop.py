@@ -104,8 +104,8 @@ class Trainer:
         return preview_path(self.run.path, self.step)
 
     def _due(self, every: int) -> bool:
-        """Whether something happens now that happens `every` steps; for 0, eight times a run."""
-        return self.step % (every or math.ceil(self.settings.steps / 8)) == 0
+        """Whether something happens now that happens `every` steps; for 0, four times a run."""
+        return self.step % (every or math.ceil(self.settings.steps / 4)) == 0
 
     def _advance(self) -> None:
         x0, labels = next(self.loader)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 
-from scmkit.assembly import build, named_key
+from scmkit.assembly import build, build_model, named_key
 from scmkit.errors import RunError, UsageError
 from scmkit.model import Model
 from scmkit.plugin import Slot
@@ -41,6 +41,10 @@ def train(
     path = Path(out) / (name or _free_name(Path(out), recipe))
     if isinstance(recipe.teacher, TeacherRecord):
         _check_teacher(recipe, Run.load(recipe.teacher.path))
+    # Shapes alone, with the model as its own teacher: what cannot be built is said before hours of training.
+    eqx.filter_eval_shape(
+        lambda key: build(recipe, key=key, teacher=build_model(recipe, key=key)), jr.key(0)
+    )
     return _advance(Run.create(path, recipe), reporter or Bar())
 
 
