@@ -76,6 +76,9 @@ def info(
             typer.echo(f"suggests: {slot} = {other}")
         for key, value in plugin.settings.items():
             typer.echo(f"suggests: --set {key}={value}")
+        for loss, settings in plugin.settings_with.items():
+            shown = " ".join(f"--set {key}={value}" for key, value in settings.items())
+            typer.echo(f"suggests with {loss}: {shown}")
         options = option_help(plugin.config)
     if options:
         typer.echo(f"options (--set {name}.OPTION=VALUE):")
