@@ -75,21 +75,23 @@ def import_(
 
 @app.command()
 def info(
-    data: Annotated[Path, typer.Argument(help="A store that `scmkit data import` made.")],
+    data: Annotated[
+        str, typer.Argument(help="An embedded data set's name, or a store of `scmkit data import`.")
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     png: Annotated[
         Path | None, typer.Option(help="Also draw some train samples, into this file.")
     ] = None,
 ) -> None:
     """Show what a data set holds: shapes, sizes, classes and statistics."""
-    from scmkit.data import Store
+    from scmkit.composition import resolve_data
 
-    store = Store(data)
-    facts = describe(store)
+    dataset, _, _ = resolve_data(data)
+    facts = describe(dataset)
     if png is not None:
-        write_picture(store, png)
+        write_picture(dataset, png)
     if as_json:
-        typer.echo(json.dumps({"data": str(data)} | facts))
+        typer.echo(json.dumps({"data": data} | facts))
         return
     typer.echo(f"{data}: {summary(facts)}")
     for name in ("dtype", "classes", "mean", "std"):
