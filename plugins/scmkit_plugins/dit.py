@@ -1,6 +1,5 @@
 """A diffusion transformer, its layers scanned."""
 
-import os
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -25,9 +24,6 @@ from scmkit.types import Key
 from scmkit_plugins._layers import Linear, dropout, last_axis
 from scmkit_plugins._normalize import rms_norm
 
-POLICY = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}[
-    os.environ.get("POL", "full")
-]
 Tokens = Float[Array, "tokens c"]
 
 SAVED = {
