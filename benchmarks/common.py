@@ -17,7 +17,7 @@ def environment() -> dict[str, Any]:
     """Device, versions, date and the command that ran."""
     device = jax.devices()[0]
     return {
-        "command": " ".join(["python", *sys.argv]),
+        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "device": f"{device.platform}: {device.device_kind}, {platform.machine()}",
         "python": platform.python_version(),
