@@ -7,9 +7,6 @@ median over rounds of its CPU seconds per step against its reference in the same
 """
 
 import argparse
-import datetime
-import json
-import platform
 import statistics
 import sys
 import time
@@ -23,6 +20,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
+from common import write
 from jaxtyping import Array, Float
 from scmkit_plugins import (
     adagn,
@@ -286,16 +284,7 @@ def main() -> None:
             f"{row['cpu_ms']:.0f} ms, compile {row['compile_cpu_s']:.1f} s, "
             f"temp {row['temp_mib']:.0f} MiB"
         )
-    report = {
-        "benchmark": "networks",
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "device": f"{jax.devices()[0].device_kind}, {platform.machine()}",
-        "versions": {m.__name__: m.__version__ for m in (jax, eqx, optax, np)},
-        "arguments": {k: v for k, v in vars(args).items() if k != "out"},
-        "rows": rows,
-    }
-    if args.out is not None:
-        args.out.write_text(json.dumps(report, indent=2) + "\n")
+    write(args.out, {"rows": rows})
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ STUDENT = {
     "train.beta2": 0.999,
     "train.ema": "power:0.05",
     "train.warmup": 50,
-    "log-normal.mean": 0.2,
+    "log-normal.mean": 0.5,
     "log-normal.std": 1.6,
 }
 TEACHER = {
