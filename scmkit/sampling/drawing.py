@@ -97,13 +97,13 @@ def sample(
     all, one per sample, or None for classes in turn. The same seed gives the same noise for every
     sampler and number of steps.
     """
-    if isinstance(sampler, str):
-        sampler = build_free(Slot.sampler, sampler, {})
+    named = isinstance(sampler, str)
+    method: AbstractSampler = build_free(Slot.sampler, sampler, {}) if named else sampler
     k_noise, k_sampler = jr.split(jr.key(seed))
     if isinstance(labels, np.ndarray):
         cond = Conditioning(jnp.asarray(labels, jnp.int32))
     else:
         cond = conditioning(data, n, label=labels)
     noise = prior(model, data, n, key=k_noise)
-    out = draw(model, sampler, noise, cond, steps=steps, key=k_sampler)
+    out = draw(model, method, noise, cond, steps=steps, key=k_sampler)
     return data.denormalise(np.asarray(out.x))
