@@ -1,0 +1,1 @@
+"""Softmax attention that every JAX transformation passes through, fused on GPUs."""
