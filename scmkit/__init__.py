@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from scmkit.composition import dataset_of as dataset_of
     from scmkit.errors import ScmkitError as ScmkitError
     from scmkit.evaluation import evaluate as evaluate
+    from scmkit.fused_attention.api import attention as attention
     from scmkit.interfaces import Conditioning as Conditioning
     from scmkit.model import Model as Model
     from scmkit.plugin import Context as Context
@@ -41,6 +42,7 @@ _PUBLIC = {
     "ScmkitError": "scmkit.errors",
     "Slot": "scmkit.plugin",
     "TrainingSettings": "scmkit.settings",
+    "attention": "scmkit.fused_attention.api",
     "build": "scmkit.assembly",
     "build_model": "scmkit.assembly",
     "compose": "scmkit.composition",

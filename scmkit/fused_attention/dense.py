@@ -27,6 +27,17 @@ from scmkit.fused_attention.problem import (
 
 Scores = Float[Array, "b g r n m"]
 
+LONGEST = 1024 * 1024
+"""Queries times keys up to which all scores are kept; `blockwise` takes over from there."""
+
+
+def unsupported(x: Operands, spec: Spec) -> str | None:
+    """Why the blockwise form is better, or None."""
+    n, m = x.q.shape[1], x.k.shape[1]
+    if n * m > LONGEST and x.bias is None:
+        return f"{n} queries by {m} keys"
+    return None
+
 
 def forward(x: Operands, spec: Spec) -> tuple[Output, LogSumExp]:
     """Output and log-sum-exp."""
@@ -62,9 +73,7 @@ def backward(x: Operands, o: Output, lse: LogSumExp, do: Output, spec: Spec) -> 
     dv = jnp.einsum("bgrnm,bngrd->bmgd", p, _split(do, g), **product)
     dbias = None
     if x.bias is not None:
-        ds = ds.reshape(ds.shape[0], -1, *ds.shape[3:])
-        summed = tuple(i for i in range(4) if x.bias.shape[i] == 1 != ds.shape[i])
-        dbias = jnp.sum(ds, axis=summed, keepdims=True).astype(x.bias.dtype)
+        dbias = ds.reshape(x.bias.shape).astype(x.bias.dtype)
     return Differentials(
         _merge(dq, x.q.dtype), dk.astype(x.k.dtype), dv.astype(x.v.dtype), dbias
     )

@@ -26,14 +26,14 @@ class Operands(NamedTuple):
     """Arrays of attention for `b` samples, `n` queries, `m` keys, `h` query and `g` key heads.
 
     `h` is a multiple of `g`; query head `i` reads key head `i // (h / g)`. Each dimension of `mask`
-    and `bias` is full or 1.
+    is full or 1.
     """
 
     q: Float[Array, "b n h d"]
     k: Float[Array, "b m g d"]
     v: Float[Array, "b m g d"]
     mask: Bool[Array, "#b #h #n #m"] | None = None
-    bias: Float[Array, "#b #h #n #m"] | None = None
+    bias: Float[Array, "b h n m"] | None = None
 
 
 class Differentials(NamedTuple):
@@ -42,7 +42,7 @@ class Differentials(NamedTuple):
     q: Float[Array, "b n h d"]
     k: Float[Array, "b m g d"]
     v: Float[Array, "b m g d"]
-    bias: Float[Array, "#b #h #n #m"] | None = None
+    bias: Float[Array, "b h n m"] | None = None
 
 
 Output = Float[Array, "b n h d"]

@@ -1,0 +1,84 @@
+"""Which backend runs a call: the first of the platform's that supports it."""
+
+import functools
+import importlib
+import logging
+import re
+from typing import Protocol
+
+import jax
+
+from scmkit.fused_attention.problem import Differentials, LogSumExp, Operands, Output, Spec
+
+logger = logging.getLogger("scmkit.attention")
+
+
+class Backend(Protocol):
+    """A module with the three functions of attention. See `dense` for what they compute."""
+
+    def unsupported(self, x: Operands, spec: Spec) -> str | None:
+        """Why this backend cannot run the call, or None."""
+        ...
+
+    def forward(self, x: Operands, spec: Spec) -> tuple[Output, LogSumExp]: ...
+
+    def dual(
+        self, x: Operands, t: Differentials, spec: Spec
+    ) -> tuple[Output, LogSumExp, Output]: ...
+
+    def backward(
+        self, x: Operands, o: Output, lse: LogSumExp, do: Output, spec: Spec
+    ) -> Differentials: ...
+
+
+def xla_backend(x: Operands, spec: Spec) -> Backend:
+    """All scores at once where they are few, block by block where they are many."""
+    from scmkit.fused_attention import blockwise, dense
+
+    return blockwise if dense.unsupported(x, spec) else dense
+
+
+def cuda_backend(x: Operands, spec: Spec) -> Backend:
+    """The kernel asked for, or the fastest that supports the call; XLA if none does.
+
+    Raises `ValueError` where the kernel asked for does not support the call.
+    """
+    if spec.implementation == "xla":
+        return xla_backend(x, spec)
+    reasons = []
+    for name in ("mosaic", "triton"):
+        if spec.implementation not in (None, name):
+            continue
+        if name == "mosaic" and spec.implementation is None and not _on_hopper():
+            continue
+        kernel: Backend = importlib.import_module(f"scmkit.fused_attention.{name}")
+        reason = kernel.unsupported(x, spec)
+        if reason is None:
+            _log_once(tuple(reasons), f"the {name} kernel")
+            return kernel
+        reasons.append(f"the {name} kernel does not support {reason}")
+    if spec.implementation is not None:
+        raise ValueError(
+            f"attention: {reasons[0]}; leave out implementation={spec.implementation!r} to use "
+            f"the fastest that does"
+        )
+    _log_once(tuple(reasons), "XLA")
+    return xla_backend(x, spec)
+
+
+@functools.cache
+def _log_once(reasons: tuple[str, ...], instead: str) -> None:
+    if reasons:
+        logger.warning("attention: %s; using %s", ", ".join(reasons), instead)
+
+
+def _on_hopper() -> bool:
+    """Whether the GPU that is compiled for has wgmma and TMA as compute capability 9.0 has them."""
+    abstract = jax.sharding.get_abstract_mesh().abstract_device
+    if abstract is not None:
+        return re.search(r"\bG?H(\d{3}|20)\b", abstract.device_kind) is not None
+    try:
+        devices = jax.devices("cuda")
+    except RuntimeError:  # compiling for a GPU on a machine without one
+        return False
+    return devices[0].compute_capability == "9.0"

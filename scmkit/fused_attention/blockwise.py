@@ -1,0 +1,1 @@
+from scmkit.fused_attention.dense import *
