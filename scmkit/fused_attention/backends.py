@@ -8,6 +8,7 @@ from typing import Protocol
 
 import jax
 
+from scmkit.fused_attention import blockwise, dense
 from scmkit.fused_attention.problem import Differentials, LogSumExp, Operands, Output, Spec
 
 logger = logging.getLogger("scmkit.attention")
@@ -33,22 +34,18 @@ class Backend(Protocol):
 
 def xla_backend(x: Operands, spec: Spec) -> Backend:
     """All scores at once where they are few, block by block where they are many."""
-    from scmkit.fused_attention import blockwise, dense
-
     return blockwise if dense.unsupported(x, spec) else dense
 
 
-def cuda_backend(x: Operands, spec: Spec) -> Backend:
-    """The kernel asked for, or the fastest that supports the call; XLA if none does.
+def cuda_kernel(x: Operands, spec: Spec) -> Backend | None:
+    """The kernel asked for, or the fastest that supports the call; None for XLA.
 
     Raises `ValueError` where the kernel asked for does not support the call.
     """
     if spec.implementation == "xla":
-        return xla_backend(x, spec)
+        return None
     reasons = []
-    for name in ("mosaic", "triton"):
-        if spec.implementation not in (None, name):
-            continue
+    for name in (spec.implementation,) if spec.implementation else ("mosaic", "triton"):
         if name == "mosaic" and spec.implementation is None and not _on_hopper():
             continue
         kernel: Backend = importlib.import_module(f"scmkit.fused_attention.{name}")
@@ -63,7 +60,7 @@ def cuda_backend(x: Operands, spec: Spec) -> Backend:
             f"the fastest that does"
         )
     _log_once(tuple(reasons), "XLA")
-    return xla_backend(x, spec)
+    return None
 
 
 @functools.cache

@@ -30,8 +30,8 @@ from jax.interpreters import ad, batching, mlir
 from jax.interpreters import partial_eval as pe
 
 from scmkit.fused_attention import dense
-from scmkit.fused_attention.backends import Backend, cuda_backend, xla_backend
-from scmkit.fused_attention.partitioning import partitioned
+from scmkit.fused_attention.backends import Backend, cuda_kernel, xla_backend
+from scmkit.fused_attention.partitioning import lowers_for_devices, partitioned
 from scmkit.fused_attention.problem import Differentials, Operands, Spec, sum_dtype
 
 Arrays = Sequence[Any]
@@ -429,21 +429,44 @@ def _register(
         mlir.register_lowering(primitive, rule, platform="cuda")
 
 
-def _kernel(primitive: Primitive, types: Any, jvp: Any, run: Callable[..., tuple[Any, ...]]) -> None:
+OUTPUT, ROWS, DIFFERENTIALS = "bnhd", "bhn", ("bnhd", "bmgd", "bmgd")
+"""The dimensions of a kernel's arrays: samples, query and key heads, queries, keys, features."""
+
+
+def _kernel(
+    primitive: Primitive,
+    types: Callable[..., list[Any]],
+    jvp: Callable[..., tuple[Any, Any]],
+    run: Callable[..., tuple[Any, ...]],
+    ins: Sequence[str],
+    outs: Sequence[str],
+) -> None:
+    """Register a primitive that has kernels; `ins` are the arguments after the operands."""
+
     def lowering(*args: Any, call: Call) -> tuple[Any, ...]:
         return run(xla_backend(call.pack(args[: call.operands]), call.spec), args, call)
 
     def on_cuda(*args: Any, call: Call) -> tuple[Any, ...]:
-        backend = cuda_backend(call.pack(args[: call.operands]), call.spec)
-        return partitioned(lambda *args: run(backend, args, call), args)
+        kernel = cuda_kernel(call.pack(args[: call.operands]), call.spec)
+        if kernel is None:
+            return lowering(*args, call=call)
+        names = [*DIFFERENTIALS]
+        if call.masked:
+            names += ["".join(d if n > 1 else "1" for d, n in zip("bhnm", args[3].shape))]
+        return partitioned(lambda *args: run(kernel, args, call), args, [*names, *ins], outs)
 
     _register(primitive, types, jvp, lowering, on_cuda)
+    lowers_for_devices(primitive)
 
 
-_kernel(forward_p, _forward_types, _forward_jvp, _forward)
-_kernel(dual_p, _dual_types, _dual_jvp, _dual)
-_kernel(tangent_p, _tangent_types, _tangent_jvp, _tangent)
-_kernel(backward_p, _backward_types, _backward_jvp, _backward)
+_kernel(forward_p, _forward_types, _forward_jvp, _forward, (), (OUTPUT, ROWS))
+_kernel(dual_p, _dual_types, _dual_jvp, _dual, DIFFERENTIALS, (OUTPUT, ROWS, OUTPUT))
+_kernel(
+    tangent_p, _tangent_types, _tangent_jvp, _tangent, (OUTPUT, ROWS, *DIFFERENTIALS), (OUTPUT,)
+)
+_kernel(
+    backward_p, _backward_types, _backward_jvp, _backward, (OUTPUT, ROWS, OUTPUT), DIFFERENTIALS
+)
 _register(
     derivative_p,
     _derivative_types,
