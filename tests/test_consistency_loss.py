@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from jax.interpreters import partial_eval as pe
+from programs import attention_calls, multiplications
 from scmkit_plugins._consistency_loss import ConsistencyLoss, bound, tangent_terms
 from scmkit_plugins._data_tangent import DataTangent
 from scmkit_plugins._log_weight import LogWeight
@@ -182,40 +182,12 @@ def test_learned_weight_optimum():
         np.testing.assert_allclose(slope, 0, atol=1e-5)
 
 
-def multiplications(f, *args):
-    """Multiplications in the matrix products of `f`'s program, after dead code is removed."""
-    closed = jax.make_jaxpr(f)(*args)
-    program, _ = pe.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars), instantiate=True)
-
-    def count(program):
-        total = 0
-        for eqn in program.eqns:
-            if eqn.primitive.name == "dot_general":
-                (contracted, _), _ = eqn.params["dimension_numbers"]
-                depth = np.prod([eqn.invars[0].aval.shape[i] for i in contracted], dtype=int)
-                total += int(depth) * int(np.prod(eqn.outvars[0].aval.shape, dtype=int))
-            for value in eqn.params.values():
-                for inner in value if isinstance(value, tuple | list) else (value,):
-                    inner = getattr(inner, "jaxpr", inner)
-                    if hasattr(inner, "eqns"):
-                        total += count(inner)
-        return total
-
-    return count(program)
-
-
-def test_the_primal_is_computed_once():
-    """A step is forward, tangent and twice backward: 4/3 of a diffusion step, not 5/3."""
-    width, batch = 64, 16
-    recipe = compose(
-        ["trigflow", "sct"],
-        {"mlp.width": width, "mlp.depth": 3, "mlp.embedding_dim": 4, "positional.channels": 2},
-        data="digits",
-        teacher="none",
-    )
+def gradients(plugins, options):
+    """The gradient of the consistency loss, and of the diffusion loss, by the model's arrays."""
+    recipe = compose(["trigflow", *plugins, "sct"], options, data="digits", teacher="none")
     assembly = build(recipe, key=jr.key(0))
     diffusion = build(compose(["trigflow", "diffusion"], data="digits"), key=jr.key(0)).loss
-    x0, keys = jnp.ones((batch, 1, 8, 8)), jr.split(jr.key(0), batch)
+    x0, keys = jnp.ones((16, 1, 8, 8)), jr.split(jr.key(0), 16)
     trained, static = eqx.partition(assembly.model, eqx.is_inexact_array)
 
     def gradient(loss):
@@ -223,16 +195,68 @@ def test_the_primal_is_computed_once():
             model = eqx.combine(trained, static)
 
             def one(x0, key):
-                return loss(
-                    model, assembly.tangent, x0, None, step=jnp.zeros((), int), key=key
-                ).value
+                out = loss(model, assembly.tangent, x0, None, step=jnp.zeros((), int), key=key)
+                return out.value
 
             return jax.vmap(one)(x0, keys).sum()
 
         return jax.grad(total)
 
-    ratio = multiplications(gradient(assembly.loss), trained) / multiplications(
-        gradient(diffusion), trained
-    )
+    return gradient(assembly.loss), gradient(diffusion), trained
+
+
+def test_the_primal_is_computed_once():
+    """A step is forward, tangent and twice backward: 4/3 of a diffusion step, not 5/3."""
+    sizes = {"mlp.width": 64, "mlp.depth": 3, "mlp.embedding_dim": 4, "positional.channels": 2}
+    consistency, diffusion, trained = gradients([], sizes)
+    ratio = multiplications(consistency, trained) / multiplications(diffusion, trained)
     # The first layer needs no gradient of its input, so a plain step is a little under 3 units.
     assert 1.25 < ratio < 1.45, ratio
+
+
+@pytest.mark.parametrize("remat", ["none", "light", "full"])
+def test_the_primal_is_computed_once_in_scanned_attention(remat):
+    """And a rematerialised block computes it once more, unless it keeps attention's output."""
+    depth = 3
+    sizes = {"dit.width": 64, "dit.depth": depth, "dit.remat": remat}
+    consistency, diffusion, trained = gradients(["dit", "pallas-attention"], sizes)
+    again = {"forward": depth} if remat == "full" else {}
+    assert attention_calls(consistency, trained) == {"dual": depth, "backward": depth, **again}
+    assert attention_calls(diffusion, trained) == {
+        "forward": depth * (2 if remat == "full" else 1),
+        "backward": depth,
+    }
+    ratio = multiplications(consistency, trained) / multiplications(diffusion, trained)
+    assert 1.2 < ratio < 1.4, ratio
+
+
+def test_scanned_attention_equals_two_passes(getkey):
+    """The step of a rematerialised transformer, against plain autodiff of plain attention."""
+    sizes = {"dit.width": 32, "dit.depth": 2, "dit.remat": "full", "dit.heads": 2}
+    models = []
+    for attention in ("pallas-attention", "xla-attention"):
+        recipe = compose(["trigflow", "dit", attention, "sct"], sizes, data="digits")
+        model = build(recipe, key=jr.key(0)).model
+        arrays, static = eqx.partition(model, eqx.is_inexact_array)
+        # Layers that start at zero would hide everything behind them.
+        arrays = jax.tree.map(lambda a: a + 0.1 * jr.normal(jr.key(a.size), a.shape), arrays)
+        models.append(eqx.combine(arrays, static))
+    fused, plain = models
+    x_t, dx = jr.normal(getkey(), (2, 1, 8, 8))
+    t = f32(0.9)
+
+    def shared(model):
+        F, stable, unstable = tangent_terms(model, x_t, dx, t, None, key=None)
+        return jnp.sum((F - jax.lax.stop_gradient(F) + stable + unstable) ** 2)
+
+    def two_passes(model):
+        _, stable, unstable = jax.lax.stop_gradient(
+            tangent_terms(plain, x_t, dx, t, None, key=None)
+        )
+        F = model.raw(x_t, t, None, key=None)
+        return jnp.sum((F - jax.lax.stop_gradient(F) + stable + unstable) ** 2)
+
+    ours = eqx.filter_jit(eqx.filter_grad(shared))(fused)
+    expected = eqx.filter_jit(eqx.filter_grad(two_passes))(plain)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5 * float(jnp.abs(b).max()) + 1e-7)

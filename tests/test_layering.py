@@ -14,7 +14,7 @@ import scmkit
 from scmkit.testing import assert_abstract_or_final
 
 LAYERS = [
-    {"types", "errors"},
+    {"types", "errors", "fused_attention"},
     {"interfaces", "files", "settings"},
     {"model", "conditioning"},
     {"conversion"},

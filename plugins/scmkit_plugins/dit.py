@@ -12,6 +12,7 @@ from annotated_types import Ge, Gt, Lt
 from jaxtyping import Array, Float
 
 from scmkit.conditioning import ConditioningEmbedding
+from scmkit.fused_attention import attention_saveable
 from scmkit.interfaces import (
     AbstractAttention,
     AbstractNetwork,
@@ -27,11 +28,13 @@ from scmkit_plugins._normalize import rms_norm
 Tokens = Float[Array, "tokens c"]
 
 SAVED = {
-    "light": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "light": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable, attention_saveable
+    ),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
-"""What each choice of `remat` keeps of a block for the backward pass: its linear layers' outputs,
-which cost most to recompute, or its input alone."""
+"""What each choice of `remat` keeps of a block for the backward pass: the outputs of its linear layers
+and of fused attention, which cost most to recompute, or its input alone."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class DiTOptions:
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Probability of zeroing a feature before the last layer of each branch in training."""
     remat: Literal["none", "light", "full"] = "light"
-    """What the backward pass recomputes: nothing; all but the linear layers, fastest on a CPU; all."""
+    """What the backward pass recomputes: nothing; all but linear layers and attention; all."""
     unroll: Annotated[int, Ge(1)] = 1
     """Blocks per step of the scan; more of them take longer to compile."""
 

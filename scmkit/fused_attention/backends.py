@@ -4,7 +4,7 @@ import functools
 import importlib
 import logging
 import re
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 
@@ -14,6 +14,7 @@ from scmkit.fused_attention.problem import Differentials, LogSumExp, Operands, O
 logger = logging.getLogger("scmkit.attention")
 
 
+@runtime_checkable
 class Backend(Protocol):
     """A module with the three functions of attention. See `dense` for what they compute."""
 

@@ -27,6 +27,7 @@ from scmkit.fused_attention.problem import (
     sum_dtype,
 )
 from scmkit.fused_attention.scores import (
+    Rows,
     Scores,
     Values,
     by_group,
@@ -46,12 +47,12 @@ BLOCK = 512
 class _State(NamedTuple):
     """What is summed over the blocks of keys, for one block of queries."""
 
-    level: Scores
-    total: Scores
+    level: Rows
+    total: Rows
     o: Values
     g: Values | None
-    mu: Scores | None
-    shift: Scores | None
+    mu: Rows | None
+    shift: Rows | None
 
 
 def unsupported(x: Operands, spec: Spec) -> str | None:
@@ -203,8 +204,9 @@ class _Blocks:
 
     def scores(self, q: Values, k: Float[Array, "b columns g d"], i: Array, j: Array) -> Scores:
         s = self.spec.scale * products(q, k)
-        rows = i * self.rows_in + jnp.arange(self.rows_in)[:, None]
-        columns = j * self.columns_in + jnp.arange(self.columns_in)[None, :]
+        shape = (1, 1, 1, self.rows_in, self.columns_in)
+        rows = i * self.rows_in + jax.lax.broadcasted_iota(i.dtype, shape, 3)
+        columns = j * self.columns_in + jax.lax.broadcasted_iota(j.dtype, shape, 4)
         if self.m % self.columns_in:
             s = jnp.where(columns < self.m, s, -jnp.inf)
         if self.spec.causal:

@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool
 
 from scmkit.fused_attention.problem import Differentials, LogSumExp, Operands, Output, Spec, sum_dtype
 from scmkit.fused_attention.scores import (
+    Rows,
     Scores,
     by_group,
     by_head,
@@ -83,7 +84,8 @@ def visible(x: Operands, spec: Spec) -> Bool[Array, "..."] | None:
     allowed = None if x.mask is None else grouped(x.mask, x.k.shape[2])
     if spec.causal:
         n, m = x.q.shape[1], x.k.shape[1]
-        causal = jnp.arange(m)[None, :] <= jnp.arange(n)[:, None] + (m - n)
+        rows, columns = (jax.lax.broadcasted_iota(jnp.int32, (1, 1, 1, n, m), i) for i in (3, 4))
+        causal = columns <= rows + (m - n)
         allowed = causal if allowed is None else allowed & causal
     return allowed
 
@@ -96,7 +98,7 @@ def _scores(q: Array, x: Operands, spec: Spec) -> Scores:
     return s if allowed is None else jnp.where(allowed, s, -jnp.inf)
 
 
-def _weights(s: Scores) -> tuple[Scores, Scores, LogSumExp]:
+def _weights(s: Scores) -> tuple[Scores, Rows, LogSumExp]:
     """`exp(s - max)`, its sums (1 where nothing is allowed), and the log-sum-exp."""
     # The result does not depend on the shift, so neither does its derivative.
     shift = jax.lax.stop_gradient(jnp.max(s, axis=-1, keepdims=True))

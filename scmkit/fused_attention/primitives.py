@@ -367,6 +367,14 @@ def _dual_dce(used: Sequence[bool], *rest: Any) -> tuple[list[bool], Any]:
     return [True] * n + [False] * (len(eqn.invars) - n), forward
 
 
+def attention_saveable(primitive: Primitive, *_: Any, **params: Any) -> bool:
+    """Policy for `jax.checkpoint`: keep the outputs of attention, and so compute it only once.
+
+    They are as large as the queries, where computing them again costs quadratically more.
+    """
+    return primitive in (forward_p, dual_p)
+
+
 # --- vmap -----------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Shaped
 from scmkit.fused_attention.problem import precision, sum_dtype
 
 Scores = Float[Array, "b g r n m"]
+Rows = Float[Array, "b g r n 1"]
 Values = Float[Array, "b g r n d"]
 
 
@@ -30,13 +31,13 @@ def grouped(a: Shaped[Array, "b h n m"], g: int) -> Shaped[Array, "b g2 r n m"]:
     return a[:, None] if h == 1 else a.reshape(b, g, h // g, n, m)
 
 
-def by_group(rows: Float[Array, "b h n"], g: int) -> Scores:
+def by_group(rows: Float[Array, "b h n"], g: int) -> Rows:
     """One number for each query and head, to broadcast against scores."""
     b, h, n = rows.shape
     return rows.reshape(b, g, h // g, n)[..., None]
 
 
-def by_head(rows: Scores) -> Float[Array, "b h n"]:
+def by_head(rows: Rows) -> Float[Array, "b h n"]:
     """The inverse of `by_group`."""
     b, g, r, n, _ = rows.shape
     return rows[..., 0].reshape(b, g * r, n)
