@@ -9,51 +9,105 @@ images. With a shared primal pass the limit is 4/3 where linear layers dominate.
 import argparse
 import statistics
 import time
-from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from common import write
+from jaxtyping import Array, Float
 
 from scmkit import build, compose
 from scmkit.data import StoreWriter
+from scmkit.interfaces import AbstractNetwork, Conditioning
 from scmkit.training.ema import parse_ema
 from scmkit.training.optimizer import build_optimizer
 from scmkit.training.state import initial_state
 from scmkit.training.step import Batch, make_step
+from scmkit.types import Key
 
 # A CPU is shared with others, so its own seconds count; on an accelerator the process only waits.
 clock = time.process_time if jax.default_backend() == "cpu" else time.perf_counter
 
 NETWORKS = ("dit", "unet", "unet, adagn")
+SHAPE = (1, 28, 28)
 
 
-def contestant(network: str, loss: str, data: Path, batch: int) -> Callable[[float], float]:
-    """A function that trains for so many CPU seconds and returns CPU seconds per step."""
-    name, _, norm = network.partition(", ")
-    plugins = ["trigflow", loss, name, *([norm] if norm else [])]
-    recipe = compose(plugins, {"train.batch_size": batch}, data=str(data))
-    assembly = build(recipe, key=jr.key(0))
-    optimizer = build_optimizer(recipe.train, recipe.train.steps)
-    step = make_step(optimizer, parse_ema(recipe.train.ema, batch))
-    state = initial_state(assembly.model, assembly.loss, optimizer)
-    given = (assembly.tangent, Batch(jnp.ones((batch, 1, 28, 28)), None), jr.key(1))
-    state, _ = step(given, state)
+class Contestant:
+    """A compiled training step and the state that it advances."""
 
-    def run(seconds: float) -> float:
-        nonlocal state
+    def __init__(
+        self,
+        plugins: list[str],
+        data: Path,
+        shape: tuple[int, ...],
+        batch: int,
+        settings: dict[str, Any] | None = None,
+        dtype: jnp.dtype | None = None,
+    ) -> None:
+        recipe = compose(plugins, {"train.batch_size": batch, **(settings or {})}, data=str(data))
+        assembly = build(recipe, key=jr.key(0))
+        model = assembly.model
+        if dtype is not None:
+            model = eqx.tree_at(lambda m: m.network, model, InDtype(model.network, dtype))
+        optimizer = build_optimizer(recipe.train, recipe.train.steps)
+        self.state = initial_state(model, assembly.loss, optimizer)
+        self.given = (assembly.tangent, Batch(jnp.ones((batch, *shape)), None), jr.key(1))
+        step = make_step(optimizer, parse_ema(recipe.train.ema, batch))
+        self.step = step.lower(self.given, self.state).compile()  # pyright: ignore[reportFunctionMemberAccess]
+
+    def run(self, seconds: float) -> float:
+        """Train for so many seconds and at least one step; returns seconds per step."""
         start, steps = clock(), 0
-        while clock() - start < seconds:
-            state, _ = step(given, state)
-            jax.block_until_ready(state.step)
+        while steps == 0 or clock() - start < seconds:
+            self.state, _ = self.step(self.given, self.state)
+            jax.block_until_ready(self.state.step)
             steps += 1
         return (clock() - start) / steps
 
-    return run
+    @property
+    def temp_bytes(self) -> int:
+        """Memory of a step beside its arguments and results."""
+        return self.step.compiled.memory_analysis().temp_size_in_bytes
+
+
+class InDtype(AbstractNetwork):
+    """A network that computes in another dtype than its samples and its parameters."""
+
+    network: AbstractNetwork
+    dtype: jnp.dtype = eqx.field(static=True)
+
+    def __call__(
+        self,
+        x: Float[Array, "*shape"],
+        c_noise: Float[Array, " k"],
+        cond: Conditioning | None,
+        *,
+        key: Key | None,
+    ) -> Float[Array, "*shape"]:
+        return self.network(x.astype(self.dtype), c_noise, cond, key=key).astype(x.dtype)
+
+
+def noise_store(folder: Path, shape: tuple[int, ...], count: int) -> Path:
+    """A data set of noise, `count` samples a split."""
+    with StoreWriter(folder, shape=shape, dtype="float32") as writer:
+        noise = np.random.default_rng(0).normal(0, 0.5, (count, *shape)).clip(-1, 1)
+        for split in ("train", "test"):
+            writer.append(split, noise.astype(np.float32))
+    return folder
+
+
+def compare(plain: Contestant, scm: Contestant, rounds: int, seconds: float) -> dict[str, float]:
+    """The ratio of the two steps' times, taken in turn, and the time of the first."""
+    pairs = [(plain.run(seconds), scm.run(seconds)) for _ in range(rounds)]
+    ratios = [b / a for a, b in pairs]
+    row = {"ratio": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
+    row["diffusion_ms"] = 1e3 * statistics.median(a for a, _ in pairs)
+    return row
 
 
 def main() -> None:
@@ -65,20 +119,16 @@ def main() -> None:
     args = parser.parse_args()
     results = {}
     with TemporaryDirectory() as folder:
-        data = Path(folder) / "store"
-        with StoreWriter(data, shape=(1, 28, 28), dtype="float32") as writer:
-            noise = np.random.default_rng(0).normal(0, 0.5, (256, 1, 28, 28)).clip(-1, 1)
-            for split in ("train", "test"):
-                writer.append(split, noise.astype(np.float32))
+        data = noise_store(Path(folder) / "store", SHAPE, 256)
         for network in NETWORKS:
+            name, _, norm = network.partition(", ")
             plain, scm = (
-                contestant(network, loss, data, args.batch) for loss in ("diffusion", "sct")
+                Contestant(
+                    ["trigflow", loss, name, *([norm] if norm else [])], data, SHAPE, args.batch
+                )
+                for loss in ("diffusion", "sct")
             )
-            pairs = [(plain(args.seconds), scm(args.seconds)) for _ in range(args.rounds)]
-            ratios = [b / a for a, b in pairs]
-            row = {"ratio": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
-            row["diffusion_ms"] = 1e3 * statistics.median(a for a, _ in pairs)
-            results[network] = row
+            results[network] = row = compare(plain, scm, args.rounds, args.seconds)
             print(
                 f"{network:<12} sCM / diffusion {row['ratio']:.3f} [{row['min']:.3f}, {row['max']:.3f}]"
             )

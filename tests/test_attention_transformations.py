@@ -35,7 +35,7 @@ def plain(q, k, v):
 
 def layer(attend, p, h, t):
     """A transformer's layer, for one sample or many."""
-    heads = h.shape[:-1] + (HEADS, -1)
+    heads = (*h.shape[:-1], HEADS, -1)
     g = h * (1 + jnp.sin(t))
     a = attend(*((g @ p[name]).reshape(heads) for name in ("q", "k", "v")))
     return h + jnp.tanh(a.reshape(h.shape) @ p["o"])

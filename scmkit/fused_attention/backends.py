@@ -4,7 +4,7 @@ import functools
 import importlib
 import logging
 import re
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 
@@ -49,7 +49,8 @@ def cuda_kernel(x: Operands, spec: Spec) -> Backend | None:
     for name in (spec.implementation,) if spec.implementation else ("mosaic", "triton"):
         if name == "mosaic" and spec.implementation is None and not _on_hopper():
             continue
-        kernel: Backend = importlib.import_module(f"scmkit.fused_attention.{name}")
+        module: Any = importlib.import_module(f"scmkit.fused_attention.{name}")
+        kernel: Backend = module
         reason = kernel.unsupported(x, spec)
         if reason is None:
             _log_once(tuple(reasons), f"the {name} kernel")

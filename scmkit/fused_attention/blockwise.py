@@ -44,15 +44,21 @@ BLOCK = 512
 """Queries and keys in a block."""
 
 
+class _Tangent(NamedTuple):
+    """What is summed for the tangent, and the row's constant `c`."""
+
+    g: Values
+    mu: Rows
+    shift: Rows
+
+
 class _State(NamedTuple):
     """What is summed over the blocks of keys, for one block of queries."""
 
     level: Rows
     total: Rows
     o: Values
-    g: Values | None
-    mu: Rows | None
-    shift: Rows | None
+    tangent: _Tangent | None
 
 
 def unsupported(x: Operands, spec: Spec) -> str | None:
@@ -135,15 +141,16 @@ def _run(
 
         column = _zeros(q[0][..., :1], sum_dtype(dtype))
         wide = _zeros(q[0], sum_dtype(dtype))
-        start = _State(column - jnp.inf, column, wide, None, None, None)
-        if t is not None:
-            start = start._replace(g=wide, mu=column, shift=column)
+        tangent = None if t is None else _Tangent(wide, column, column)
+        start = _State(column - jnp.inf, column, wide, tangent)
         state, _ = jax.lax.scan(of_keys, start, (blocks.key_indices, *keys))
         seen = state.total > 0
         total = jnp.where(seen, state.total, 1)
         o = state.o / total
         lse = jnp.where(seen, state.level + jnp.log(total), -jnp.inf)
-        to = None if state.g is None else merge((state.g - state.mu * o) / total, dtype)
+        to = None
+        if state.tangent is not None:
+            to = merge((state.tangent.g - state.tangent.mu * o) / total, dtype)
         return merge(o, dtype), by_head(lse), to
 
     o, lse, to = jax.lax.map(of_queries, (blocks.row_indices, *queries))
@@ -159,18 +166,19 @@ def _add(state: _State, q: Any, kv: Any, blocks: "_Blocks", i: Array, j: Array) 
     base = jnp.where(level == -jnp.inf, 0, level)
     old, p = jnp.exp(state.level - base), jnp.exp(s - base)
     sum_p = jnp.sum(p, axis=-1, keepdims=True)
-    added = _State(level, old * state.total + sum_p, old * state.o + mix(p, kv[1]), *[None] * 3)
-    if state.g is None:
-        return added
-    ts = blocks.spec.scale * (products(q[1], kv[0]) + products(q[0], kv[2]))
-    mean = jnp.sum(p * ts, axis=-1, keepdims=True) / jnp.where(sum_p > 0, sum_p, 1)
-    shift = jnp.where(state.total > 0, state.shift, mean)
-    h = p * (ts - shift)
-    return added._replace(
-        g=old * state.g + mix(h, kv[1]) + mix(p, kv[3]),
-        mu=old * state.mu + jnp.sum(h, axis=-1, keepdims=True),
-        shift=shift,
-    )
+    tangent = None
+    if state.tangent is not None:
+        g, mu, shift = state.tangent
+        ts = blocks.spec.scale * (products(q[1], kv[0]) + products(q[0], kv[2]))
+        mean = jnp.sum(p * ts, axis=-1, keepdims=True) / jnp.where(sum_p > 0, sum_p, 1)
+        shift = jnp.where(state.total > 0, shift, mean)
+        h = p * (ts - shift)
+        tangent = _Tangent(
+            g=old * g + mix(h, kv[1]) + mix(p, kv[3]),
+            mu=old * mu + jnp.sum(h, axis=-1, keepdims=True),
+            shift=shift,
+        )
+    return _State(level, old * state.total + sum_p, old * state.o + mix(p, kv[1]), tangent)
 
 
 class _Blocks:

@@ -49,7 +49,9 @@ def partitioned(
     def factors(dims: str, index: int) -> str:
         # A dimension of size one, as of a mask, is a factor of its own.
         names = {"h": "(g r)" if heads != groups else "g"}
-        return " ".join(names.get(d, d if d != "1" else f"one{index}{i}") for i, d in enumerate(dims))
+        return " ".join(
+            names.get(d, d if d != "1" else f"one{index}{i}") for i, d in enumerate(dims)
+        )
 
     rule = ", ".join(map(factors, ins, range(len(ins))))
     rule += " -> " + ", ".join(factors(dims, 0) for dims in outs)

@@ -19,8 +19,8 @@ reads its tangent, so it has none.
 """
 
 import functools
+import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -29,42 +29,11 @@ from jax.extend.core import Primitive, Var
 from jax.interpreters import ad, batching, mlir
 from jax.interpreters import partial_eval as pe
 
-from scmkit.fused_attention import dense
 from scmkit.fused_attention.backends import Backend, cuda_kernel, xla_backend
+from scmkit.fused_attention.call import Arrays, Call
+from scmkit.fused_attention.derivatives import Backward, Derivative, Function, tangent_of
 from scmkit.fused_attention.partitioning import lowers_for_devices, partitioned
-from scmkit.fused_attention.problem import Differentials, Operands, Spec, sum_dtype
-
-Arrays = Sequence[Any]
-
-
-@dataclass(frozen=True)
-class Call:
-    """A primitive's parameter: the call's constants and which optional operands it has."""
-
-    spec: Spec
-    masked: bool
-    biased: bool
-
-    @property
-    def operands(self) -> int:
-        return 3 + self.masked + self.biased
-
-    @property
-    def differentiable(self) -> tuple[int, ...]:
-        """Positions of the operands that have tangents: q, k, v and the bias."""
-        return (0, 1, 2, *((3 + self.masked,) if self.biased else ()))
-
-    def pack(self, args: Arrays) -> Operands:
-        q, k, v, *rest = args
-        mask = rest.pop(0) if self.masked else None
-        return Operands(q, k, v, mask, rest.pop(0) if self.biased else None)
-
-    def unpack(self, x: Operands) -> list[Any]:
-        return [a for a in x if a is not None]
-
-    def select(self, args: Arrays) -> list[Any]:
-        return [args[i] for i in self.differentiable]
-
+from scmkit.fused_attention.problem import Differentials, sum_dtype
 
 forward_p = Primitive("attention_forward")
 dual_p = Primitive("attention_dual")
@@ -103,9 +72,7 @@ def _row_sums(q: Any) -> Any:
     b, n, h, _ = q.shape
     spec = q.sharding.spec
     sharding = q.sharding.update(spec=type(spec)(spec[0], spec[2], spec[1]))
-    return q.update(
-        shape=(b, h, n), dtype=sum_dtype(q.dtype), weak_type=False, sharding=sharding
-    )
+    return q.update(shape=(b, h, n), dtype=sum_dtype(q.dtype), weak_type=False, sharding=sharding)
 
 
 def _strong(a: Any) -> Any:
@@ -135,7 +102,7 @@ def _has_tangent(tangents: Arrays) -> bool:
     return any(type(t) is not ad.Zero for t in tangents)
 
 
-def _dense(tangents: Arrays) -> list[Any]:
+def _instantiated(tangents: Arrays) -> list[Any]:
     return [ad.instantiate_zeros(t) for t in tangents]
 
 
@@ -144,7 +111,7 @@ def _no_tangent(primal: Any) -> ad.Zero:
 
 
 def _forward_jvp(primals: Arrays, tangents: Arrays, *, call: Call) -> tuple[Any, Any]:
-    o, lse, to = dual_p.bind(*primals, *_dense(call.select(tangents)), call=call)
+    o, lse, to = dual_p.bind(*primals, *_instantiated(call.select(tangents)), call=call)
     return (o, lse), (to, _no_tangent(lse))
 
 
@@ -153,7 +120,7 @@ def _dual_jvp(primals: Arrays, tangents: Arrays, *, call: Call) -> tuple[Any, An
     o, lse, to = dual_p.bind(*primals, call=call)
     dx, dt = call.select(tangents[:n]), tangents[n:]
     if _has_tangent(dx):
-        (do,) = tangent_p.bind(*primals[:n], o, lse, *_dense(dx), call=call)
+        (do,) = tangent_p.bind(*primals[:n], o, lse, *_instantiated(dx), call=call)
     else:
         do = _no_tangent(o)
     dto = _tangent_derivative(primals[:n], o, lse, primals[n:], dx, dt, call)
@@ -164,9 +131,7 @@ def _tangent_jvp(primals: Arrays, tangents: Arrays, *, call: Call) -> tuple[Any,
     n = call.operands
     x, (o, lse), t = primals[:n], primals[n : n + 2], primals[n + 2 :]
     dx, dt = call.select(tangents[:n]), tangents[n + 2 :]
-    return tangent_p.bind(*primals, call=call), [
-        _tangent_derivative(x, o, lse, t, dx, dt, call)
-    ]
+    return tangent_p.bind(*primals, call=call), [_tangent_derivative(x, o, lse, t, dx, dt, call)]
 
 
 def _tangent_derivative(
@@ -174,10 +139,15 @@ def _tangent_derivative(
 ) -> Any:
     """The tangent of `tangent(x, t)`; without that of `x` it is `tangent` again, being linear."""
     if not _has_tangent(dx):
-        return tangent_p.bind(*x, o, lse, *_dense(dt), call=call)[0]
+        return tangent_p.bind(*x, o, lse, *_instantiated(dt), call=call)[0]
     mask = x[3 : 3 + call.masked]
     return derivative_p.bind(
-        *mask, *call.select(x), *t, *_dense(dx), *_dense(dt), function=Tangent(call)
+        *mask,
+        *call.select(x),
+        *t,
+        *_instantiated(dx),
+        *_instantiated(dt),
+        function=tangent_of(call),
     )[0]
 
 
@@ -192,78 +162,12 @@ def _backward_jvp(primals: Arrays, tangents: Arrays, *, call: Call) -> tuple[Any
         *x[3 : 3 + call.masked],
         *call.select(x),
         do,
-        *_dense([*dx, ddo]),
+        *_instantiated([*dx, ddo]),
         function=Backward(call),
     )
 
 
 # --- higher derivatives ---------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Output:
-    """The output as a function of (q, k, v[, bias]) for a mask, in a form JAX can differentiate."""
-
-    call: Call
-
-    @property
-    def inputs(self) -> int:
-        return 3 + self.call.biased
-
-    def types(self, x: Arrays) -> list[Any]:
-        return [x[0]]
-
-    def __call__(self, mask: Arrays, x: Arrays) -> tuple[Any, ...]:
-        q, k, v, *bias = x
-        return (dense.forward(self.call.pack([q, k, v, *mask, *bias]), self.call.spec)[0],)
-
-
-@dataclass(frozen=True)
-class Derivative:
-    """The jvp of another function, as a function of its inputs and their tangents."""
-
-    function: "Function"
-
-    @property
-    def call(self) -> Call:
-        return self.function.call
-
-    @property
-    def inputs(self) -> int:
-        return 2 * self.function.inputs
-
-    def types(self, x: Arrays) -> list[Any]:
-        return self.function.types(x)
-
-    def __call__(self, mask: Arrays, x: Arrays) -> tuple[Any, ...]:
-        n = self.function.inputs
-        return jax.jvp(lambda *p: self.function(mask, p), tuple(x[:n]), tuple(x[n:]))[1]
-
-
-@dataclass(frozen=True)
-class Backward:
-    """The cotangents of (q, k, v[, bias]) as a function of them and the output's cotangent."""
-
-    call: Call
-
-    @property
-    def inputs(self) -> int:
-        return Output(self.call).inputs + 1
-
-    def types(self, x: Arrays) -> list[Any]:
-        return list(x[: Output(self.call).inputs])
-
-    def __call__(self, mask: Arrays, x: Arrays) -> tuple[Any, ...]:
-        *p, do = x
-        return jax.vjp(lambda *p: Output(self.call)(mask, p), *p)[1]((do,))
-
-
-Function = Output | Derivative | Backward
-
-
-def Tangent(call: Call) -> Derivative:
-    """The output's tangent as a function of the operands and their tangents."""
-    return Derivative(Output(call))
 
 
 def _derivative(args: Arrays, function: Function) -> tuple[Any, ...]:
@@ -280,9 +184,9 @@ def _derivative_jvp(primals: Arrays, tangents: Arrays, *, function: Function) ->
     n = masked + function.inputs
     out = derivative_p.bind(*primals, function=function)
     if _has_tangent(tangents[masked:n]):
-        dx = _dense(tangents[masked:])
+        dx = _instantiated(tangents[masked:])
         return out, derivative_p.bind(*primals, *dx, function=Derivative(function))
-    return out, derivative_p.bind(*primals[:n], *_dense(tangents[n:]), function=function)
+    return out, derivative_p.bind(*primals[:n], *_instantiated(tangents[n:]), function=function)
 
 
 def _derivative_transpose(cotangents: Arrays, *args: Any, function: Function) -> list[Any]:
@@ -291,7 +195,7 @@ def _derivative_transpose(cotangents: Arrays, *args: Any, function: Function) ->
     mask, x, t = args[:masked], args[masked:n], args[n:]
     out, pull = jax.vjp(lambda *p: function(mask, p), *x)
     del out
-    found = pull(tuple(_dense(cotangents)))
+    found = pull(tuple(_instantiated(cotangents)))
     return [None] * n + [
         g if ad.is_undefined_primal(a) else None for g, a in zip(found, t, strict=True)
     ]
@@ -393,7 +297,7 @@ def _batch(primitive: Primitive, args: Arrays, dims: Sequence[int | None], **par
             return a[0]
         else:
             q = 1 if primitive is derivative_p else 0
-            batch = args[q].shape[0 if dims[q] is None or dims[q] > 0 else 1]
+            batch = args[q].shape[1 if dims[q] == 0 else 0]
         return jnp.broadcast_to(a, (size, batch, *a.shape[2:])).reshape(-1, *a.shape[2:])
 
     outs = primitive.bind(*map(fold, range(len(args))), **params)
@@ -422,7 +326,7 @@ def _register(
     lowering: Callable[..., tuple[Any, ...]],
     on_cuda: Callable[..., tuple[Any, ...]] | None = None,
 ) -> None:
-    @functools.lru_cache(maxsize=None)
+    @functools.cache
     def compiled(**params: Any) -> Callable[..., Any]:
         return jax.jit(lambda *args: primitive.bind(*args, **params))
 
@@ -433,7 +337,15 @@ def _register(
     batching.primitive_batchers[primitive] = functools.partial(_batch, primitive)
     mlir.register_lowering(primitive, mlir.lower_fun(lowering, multiple_results=True))
     if on_cuda is not None:
-        rule = mlir.lower_fun(on_cuda, multiple_results=True)
+        lower = mlir.lower_fun(on_cuda, multiple_results=True)
+
+        def rule(*args: Any, **params: Any) -> Any:
+            with warnings.catch_warnings():
+                # jax >= 0.11 says so at every call, to users who can do nothing about it.
+                message = "The Pallas Triton backend"
+                warnings.filterwarnings("ignore", message, DeprecationWarning)
+                return lower(*args, **params)
+
         mlir.register_lowering(primitive, rule, platform="cuda")
 
 
@@ -460,7 +372,9 @@ def _kernel(
             return lowering(*args, call=call)
         names = [*DIFFERENTIALS]
         if call.masked:
-            names += ["".join(d if n > 1 else "1" for d, n in zip("bhnm", args[3].shape))]
+            names += [
+                "".join(d if n > 1 else "1" for d, n in zip("bhnm", args[3].shape, strict=True))
+            ]
         return partitioned(lambda *args: run(kernel, args, call), args, [*names, *ins], outs)
 
     _register(primitive, types, jvp, lowering, on_cuda)
