@@ -4,7 +4,7 @@ A time embedding moves every key alike; a softmax does not see it, but rounding 
 square error against float64, bfloat16 operands of 256 tokens, for a common part of 0 to 100 times
 the rest. The Pallas kernels are interpreted, so this runs anywhere:
 
-    python benchmarks/attention_accuracy.py --out benchmarks/results/attention_accuracy.json
+    python benchmarks/attention_accuracy.py --out benchmarks/results/attention-accuracy.json
 """
 
 import argparse
