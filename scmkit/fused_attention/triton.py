@@ -263,12 +263,18 @@ def _mask_and_spec(
 
 
 def _like(layout: _Layout, a: Array) -> tuple[_Layout, jax.ShapeDtypeStruct]:
-    return layout, jax.ShapeDtypeStruct(a.shape, a.dtype)
+    return layout, _result(a, a.shape, a.dtype)
 
 
 def _row_sums(q: Array) -> tuple[_Layout, jax.ShapeDtypeStruct]:
     b, n, h, _ = q.shape
-    return "rows", jax.ShapeDtypeStruct((b, h, n), _F32)
+    return "rows", _result(q, (b, h, n), _F32)
+
+
+def _result(like: Array, shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+    """A result that varies over the mesh of a `shard_map` as `like` does."""
+    varying = jax.typeof(like).manual_axis_type
+    return jax.ShapeDtypeStruct(shape, dtype, manual_axis_type=varying)
 
 
 def _tile_size(size: int) -> int:

@@ -19,7 +19,7 @@ class Tile(NamedTuple):
 
 
 # Decided by ptxas for sm_90a under the 240 registers a thread that two computing warpgroups leave: 0 spills
-# everywhere but in dual at 128, whose accumulators alone take 192 and which spills 12 to 20 bytes, and by
+# everywhere but in dual at 128, whose accumulators alone take 192 and which spills some tens of bytes, and by
 # 227 KB of shared memory. Keys of dual in blocks of 128 spill 344 bytes at 64; blocks of 32 are
 # shorter than a swizzled operand of wgmma. Resident operands halve what a product with 64 columns reads
 # from shared memory, which is otherwise all its bandwidth.
