@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 
-from scmkit.fused_attention import triton
+from scmkit.fused_attention import backends, triton
 from scmkit.fused_attention.problem import Differentials, Operands, Spec
 
 F32, BF16, F16 = jnp.float32, jnp.bfloat16, jnp.float16
@@ -217,7 +217,7 @@ def hopper():
 
 
 def lowered(f, *args):
-    with hopper(), triton.deprecation_ignored():
+    with hopper(), backends.deprecation_ignored():
         return jax.jit(f).trace(*args).lower(lowering_platforms=("cuda",)).as_text()
 
 
@@ -252,7 +252,7 @@ def test_lowering_for_cuda(d, m, causal, mask, dtype):
 def test_only_the_deprecation_of_pallas_triton_is_ignored():
     with (
         warnings.catch_warnings(record=True, action="always") as caught,
-        triton.deprecation_ignored(),
+        backends.deprecation_ignored(),
     ):
         for message in ("The Pallas Triton backend is deprecated", "other"):
             warnings.warn(message, DeprecationWarning, stacklevel=1)

@@ -4,6 +4,9 @@ import functools
 import importlib
 import logging
 import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -63,6 +66,14 @@ def cuda_kernel(x: Operands, spec: Spec) -> Backend | None:
         )
     _log_once(tuple(reasons), "XLA")
     return None
+
+
+@contextmanager
+def deprecation_ignored() -> Iterator[None]:
+    """Lower Triton kernels in here: jax >= 0.11 warns at each, of what users cannot change."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The Pallas Triton backend", DeprecationWarning)
+        yield
 
 
 @functools.cache

@@ -108,7 +108,7 @@ def _scores(q: Array, x: Operands, spec: Spec) -> Scores:
 def _weights(s: Scores) -> tuple[Scores, Rows, LogSumExp]:
     """`exp(s - max)`, its sums (1 where nothing is allowed), and the log-sum-exp."""
     # The result does not depend on the shift, so neither does its derivative.
-    shift = jax.lax.stop_gradient(jnp.max(s, axis=-1, keepdims=True))
+    shift = jax.lax.stop_gradient(jnp.max(s, axis=-1, keepdims=True, initial=-jnp.inf))
     shift = jnp.where(shift == -jnp.inf, 0, shift)
     e = jnp.exp(s - shift)
     total = jnp.sum(e, axis=-1, keepdims=True)

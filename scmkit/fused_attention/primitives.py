@@ -19,7 +19,6 @@ reads its tangent, so it has none.
 """
 
 import functools
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -29,7 +28,12 @@ from jax.extend.core import Primitive, Var
 from jax.interpreters import ad, batching, mlir
 from jax.interpreters import partial_eval as pe
 
-from scmkit.fused_attention.backends import Backend, cuda_kernel, xla_backend
+from scmkit.fused_attention.backends import (
+    Backend,
+    cuda_kernel,
+    deprecation_ignored,
+    xla_backend,
+)
 from scmkit.fused_attention.call import Arrays, Call
 from scmkit.fused_attention.derivatives import Backward, Derivative, Function, tangent_of
 from scmkit.fused_attention.partitioning import lowers_for_devices, partitioned
@@ -235,7 +239,9 @@ def _dual_partial_eval_jaxpr(
     """
     call = eqn.params["call"]
     n = call.operands
-    residuals = [v for v, a in zip(eqn.invars, available, strict=True) if not a and _is_var(v)]
+    residuals = [
+        v for v, a in zip(eqn.invars, available, strict=True) if not a and isinstance(v, Var)
+    ]
     if any(unknown[:n]):
         return None, eqn, [True] * 3, [True] * 3, residuals
     policy = saveable(dual_p, *(v.aval for v in eqn.invars), **eqn.params)
@@ -254,10 +260,6 @@ def _dual_partial_eval_jaxpr(
         primitive=tangent_p, invars=[*x, *outs, *eqn.invars[n:]], outvars=eqn.outvars[2:]
     )
     return forward, tangent, [False, False, True], [False, False, True], [*residuals, *outs]
-
-
-def _is_var(v: Any) -> bool:
-    return isinstance(v, Var)
 
 
 def _dual_dce(used: Sequence[bool], *rest: Any) -> tuple[list[bool], Any]:
@@ -286,22 +288,19 @@ def _batch(primitive: Primitive, args: Arrays, dims: Sequence[int | None], **par
     """A mapped axis joins the batch; a mask that is one for all stays so."""
     size = next(a.shape[d] for a, d in zip(args, dims, strict=True) if d is not None)
     call = params["call"] if "call" in params else params["function"].call
-    mask = None if not call.masked else 0 if primitive is derivative_p else 3
+    # `derivative` has the mask in front, the others after q, k and v.
+    mask, q = (0, int(call.masked)) if primitive is derivative_p else (3, 0)
+    batch = args[q].shape[1 if dims[q] == 0 else 0]
 
     def fold(i: int) -> Any:
         a, d = args[i], dims[i]
         a = a[None] if d is None else jnp.moveaxis(a, d, 0)
-        if i != mask:
-            batch = a.shape[1]
-        elif d is None and a.shape[1] == 1:
+        if call.masked and i == mask and d is None and a.shape[1] == 1:
             return a[0]
-        else:
-            q = 1 if primitive is derivative_p else 0
-            batch = args[q].shape[1 if dims[q] == 0 else 0]
-        return jnp.broadcast_to(a, (size, batch, *a.shape[2:])).reshape(-1, *a.shape[2:])
+        return jnp.broadcast_to(a, (size, batch, *a.shape[2:])).reshape(size * batch, *a.shape[2:])
 
     outs = primitive.bind(*map(fold, range(len(args))), **params)
-    return [a.reshape(size, -1, *a.shape[1:]) for a in outs], [0] * len(outs)
+    return [a.reshape(size, batch, *a.shape[1:]) for a in outs], [0] * len(outs)
 
 
 def _dual_batch(args: Arrays, dims: Sequence[int | None], *, call: Call) -> Any:
@@ -340,10 +339,7 @@ def _register(
         lower = mlir.lower_fun(on_cuda, multiple_results=True)
 
         def rule(*args: Any, **params: Any) -> Any:
-            with warnings.catch_warnings():
-                # jax >= 0.11 says so at every call, to users who can do nothing about it.
-                message = "The Pallas Triton backend"
-                warnings.filterwarnings("ignore", message, DeprecationWarning)
+            with deprecation_ignored():
                 return lower(*args, **params)
 
         mlir.register_lowering(primitive, rule, platform="cuda")

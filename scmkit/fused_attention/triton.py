@@ -16,9 +16,7 @@ Exponentials are base 2. (arXiv 2307.08691, Section 3; arXiv 2410.11081, Appendi
 
 import functools
 import math
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -100,14 +98,6 @@ def backward(
     out = [_like("keys", x.k), _like("keys", x.v)]
     dk, dv = _run("attention_dkv", _dkv_kernel, x, spec, more, out, interpret)
     return Differentials(dq, dk, dv)
-
-
-@contextmanager
-def deprecation_ignored() -> Iterator[None]:
-    """Lower these kernels in here: JAX warns on every lowering that it will drop Pallas-Triton."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The Pallas Triton backend", DeprecationWarning)
-        yield
 
 
 # --- one call --------------------------------------------------------------------------------------

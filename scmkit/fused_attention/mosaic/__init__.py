@@ -28,6 +28,8 @@ def unsupported(x: Operands, spec: Spec) -> str | None:
         return "operands of different dtypes"
     if not 32 < d <= 128:
         return f"head_dim {d} > 128" if d > 128 else f"head_dim {d} <= 32"
+    if 0 in (*x.q.shape, *x.k.shape):
+        return "empty operands"
     if not spec.scale > 0:
         return f"scale {spec.scale} <= 0"
     return None
