@@ -14,7 +14,8 @@ import scmkit
 from scmkit.testing import assert_abstract_or_final
 
 LAYERS = [
-    {"types", "errors", "fused_attention"},
+    {"types", "errors", "dtypes"},
+    {"fused_attention"},
     {"interfaces", "files", "settings"},
     {"model", "conditioning"},
     {"conversion"},

@@ -4,15 +4,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-
-def wide_dtype(dtype: jnp.dtype) -> jnp.dtype:
-    """The dtype of sums: float32, or `dtype` where that is wider."""
-    return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else dtype
+from scmkit.dtypes import sum_dtype
 
 
 def wide(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """`x` in the dtype of sums."""
-    return x.astype(wide_dtype(x.dtype))
+    return x.astype(sum_dtype(x.dtype))
 
 
 def rms_norm(x: Float[Array, "*space c"], eps: float = 1e-6) -> Float[Array, "*space c"]:

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from scmkit.dtypes import sum_dtype
 from scmkit.interfaces import AbstractAttention
 from scmkit.plugin import Context, NoOptions, Plugin, Slot
 from scmkit.types import Key
-from scmkit_plugins._normalize import wide_dtype
 
 
 class XLAAttention(AbstractAttention):
@@ -24,7 +24,7 @@ class XLAAttention(AbstractAttention):
         k: Float[Array, "tokens heads head_dim"],
         v: Float[Array, "tokens heads head_dim"],
     ) -> Float[Array, "queries heads head_dim"]:
-        accumulator = wide_dtype(q.dtype)
+        accumulator = sum_dtype(q.dtype)
         # Heads first, by hand: a CPU's batched products are a tenth slower on strided operands.
         q, k, v = (jnp.swapaxes(a, 0, 1) for a in (q * q.shape[-1] ** -0.5, k, v))
         logits = jnp.einsum("hqd,hkd->hqk", q, k, preferred_element_type=accumulator)

@@ -15,13 +15,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
+from scmkit.dtypes import sum_dtype
 from scmkit.fused_attention.problem import (
     Differentials,
     LogSumExp,
     Operands,
     Output,
     Spec,
-    sum_dtype,
 )
 from scmkit.fused_attention.scores import (
     Rows,

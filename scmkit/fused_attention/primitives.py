@@ -28,6 +28,7 @@ from jax.extend.core import Primitive, Var
 from jax.interpreters import ad, batching, mlir
 from jax.interpreters import partial_eval as pe
 
+from scmkit.dtypes import sum_dtype
 from scmkit.fused_attention.backends import (
     Backend,
     cuda_kernel,
@@ -37,7 +38,9 @@ from scmkit.fused_attention.backends import (
 from scmkit.fused_attention.call import Arrays, Call
 from scmkit.fused_attention.derivatives import Backward, Derivative, Function, tangent_of
 from scmkit.fused_attention.partitioning import lowers_for_devices, partitioned
-from scmkit.fused_attention.problem import Differentials, sum_dtype
+from scmkit.fused_attention.problem import (
+    Differentials,
+)
 
 forward_p = Primitive("attention_forward")
 dual_p = Primitive("attention_dual")

@@ -50,11 +50,6 @@ LogSumExp = Float[Array, "b h n"]
 """Logarithm of the softmax's denominator, in the dtype of sums; -inf where a row is masked."""
 
 
-def sum_dtype(dtype: jnp.dtype) -> jnp.dtype:
-    """The dtype of scores and sums: float32, or `dtype` where that is wider."""
-    return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else jnp.dtype(dtype)
-
-
 def precision(dtype: jnp.dtype) -> jax.lax.Precision | None:
     """Precision of matrix products: float32 operands are multiplied in float32, not in TF32."""
     return jax.lax.Precision.HIGHEST if jnp.finfo(dtype).bits >= 32 else None

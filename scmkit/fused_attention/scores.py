@@ -6,7 +6,10 @@ Scores are `b g r n m`: samples, key heads, query heads for each of them, querie
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
-from scmkit.fused_attention.problem import precision, sum_dtype
+from scmkit.dtypes import sum_dtype
+from scmkit.fused_attention.problem import (
+    precision,
+)
 
 Scores = Float[Array, "b g r n m"]
 Rows = Float[Array, "b g r n 1"]
