@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from scmkit.errors import ScmkitError as ScmkitError
     from scmkit.evaluation import evaluate as evaluate
     from scmkit.fused_attention.api import attention as attention
+    from scmkit.guidance import Guided as Guided
     from scmkit.interfaces import Conditioning as Conditioning
     from scmkit.model import Model as Model
     from scmkit.plugin import Context as Context
@@ -35,6 +36,7 @@ _PUBLIC = {
     "Assembly": "scmkit.assembly",
     "Conditioning": "scmkit.interfaces",
     "Context": "scmkit.plugin",
+    "Guided": "scmkit.guidance",
     "Model": "scmkit.model",
     "Plugin": "scmkit.plugin",
     "Recipe": "scmkit.recipe",

@@ -77,11 +77,15 @@ def build_model(recipe: Recipe, *, key: Key) -> Model:
 
 def _model(recipe: Recipe, key: Key) -> tuple[Model, dict[Slot, Any]]:
     built: dict[Slot, Any] = {}
+    conditions = recipe.conditions
     for slot in MODEL_SLOTS:
-        built[slot] = _fill(
-            recipe, slot, Context(recipe.data, dict(built), train=recipe.train), key
-        )
-    model = Model(parameterization=built[Slot.parameterization], network=built[Slot.network])
+        context = Context(recipe.data, dict(built), train=recipe.train, conditions=conditions)
+        built[slot] = _fill(recipe, slot, context, key)
+    model = Model(
+        parameterization=built[Slot.parameterization],
+        network=built[Slot.network],
+        precision=recipe.train.precision,
+    )
     return model, built
 
 
@@ -96,10 +100,10 @@ def build(recipe: Recipe, *, key: Key, teacher: Model | None = None) -> Assembly
             f"'{recipe.slots[Slot.tangent]}' takes its tangent from a teacher: pass one to build()"
         )
     model, built = _model(recipe, key)
+    conditions = recipe.conditions
     for slot in TRAINING_SLOTS:
-        built[slot] = _fill(
-            recipe, slot, Context(recipe.data, dict(built), teacher, recipe.train), key
-        )
+        context = Context(recipe.data, dict(built), teacher, recipe.train, conditions=conditions)
+        built[slot] = _fill(recipe, slot, context, key)
     return Assembly(model, built[Slot.proposal], built[Slot.tangent], built[Slot.loss])
 
 

@@ -13,7 +13,7 @@ from scmkit.discovery import Entry, entries, find
 from scmkit.errors import OptionError, PluginError, did_you_mean
 from scmkit.interfaces import AbstractDataset, DataSpec
 from scmkit.plugin import MODEL_SLOTS, TRAINING_SLOTS, Plugin, Slot
-from scmkit.recipe import PluginRecord, Recipe, RecipeFile, TeacherRecord
+from scmkit.recipe import PluginRecord, Recipe, RecipeFile, TeacherRecord, read_run_recipe
 from scmkit.registry import load
 from scmkit.settings import DataSettings, TrainingSettings, configure
 
@@ -63,8 +63,10 @@ class _Draft:
         return entry.name, self.chosen[entry.name][1]
 
 
-def _fill(plugins: Sequence[str], shape: tuple[int, ...]) -> tuple[_Draft, list[str]]:
-    """Slots from what was named, then from what the named suggest, then from the defaults."""
+def _fill(
+    plugins: Sequence[str], shape: tuple[int, ...], inherited: Mapping[Slot, str]
+) -> tuple[_Draft, list[str]]:
+    """Slots from what was named, then what the named suggest, then a teacher's, then the defaults."""
     draft, trackers = _Draft(), []
     single = [p.split("=", 1) for p in plugins if "=" in p]
     whole = [p for p in plugins if "=" not in p]
@@ -109,14 +111,17 @@ def _fill(plugins: Sequence[str], shape: tuple[int, ...]) -> tuple[_Draft, list[
                 f"plugin '{name}' has nothing left to fill: its slots are given to others"
             )
     suggested = {s: n for _, p in list(draft.chosen.values()) for s, n in p.suggests.items()}
-    fallback = {**DEFAULTS, Slot.network: default_network(shape), **suggested}
+    if Slot.noise in draft.owners:  # A parameterization may be for its own process only.
+        inherited = {s: n for s, n in inherited.items() if s is not Slot.parameterization}
+    fallback = {**DEFAULTS, Slot.network: default_network(shape), **inherited, **suggested}
     for slot in OWNED:
         if slot in draft.owners or slot not in fallback:
             continue
         name, plugin = draft.add(fallback[slot])
+        draft.owners[slot] = name
         # A default that fills several slots (trigflow: noise and parameterization) stays together.
         for other in plugin.provides:
-            if other in OWNED:
+            if other in OWNED and other not in inherited:
                 draft.owners.setdefault(other, name)
     empty = [s for s in OWNED if s not in draft.owners]
     if empty:
@@ -133,7 +138,7 @@ def compose(
     plugins: Sequence[str] = (),
     settings: Mapping[str, Any] | None = None,
     *,
-    data: str = "digits",
+    data: str | DataSpec = "digits",
     teacher: str | Path | None = None,
     base: Mapping[str, Any] | None = None,
 ) -> Recipe:
@@ -144,18 +149,29 @@ def compose(
     - `plugins`: names; `PACKAGE:NAME` picks among packages, `SLOT=NAME` takes one slot of a plugin.
     - `settings`: `"PLUGIN.OPTION"` -> value. `train.*` are training settings, `data.*` those of the
         data, and `teacher.*` (`teacher.train.steps`) go to a teacher trained along the way.
-    - `data`: an embedded data set's name or the path of a store.
-    - `teacher`: a pretrained run; the string `"none"` starts from fresh weights.
+    - `data`: an embedded data set's name, the path of a store, or what there is to know of data that is
+        elsewhere.
+    - `teacher`: a pretrained run, whose model fills the slots that nobody named, with its options, and
+        whose normalisation of the data is taken over; the string `"none"` starts from fresh weights.
     - `base`: settings that count only where their plugin is part of the recipe; `settings` win.
 
     Raises `PluginError`, `OptionError` or `DataError`, each with its remedy.
     """
-    given = dict(settings or {})
+    given, record = dict(settings or {}), {}
     both = {**(base or {}), **given}
-    dataset, source, record = resolve_data(data, both)
-    data_settings = configure(DataSettings, _section(both, "data"), "data")
-    spec = spec_of(dataset, source, data_settings.sigma_data)
-    return _compose(tuple(plugins), given, spec, record, teacher, base or {})
+    if isinstance(data, DataSpec):
+        spec = data
+    else:
+        dataset, source, record = resolve_data(data, both)
+        data_settings = configure(DataSettings, _section(both, "data"), "data")
+        spec = spec_of(dataset, source, data_settings.sigma_data, clip=data_settings.clip)
+    theirs = None
+    if teacher not in (None, "none"):
+        theirs = read_run_recipe(Path(teacher))
+        alike = (spec.shape, spec.num_classes) == (theirs.data.shape, theirs.data.num_classes)
+        if alike and not _section(both, "data"):
+            spec = dataclasses.replace(theirs.data, source=spec.source)
+    return _compose(tuple(plugins), given, spec, record, teacher, base or {}, theirs)
 
 
 def _compose(
@@ -165,8 +181,11 @@ def _compose(
     dataset: dict[str, PluginRecord],
     teacher: str | Path | None,
     base: Mapping[str, Any],
+    theirs: Recipe | None = None,
 ) -> Recipe:
-    draft, (sampler, *trackers) = _fill(plugins, spec.shape)
+    inherited, options = _model_of(theirs)
+    base = {**options, **base}
+    draft, (sampler, *trackers) = _fill(plugins, spec.shape, inherited)
     draft.add(sampler)
     used = {*draft.owners.values(), sampler, *trackers}
     base = {k: v for k, v in base.items() if k.partition(".")[0] in {*used, "train"}}
@@ -201,6 +220,15 @@ def _compose(
         teacher_role=role,
     )
     return recipe.replace(teacher=_teacher(recipe, given, dataset, teacher, base))
+
+
+def _model_of(theirs: Recipe | None) -> tuple[dict[Slot, str], dict[str, Any]]:
+    """The plugins of a teacher's model by slot, and their options."""
+    if theirs is None:
+        return {}, {}
+    names = {slot: theirs.slots[slot] for slot in MODEL_SLOTS}
+    options = {f"{n}.{k}": v for n in names.values() for k, v in theirs.plugins[n].config.items()}
+    return {slot: theirs.reference(name) for slot, name in names.items()}, options
 
 
 def _recommended(draft: _Draft, used: set[str], dataset: dict[str, PluginRecord]) -> dict[str, Any]:

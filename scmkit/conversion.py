@@ -6,13 +6,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from scmkit.interfaces import AbstractNoiseProcess, Conditioning
-from scmkit.model import Model
+from scmkit.model import AbstractModel
 from scmkit.types import Scalar
 
 
 def velocity_under(
     process: AbstractNoiseProcess,
-    model: Model,
+    model: AbstractModel,
     x_t: Float[Array, "*shape"],
     t: Scalar,
     cond: Conditioning | None = None,

@@ -1,6 +1,10 @@
 """The model: a network under a parameterization."""
 
+import abc
+from typing import Literal
+
 import equinox as eqx
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from scmkit.interfaces import (
@@ -9,24 +13,28 @@ from scmkit.interfaces import (
     AbstractParameterization,
     Conditioning,
 )
-from scmkit.types import Key, Scalar
+from scmkit.types import AbstractVar, Key, Scalar
+
+Precision = Literal["float32", "bfloat16"]
 
 
-class Model(eqx.Module):
-    r"""A network that knows what its output means, on one sample.
+class AbstractModel(eqx.Module):
+    r"""What samplers and teachers hold: an output `F` that knows what it means, on one sample.
 
-    $f(x_t, t) = c_{skip} x_t + c_{out} F(c_{in} x_t, c_{noise})$, with the coefficients of the
-    parameterization. Time is in the process's own units and float32 whatever the sample's dtype.
+    $f(x_t, t) = c_{skip} x_t + c_{out} F$, with the coefficients of the parameterization. Time is in the
+    process's own units and float32 whatever the sample's dtype.
     """
 
-    parameterization: AbstractParameterization
-    network: AbstractNetwork
+    parameterization: AbstractVar[AbstractParameterization]
+    evaluations: AbstractVar[int]
+    """Network evaluations that one call takes."""
 
     @property
     def process(self) -> AbstractNoiseProcess:
         """The noise process the model was trained under."""
         return self.parameterization.process
 
+    @abc.abstractmethod
     def raw(
         self,
         x_t: Float[Array, "*shape"],
@@ -35,9 +43,7 @@ class Model(eqx.Module):
         *,
         key: Key | None = None,
     ) -> Float[Array, "*shape"]:
-        """The network's output `F(in_(t) x_t, noise(t))`; a `key` of None means no dropout."""
-        c = self.parameterization.coefficients(t)
-        return self.network(c.in_ * x_t, c.noise, cond, key=key)
+        """The output `F(in_(t) x_t, noise(t))`; a `key` of None means no dropout."""
 
     def denoise(
         self,
@@ -61,3 +67,31 @@ class Model(eqx.Module):
     ) -> Float[Array, "*shape"]:
         """The PF-ODE velocity `dx_t/dt` of a diffusion model."""
         return self.parameterization.velocity(self.raw(x_t, t, cond, key=key), x_t, t)
+
+
+class Model(AbstractModel):
+    """A network under a parameterization.
+
+    `precision` is the dtype in which the network computes; its weights, the time path, and what goes
+    in and comes out stay float32: in bfloat16 it would ruin `dF/dt`.
+    """
+
+    parameterization: AbstractParameterization
+    network: AbstractNetwork
+    precision: Precision = eqx.field(static=True, default="float32")
+    evaluations: int = eqx.field(static=True, default=1)
+
+    def raw(
+        self,
+        x_t: Float[Array, "*shape"],
+        t: Scalar,
+        cond: Conditioning | None = None,
+        *,
+        key: Key | None = None,
+    ) -> Float[Array, "*shape"]:
+        c = self.parameterization.coefficients(t)
+        x = c.in_ * x_t
+        if self.precision == "float32":
+            return self.network(x, c.noise, cond, key=key)
+        low = self.network(x.astype(jnp.dtype(self.precision)), c.noise, cond, key=key)
+        return low.astype(x.dtype)

@@ -1,6 +1,6 @@
 """What a plugin is: a name, the slots it fills, and its options."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, is_dataclass
 from enum import StrEnum
 from typing import Any, Literal
@@ -71,6 +71,13 @@ class Context:
     train: TrainingSettings = field(default_factory=TrainingSettings)
     noise_labels: int = 1
     """Length of the noise-label vector: 1, or 2 for flow maps."""
+    conditions: frozenset[str] = frozenset()
+    """What the model is told beside time and label: fields of `Conditioning`, such as `"guidance"`."""
+
+    @property
+    def guided(self) -> bool:
+        """Whether the model is told a guidance strength."""
+        return "guidance" in self.conditions
 
     @property
     def noise(self) -> AbstractNoiseProcess:
@@ -129,6 +136,8 @@ class Plugin:
         knows of training on it.
     - `teacher`: whether training starts from a pretrained diffusion model: `"required"` (the tangent
         comes from it too), `"initial"` (only the weights do) or `"none"`.
+    - `conditions`: what the model must be told beside time and label, given the plugin's options: fields of
+        `Conditioning`. A loss that draws guidance strengths names `"guidance"`.
     - `requires`: importable modules it needs beyond its package's own dependencies, each with the
         command that installs it.
     - `api`: the plugin API it was written for.
@@ -142,6 +151,7 @@ class Plugin:
     settings: Mapping[str, Any] = field(default_factory=dict)
     settings_with: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     teacher: Literal["none", "initial", "required"] = "none"
+    conditions: Callable[[Any], Collection[str]] = lambda config: ()
     requires: Mapping[str, str] = field(default_factory=dict)
     api: int = API_VERSION
 

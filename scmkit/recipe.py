@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from scmkit.discovery import Entry, find
-from scmkit.errors import OptionError
+from scmkit.errors import OptionError, RunError, UsageError
 from scmkit.interfaces import DataSpec
 from scmkit.plugin import API_VERSION, MODEL_SLOTS, TRAINING_SLOTS, Plugin, Slot
 from scmkit.registry import load
@@ -105,6 +105,12 @@ class Recipe:
         plugin = load(entry)
         return entry, plugin, configure(plugin.config, record.config, name)
 
+    @property
+    def conditions(self) -> frozenset[str]:
+        """What the model is told beside time and label, as its loss and tangent ask for."""
+        asked = (self.plugin(name) for name in dict.fromkeys(self.slots[s] for s in TRAINING_SLOTS))
+        return frozenset(c for _, plugin, config in asked for c in plugin.conditions(config))
+
     def reference(self, name: str) -> str:
         """`PACKAGE:NAME` of a recorded plugin."""
         return f"{self.plugins[name].package}:{name}"
@@ -112,6 +118,19 @@ class Recipe:
     def replace(self, **changes: Any) -> "Recipe":
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)
+
+
+def read_run_recipe(run: Path) -> Recipe:
+    """The recipe of the run at a path; raises `UsageError` if there is none, `RunError` for a torn one."""
+    file = run / "recipe.json"
+    if not file.is_file():
+        kind = "no such directory" if not run.exists() else "it has no recipe.json"
+        raise UsageError(f"'{run}' is not a run: {kind}")
+    try:
+        raw = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise RunError(f"'{file}' cannot be read: {error}; restore it from a backup") from None
+    return Recipe.from_json(raw)
 
 
 @dataclass(frozen=True)

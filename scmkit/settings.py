@@ -26,6 +26,8 @@ class DataSettings:
 
     sigma_data: Annotated[float, Gt(0)] = 0.5
     """Standard deviation of the data as the model sees it."""
+    clip: bool = True
+    """Whether samples of rank 3 are images, clipped to [-1, 1]; set it to false for latents."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ class TrainingSettings:
     """Decay of the second moment."""
     epsilon: Annotated[float, Gt(0)] = 1e-8
     """Denominator offset of the optimizer."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Dtype in which the network computes; weights, time and the loss stay float32."""
     clip: Annotated[float, Ge(0)] = 0.0
     """Global gradient-norm limit; 0 switches clipping off."""
     ema: str = "power:0.05"

@@ -19,6 +19,7 @@ LAYERS = [
     {"interfaces", "files", "settings"},
     {"model", "conditioning"},
     {"conversion"},
+    {"guidance"},
     {"plugin", "data"},
     {"discovery"},
     {"registry"},

@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scmkit_cli.options import by_plugin, parse_settings
 
-from scmkit import Recipe, build, build_model, compose
+from scmkit import Recipe, Run, build, build_model, compose
 from scmkit.composition import OWNED, dataset_of, default_network, override
-from scmkit.errors import OptionError, PluginError
-from scmkit.plugin import API_VERSION, Slot
+from scmkit.errors import OptionError, PluginError, UsageError
+from scmkit.plugin import API_VERSION, MODEL_SLOTS, Slot
 from scmkit.recipe import TeacherRecord, read_recipe
 from scmkit.settings import TrainingSettings, configure, option_help
 
@@ -65,7 +65,7 @@ def test_the_network_suits_the_data() -> None:
 
 
 def test_plugins_fill_their_slots_and_suggest_others() -> None:
-    recipe = tiny("edm", "scd", teacher="somewhere")
+    recipe = tiny("edm", "scd")
     assert recipe.slots[Slot.noise] == recipe.slots[Slot.parameterization] == "edm"
     assert recipe.slots[Slot.loss] == recipe.slots[Slot.tangent] == "scd"
     assert recipe.sampler == "consistency"
@@ -349,10 +349,35 @@ def test_a_teacher_to_train_is_a_recipe_of_its_own() -> None:
 
 
 def test_a_named_teacher_is_recorded(tmp_path: Path) -> None:
-    recipe = tiny("scd", teacher=tmp_path / "run")
-    assert recipe.teacher == TeacherRecord(path=str((tmp_path / "run").resolve()))
+    path = run_of(tiny("diffusion"), tmp_path)
+    assert tiny("scd", teacher=path).teacher == TeacherRecord(path=str(path.resolve()))
     with pytest.raises(OptionError, match=r"'teacher.train.steps': this run trains no teacher"):
-        tiny("scd", teacher="run", given={"teacher.train.steps": 3})
+        tiny("scd", teacher=path, given={"teacher.train.steps": 3})
+    with pytest.raises(UsageError, match="nowhere' is not a run: no such directory"):
+        tiny("scd", teacher=tmp_path / "nowhere")
+
+
+def test_what_nobody_named_is_the_teachers(tmp_path: Path) -> None:
+    theirs = tiny(
+        *("edm", "fourier", "adagn", "diffusion"),
+        given={"fourier.scale": 0.5, "mlp.depth": 3, "data.sigma_data": 0.7, "train.lr": 7e-3},
+    )
+    path = run_of(theirs, tmp_path)
+    recipe = compose(["scd"], {"mlp.dropout": 0.1}, data="gmm", teacher=path)
+    assert {s: recipe.slots[s] for s in MODEL_SLOTS} == {s: theirs.slots[s] for s in MODEL_SLOTS}
+    assert recipe.plugins["fourier"].config == theirs.plugins["fourier"].config
+    assert recipe.plugins["mlp"].config == {**theirs.plugins["mlp"].config, "dropout": 0.1}
+    assert (recipe.data, recipe.train.lr) == (theirs.data, 1e-4)
+    # A parameterization may be for its own process only.
+    named = compose(["vp", "scd"], data="gmm", teacher=path)
+    assert (named.slots[Slot.parameterization], named.slots[Slot.norm]) == (
+        "preconditioned",
+        "adagn",
+    )
+
+
+def run_of(recipe: Recipe, folder: Path) -> Path:
+    return Run.create(folder / "run", recipe).path
 
 
 def test_no_teacher() -> None:

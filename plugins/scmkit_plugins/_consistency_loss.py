@@ -97,6 +97,7 @@ class ConsistencyLoss(AbstractLoss):
     normalize: Normalization
     constant: float
     warmup_steps: int
+    guidance_range: tuple[float, ...] = ()
 
     def __call__(
         self,
@@ -109,6 +110,10 @@ class ConsistencyLoss(AbstractLoss):
         key: Key,
     ) -> LossOutput:
         k_time, k_noise, k_dropout = jr.split(key, 3)
+        if self.guidance_range:
+            low, high = self.guidance_range
+            strength = jr.uniform(jr.fold_in(key, 3), minval=low, maxval=high)
+            cond = Conditioning(None if cond is None else cond.label, strength)
         process, param = model.process, model.parameterization
         t = self.proposal.sample(process, key=k_time)
         eps = jr.normal(k_noise, x0.shape, x0.dtype)
@@ -124,12 +129,22 @@ class ConsistencyLoss(AbstractLoss):
         return LossOutput(jnp.exp(w) * error - w, {"df_dt": rate}, process.ratio(t))
 
 
-def build_loss(config: ConsistencyOptions, context: Context, *, key: Key) -> ConsistencyLoss:
-    """The loss slot's factory, for `sct` and `scd` alike."""
+def build_loss(
+    config: ConsistencyOptions,
+    context: Context,
+    *,
+    guidance_range: tuple[float, ...] = (),
+    key: Key,
+) -> ConsistencyLoss:
+    """The loss slot's factory, for `sct` and `scd` alike.
+
+    With a `guidance_range` each sample's guidance strength is drawn from it, for tangent and model.
+    """
     return ConsistencyLoss(
         proposal=context.proposal,
         log_weight=LogWeight(context.embedding),
         normalize=config.normalize,
         constant=config.constant,
         warmup_steps=min(config.warmup_steps, context.train.steps),
+        guidance_range=guidance_range,
     )

@@ -13,6 +13,7 @@ from scmkit.interfaces import AbstractNorm, NormFactory
 from scmkit.plugin import Context, Plugin, Slot
 from scmkit.types import Key
 from scmkit_plugins._layers import Linear, last_axis
+from scmkit_plugins._magnitude import MPLayer
 from scmkit_plugins._normalize import group_norm, rms_norm
 
 NORMS: dict[str, Callable[..., Array]] = {"rms": rms_norm, "group": group_norm}
@@ -24,6 +25,10 @@ class AdaptiveDoubleNormOptions:
 
     norm: Literal["rms", "group"] = "rms"
     """How `x` is normalized: RMS over the channels (EDM2), or in groups (DDPM++)."""
+    shift: bool = True
+    """Whether there is `b(t)`; EDM2 has no biases, and sCM's parameter counts have no room for it there."""
+    weights: Literal["plain", "normalised"] = "plain"
+    """How the linear layer is parameterized: plain, or of weights forced to unit RMS (EDM2)."""
 
 
 def pixel_norm(a: Float[Array, " c"]) -> Float[Array, " c"]:
@@ -38,28 +43,49 @@ class AdaptiveDoubleNorm(AbstractNorm):
     There is no `1 + s`: `pnorm` would only see the sum's direction.
     """
 
-    modulation: Linear
+    modulation: Linear | MPLayer
     normalize: Callable[..., Array] = eqx.field(static=True)
+    shift: bool = eqx.field(static=True)
 
     def __init__(
-        self, channels: int, dim: int, *, normalize: Callable[..., Array] = rms_norm, key: Key
+        self,
+        channels: int,
+        dim: int,
+        *,
+        normalize: Callable[..., Array] = rms_norm,
+        shift: bool = True,
+        normalised: bool = False,
+        key: Key,
     ) -> None:
         # Never zero: pnorm has slope 1e4 at 0, and s = 0 would silence the layer. The scale starts
         # about 1, so that few channels begin with their sign turned.
-        modulation = Linear(dim, 2 * channels, key=key)
-        bias = modulation.bias.at[:channels].set(1.0)
-        self.modulation = eqx.tree_at(lambda m: m.bias, modulation, bias)
+        out = (2 if shift else 1) * channels
+        if normalised:
+            self.modulation = MPLayer(dim, out, key=key)
+        else:
+            modulation = Linear(dim, out, key=key)
+            bias = modulation.bias.at[:channels].set(1.0)
+            self.modulation = eqx.tree_at(lambda m: m.bias, modulation, bias)
         self.normalize = normalize
+        self.shift = shift
 
     def __call__(
         self, x: Float[Array, "*space c"], emb: Float[Array, " dim"]
     ) -> Float[Array, "*space c"]:
-        s, b = jnp.split(self.modulation(emb), 2)
-        return self.normalize(x) * last_axis(pixel_norm(s), x) + last_axis(pixel_norm(b), x)
+        modulation, y = self.modulation(emb), self.normalize(x)
+        if not self.shift:
+            return y * last_axis(pixel_norm(modulation), x)
+        s, b = jnp.split(modulation, 2)
+        return y * last_axis(pixel_norm(s), x) + last_axis(pixel_norm(b), x)
 
 
 def build(config: AdaptiveDoubleNormOptions, context: Context, *, key: Key) -> NormFactory:
-    return partial(AdaptiveDoubleNorm, normalize=NORMS[config.norm])
+    return partial(
+        AdaptiveDoubleNorm,
+        normalize=NORMS[config.norm],
+        shift=config.shift,
+        normalised=config.weights == "normalised",
+    )
 
 
 plugin = Plugin(

@@ -8,7 +8,7 @@ import jax.random as jr
 from jaxtyping import Array, Float
 
 from scmkit.interfaces import AbstractSampler, Conditioning, SamplerOutput
-from scmkit.model import Model
+from scmkit.model import AbstractModel
 from scmkit.plugin import Plugin, Slot
 from scmkit.sampling import time_at_angle
 from scmkit.types import Key
@@ -29,7 +29,7 @@ class ConsistencySampler(AbstractSampler):
 
     def __call__(
         self,
-        model: Model,
+        model: AbstractModel,
         noise: Float[Array, "*shape"],
         cond: Conditioning | None,
         *,

@@ -76,7 +76,7 @@ class MLP(AbstractNetwork):
         width, dim = config.width, config.embedding_dim
         k_cond, k_first, k_last, *k_blocks = jr.split(key, 3 + config.depth)
         self.conditioning = ConditioningEmbedding(
-            context.embedding, dim, context.data.num_classes, key=k_cond
+            context.embedding, dim, context.data.num_classes, guided=context.guided, key=k_cond
         )
         self.first = Linear(size, width, key=k_first)
         self.blocks = tuple(

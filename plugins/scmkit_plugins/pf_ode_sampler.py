@@ -8,7 +8,7 @@ from annotated_types import Gt
 from jaxtyping import Array, Float
 
 from scmkit.interfaces import AbstractSampler, Conditioning, SamplerOutput
-from scmkit.model import Model
+from scmkit.model import AbstractModel
 from scmkit.plugin import Plugin, Slot
 from scmkit.sampling import (
     angle_grid,
@@ -56,7 +56,7 @@ class PFODESampler(AbstractSampler):
 
     def __call__(
         self,
-        model: Model,
+        model: AbstractModel,
         noise: Float[Array, "*shape"],
         cond: Conditioning | None,
         *,

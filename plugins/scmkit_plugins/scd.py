@@ -3,29 +3,28 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-import jax.numpy as jnp
 from annotated_types import Ge
 from jaxtyping import Array, Float
 
+from scmkit import Guided, Run
 from scmkit.conversion import velocity_under
+from scmkit.guidance import interval_of
 from scmkit.interfaces import AbstractNoiseProcess, AbstractTangentEstimator, Conditioning
-from scmkit.model import Model
+from scmkit.model import AbstractModel
 from scmkit.plugin import Context, Plugin, Slot
 from scmkit.types import Key, Scalar
-from scmkit_plugins._consistency_loss import ConsistencyOptions, build_loss
+from scmkit_plugins._consistency_loss import ConsistencyLoss, ConsistencyOptions, build_loss
 
 
 class TeacherTangent(AbstractTangentEstimator):
-    r"""The teacher's PF-ODE velocity, guided where there are labels.
+    r"""The teacher's PF-ODE velocity; a teacher of any process, guided or not.
 
-    $v_u + \omega\,(v_c - v_u)$ with guidance strength $\omega$; 1 is no guidance and costs one pass
-    (arXiv 2410.11081, Section 2.2 and Appendix G). The teacher may be of any process.
+    A guided teacher (`scmkit.Guided`) takes the strength from the condition where there is one
+    (arXiv 2410.11081, Section 2.2 and Appendix G).
     """
 
     process: AbstractNoiseProcess
-    teacher: Model
-    guidance: float
-    num_classes: int
+    teacher: AbstractModel
 
     def __call__(
         self,
@@ -35,12 +34,7 @@ class TeacherTangent(AbstractTangentEstimator):
         t: Scalar,
         cond: Conditioning | None,
     ) -> Float[Array, "*shape"]:
-        conditional = velocity_under(self.process, self.teacher, x_t, t, cond)
-        if self.guidance == 1 or cond is None or cond.label is None:
-            return conditional
-        none = Conditioning(jnp.full_like(cond.label, self.num_classes))
-        unconditional = velocity_under(self.process, self.teacher, x_t, t, none)
-        return unconditional + self.guidance * (conditional - unconditional)
+        return velocity_under(self.process, self.teacher, x_t, t, cond)
 
     def advance(
         self,
@@ -64,25 +58,52 @@ class Options(ConsistencyOptions):
     """Options of consistency distillation."""
 
     guidance: Annotated[float, Ge(0)] = 1.0
-    """Classifier-free guidance strength in the teacher's tangent; 1 is none."""
+    """Guidance strength in the teacher's tangent; 1 is none."""
+    guidance_range: tuple[float, ...] = ()
+    """LOW,HIGH: strengths drawn for each sample and told to the student, in place of one strength."""
+    guidance_interval: tuple[float, ...] = ()
+    """LOW,HIGH: noise-to-signal ratios between which guidance acts; everywhere if empty."""
+    guide: str = ""
+    """Run of a weaker model to guide away from (autoguidance); else the teacher without its label."""
+
+    def __post_init__(self) -> None:
+        for name in ("guidance_range", "guidance_interval"):
+            value = getattr(self, name)
+            if value and not (len(value) == 2 and 0 <= value[0] < value[1]):
+                raise ValueError(
+                    f"{name} {value}: give two numbers, the smaller first, such as 1,2"
+                )
 
 
 def build_tangent(config: Options, context: Context, *, key: Key) -> TeacherTangent:
     if context.teacher is None:
         raise ValueError("no teacher to take the tangent from; name a run with --teacher")
-    return TeacherTangent(
-        process=context.noise,
-        teacher=context.teacher,
-        guidance=config.guidance,
-        num_classes=context.data.num_classes,
-    )
+    teacher: AbstractModel = context.teacher
+    if config.guide or config.guidance != 1 or config.guidance_range:
+        if not config.guide and not context.data.num_classes:
+            raise ValueError(
+                "guidance away from the prediction without a label needs data with classes; "
+                "name a weaker run with scd.guide"
+            )
+        teacher = Guided(
+            teacher,
+            config.guidance,
+            guide=Run.load(config.guide).model if config.guide else None,
+            interval=interval_of(config.guidance_interval),
+        )
+    return TeacherTangent(process=context.noise, teacher=teacher)
+
+
+def build_guided_loss(config: Options, context: Context, *, key: Key) -> ConsistencyLoss:
+    return build_loss(config, context, guidance_range=config.guidance_range, key=key)
 
 
 plugin = Plugin(
     name="scd",
     summary="continuous-time consistency distillation of a teacher (arXiv 2410.11081)",
-    provides={Slot.tangent: build_tangent, Slot.loss: build_loss},
+    provides={Slot.tangent: build_tangent, Slot.loss: build_guided_loss},
     config=Options,
+    conditions=lambda config: ("guidance",) if config.guidance_range else (),
     suggests={Slot.sampler: "consistency"},
     settings={"log-normal.mean": -1.0, "log-normal.std": 1.4, "train.lr": 1e-4},
     teacher="required",

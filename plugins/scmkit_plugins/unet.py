@@ -177,7 +177,11 @@ class UNet(AbstractNetwork):
             return Block(in_, out, attend, config=config, norm=context.norm, key=next(keys))
 
         self.conditioning = ConditioningEmbedding(
-            context.embedding, config.embedding_dim, context.data.num_classes, key=next(keys)
+            context.embedding,
+            config.embedding_dim,
+            context.data.num_classes,
+            guided=context.guided,
+            key=next(keys),
         )
         self.attention = context.attention
         self.first = Conv(shape[0], config.channels, key=next(keys))

@@ -4,7 +4,9 @@ from scmkit.errors import DataError
 from scmkit.interfaces import AbstractDataset, DataSpec
 
 
-def spec_of(dataset: AbstractDataset, source: str, sigma_data: float = 0.5) -> DataSpec:
+def spec_of(
+    dataset: AbstractDataset, source: str, sigma_data: float = 0.5, *, clip: bool = True
+) -> DataSpec:
     r"""The `DataSpec` that brings each channel to mean 0 and standard deviation `sigma_data`.
 
     $x = (raw - mean) \cdot \sigma_d / std$. `source` is the name or path it can be loaded from
@@ -25,4 +27,5 @@ def spec_of(dataset: AbstractDataset, source: str, sigma_data: float = 0.5) -> D
         shift=statistics.mean,
         scale=tuple(sigma_data / std for std in statistics.std),
         sigma_data=sigma_data,
+        clip=clip,
     )

@@ -1,6 +1,8 @@
 """The abstract interfaces, one per file. They act on one sample; the caller vmaps."""
 
 from scmkit.interfaces.attention import AbstractAttention as AbstractAttention
+from scmkit.interfaces.constraint import AbstractConstrained as AbstractConstrained
+from scmkit.interfaces.constraint import constrain as constrain
 from scmkit.interfaces.dataset import AbstractDataset as AbstractDataset
 from scmkit.interfaces.dataset import DataSpec as DataSpec
 from scmkit.interfaces.dataset import Split as Split

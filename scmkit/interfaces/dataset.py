@@ -63,6 +63,8 @@ class DataSpec:
     shift: tuple[float, ...]
     scale: tuple[float, ...]
     sigma_data: float = 0.5
+    clip: bool = True
+    """Whether samples of rank 3 are images in [-1, 1]; latents are not."""
 
     def _channelwise(self, values: tuple[float, ...]) -> Shaped[np.ndarray, "..."]:
         return np.asarray(values, np.float32).reshape(-1, *[1] * (len(self.shape) - 1))
@@ -72,6 +74,6 @@ class DataSpec:
         return (raw - self._channelwise(self.shift)) * self._channelwise(self.scale)
 
     def denormalise(self, x: Float[np.ndarray, "n *shape"]) -> Float[np.ndarray, "n *shape"]:
-        """From the model's units back to the data's; images (rank 3) are clipped to [-1, 1]."""
+        """From the model's units back to the data's; images are clipped to [-1, 1]."""
         raw = x / self._channelwise(self.scale) + self._channelwise(self.shift)
-        return np.clip(raw, -1.0, 1.0) if len(self.shape) == 3 else raw
+        return np.clip(raw, -1.0, 1.0) if len(self.shape) == 3 and self.clip else raw

@@ -10,7 +10,7 @@ from scmkit.interfaces.network import Conditioning
 from scmkit.types import AbstractClassVar, Key
 
 if TYPE_CHECKING:
-    from scmkit.model import Model
+    from scmkit.model import AbstractModel
 
 
 class SamplerOutput(eqx.Module):
@@ -33,7 +33,7 @@ class AbstractSampler(eqx.Module):
     @abc.abstractmethod
     def __call__(
         self,
-        model: "Model",
+        model: "AbstractModel",
         noise: Float[Array, "*shape"],
         cond: Conditioning | None,
         *,

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 from scmkit.assembly import build_free
 from scmkit.errors import UsageError
 from scmkit.interfaces import AbstractSampler, Conditioning, DataSpec, SamplerOutput
-from scmkit.model import Model
+from scmkit.model import AbstractModel
 from scmkit.plugin import Slot
 from scmkit.types import Key, Keys
 
@@ -20,7 +20,7 @@ BATCH = 512
 
 @eqx.filter_jit
 def _draw(
-    model: Model,
+    model: AbstractModel,
     sampler: AbstractSampler,
     noise: Float[Array, "n *shape"],
     cond: Conditioning | None,
@@ -34,7 +34,7 @@ def _draw(
 
 
 def draw(
-    model: Model,
+    model: AbstractModel,
     sampler: AbstractSampler,
     noise: Float[Array, "n *shape"],
     cond: Conditioning | None,
@@ -56,7 +56,7 @@ def draw(
     return jax.tree.map(lambda *a: jnp.concatenate(a)[:n], *parts)
 
 
-def prior(model: Model, data: DataSpec, n: int, *, key: Key) -> Float[Array, "n *shape"]:
+def prior(model: AbstractModel, data: DataSpec, n: int, *, key: Key) -> Float[Array, "n *shape"]:
     """`n` draws of the process's prior."""
     return jax.vmap(lambda k: model.process.prior(data.shape, key=k))(jr.split(key, n))
 
@@ -82,7 +82,7 @@ def conditioning(
 
 
 def sample(
-    model: Model,
+    model: AbstractModel,
     data: DataSpec,
     n: int,
     sampler: AbstractSampler | str = "consistency",

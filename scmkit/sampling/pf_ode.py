@@ -6,7 +6,7 @@ from jaxtyping import Array, Float, Int
 
 from scmkit.errors import OptionError, did_you_mean
 from scmkit.interfaces import Conditioning
-from scmkit.model import Model
+from scmkit.model import AbstractModel
 
 
 def _concrete(base: type, excluding: tuple[type, ...] = ()) -> dict[str, type]:
@@ -59,7 +59,7 @@ def controller_called(
 
 
 def solve_pf_ode(
-    model: Model,
+    model: AbstractModel,
     x: Float[Array, "*shape"],
     cond: Conditioning | None,
     times: Float[Array, " points"],

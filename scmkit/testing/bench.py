@@ -85,6 +85,7 @@ class Bench:
             built=_Earlier(self, slot),
             teacher=teacher,
             noise_labels=self.case.noise_labels,
+            conditions=frozenset(self.plugin.conditions(self.config)),
         )
 
     @cached_property

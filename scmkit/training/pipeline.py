@@ -6,10 +6,10 @@ from pathlib import Path
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import jax.random as jr
 
 from scmkit.assembly import build, build_model, named_key
+from scmkit.conditioning import GuidanceEmbedding
 from scmkit.errors import RunError, UsageError
 from scmkit.model import Model
 from scmkit.plugin import Slot
@@ -142,17 +142,36 @@ def _check_teacher(recipe: Recipe, teacher: Run) -> None:
 def _weights_from(teacher: Model, fresh: Model) -> Model | None:
     """The fresh model with the teacher's weights, if its arrays and its parameterization are the same.
 
-    What is no array, such as a dropout rate, may differ and stays the fresh model's own.
+    What is no array, such as a dropout rate, may differ and stays the fresh model's own; so does an
+    embedding of the guidance strength, which starts silent, where the teacher has none.
     """
-    weights, _ = eqx.partition(teacher, eqx.is_array)
-    slots, rest = eqx.partition(fresh, eqx.is_array)
-
-    def names(tree: Model) -> list[tuple[str, tuple[int, ...], jnp.dtype]]:
-        leaves = jax.tree_util.tree_leaves_with_path(tree)
-        return [(jax.tree_util.keystr(path), a.shape, a.dtype) for path, a in leaves]
-
+    weights = _named_arrays(teacher)
+    arrays, rest = eqx.partition(fresh, eqx.is_array)
+    mine = _named_arrays(fresh)
+    own = [name for name in mine if name not in weights and name.startswith(_guidance_nodes(fresh))]
+    found = {
+        name: weights.get(name, array if name in own else None) for name, array in mine.items()
+    }
     alike = eqx.tree_equal(teacher.parameterization, fresh.parameterization) is True
-    if not alike or names(weights) != names(slots):
+    fits = len(weights) + len(own) == len(mine) and all(
+        there is not None and (there.shape, there.dtype) == (mine[name].shape, mine[name].dtype)
+        for name, there in found.items()
+    )
+    if not (alike and fits):
         return None
-    arrays = jax.tree.unflatten(jax.tree.structure(slots), jax.tree.leaves(weights))
-    return eqx.combine(arrays, rest)
+    return eqx.combine(jax.tree.unflatten(jax.tree.structure(arrays), list(found.values())), rest)
+
+
+def _named_arrays(model: Model) -> dict[str, jax.Array]:
+    leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(model, eqx.is_array))
+    return {jax.tree_util.keystr(path): array for path, array in leaves}
+
+
+def _guidance_nodes(model: Model) -> tuple[str, ...]:
+    """Where in a model its embeddings of the guidance strength are."""
+
+    def is_one(node: object) -> bool:
+        return isinstance(node, GuidanceEmbedding)
+
+    leaves = jax.tree_util.tree_leaves_with_path(model, is_leaf=is_one)
+    return tuple(jax.tree_util.keystr(path) for path, node in leaves if is_one(node))

@@ -12,7 +12,7 @@ from scmkit.assembly import build_model
 from scmkit.errors import RunError, UsageError
 from scmkit.files import write_text
 from scmkit.model import Model
-from scmkit.recipe import Recipe
+from scmkit.recipe import Recipe, read_run_recipe
 from scmkit.training import checkpoint
 from scmkit.training.metrics_file import read_metrics
 
@@ -50,16 +50,7 @@ class Run:
     @staticmethod
     def load(path: str | Path) -> "Run":
         """The run at `path`; raises `UsageError` if there is none."""
-        path = Path(path)
-        file = path / "recipe.json"
-        if not file.is_file():
-            kind = "no such directory" if not path.exists() else "it has no recipe.json"
-            raise UsageError(f"'{path}' is not a run: {kind}")
-        try:
-            raw = json.loads(file.read_text())
-        except (OSError, ValueError) as error:
-            raise RunError(f"'{file}' cannot be read: {error}; restore it from a backup") from None
-        return Run(path, Recipe.from_json(raw))
+        return Run(Path(path), read_run_recipe(Path(path)))
 
     def write_recipe(self, recipe: Recipe) -> None:
         """Replace the recipe, atomically."""

@@ -10,7 +10,13 @@ import jax.random as jr
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from scmkit.interfaces import AbstractLoss, AbstractTangentEstimator, Conditioning, LossOutput
+from scmkit.interfaces import (
+    AbstractLoss,
+    AbstractTangentEstimator,
+    Conditioning,
+    LossOutput,
+    constrain,
+)
 from scmkit.model import Model
 from scmkit.training.ema import AbstractEMA
 from scmkit.training.state import Player, TrainState, trainable
@@ -94,7 +100,7 @@ def make_step(
         updates, optimizer_state = optimizer.update(
             grads, player.optimizer_state, trainable(trained)
         )
-        model, loss = eqx.apply_updates(trained, updates)
+        model, loss = constrain(eqx.apply_updates(trained, updates))
         count = state.step + 1
         averaged = ema.update(player.ema, model, count)
         done = TrainState(count, {"generator": Player(model, loss, optimizer_state, averaged)})
