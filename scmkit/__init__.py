@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from scmkit.composition import dataset_of as dataset_of
     from scmkit.errors import ScmkitError as ScmkitError
     from scmkit.evaluation import evaluate as evaluate
+    from scmkit.footprint import count_parameters as count_parameters
     from scmkit.fused_attention.api import attention as attention
     from scmkit.guidance import Guided as Guided
     from scmkit.interfaces import Conditioning as Conditioning
@@ -48,6 +49,7 @@ _PUBLIC = {
     "build": "scmkit.assembly",
     "build_model": "scmkit.assembly",
     "compose": "scmkit.composition",
+    "count_parameters": "scmkit.footprint",
     "dataset_of": "scmkit.composition",
     "evaluate": "scmkit.evaluation",
     "resume": "scmkit.training.pipeline",

@@ -12,6 +12,7 @@ from scmkit.errors import PluginError, ScmkitError
 from scmkit.interfaces import (
     AbstractAttention,
     AbstractDataset,
+    AbstractImporter,
     AbstractLoss,
     AbstractMetric,
     AbstractNetwork,
@@ -112,6 +113,7 @@ FREE_KINDS: dict[Slot, type] = {
     Slot.dataset: AbstractDataset,
     Slot.metric: AbstractMetric,
     Slot.tracker: AbstractTracker,
+    Slot.importer: AbstractImporter,
 }
 """What the slots hold that are part of no model."""
 

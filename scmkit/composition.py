@@ -38,7 +38,11 @@ def default_network(shape: tuple[int, ...]) -> str:
     return "unet" if len(shape) == 3 and prod(shape) > 256 else "mlp"
 
 
-ELSEWHERE = {Slot.dataset: "--data {}", Slot.metric: "`scmkit eval RUN --metric {}`"}
+ELSEWHERE = {
+    Slot.dataset: "--data {}",
+    Slot.metric: "`scmkit eval RUN --metric {}`",
+    Slot.importer: "`scmkit convert {} FILE DEST`",
+}
 """Slots of no recipe's model or training, and how their plugins are asked for."""
 
 

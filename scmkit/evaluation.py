@@ -21,9 +21,9 @@ from scmkit.interfaces import (
     DataSpec,
     Evaluation,
 )
-from scmkit.model import Model
+from scmkit.model import AbstractModel
 from scmkit.plugin import Slot
-from scmkit.sampling import draw, prior
+from scmkit.sampling import draw, prior, with_guidance
 from scmkit.training.run import Run
 
 METRICS = ("energy-distance", "sliced-wasserstein", "mmd", "near-copies", "exact-map")
@@ -51,16 +51,20 @@ def evaluate(
     seed: int = 0,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     baselines: bool = True,
+    model: AbstractModel | None = None,
+    guidance: float | None = None,
 ) -> list[Row]:
     """Metrics of a run's samples at each number of steps, against the test split.
 
     Every row uses `n` samples (default: as many as the test split has, 2000 at the most), so that the
     bias of each metric is the same in all; labels follow the test split's. With `baselines` the first
     rows are real training data, what a perfect model would score, and a Gaussian with the training
-    data's mean and covariance. `settings` are plugin options by plugin name. Raises `UsageError` and
-    `PluginError`.
+    data's mean and covariance. `model` takes the place of the run's own, such as a `Guided` one, and
+    `guidance` is the strength it is told. `settings` are plugin options by plugin name. Raises `UsageError`
+    and `PluginError`.
     """
     recipe, options = run.recipe, dict(settings or {})
+    model = model or run.model
     dataset = dataset_of(recipe)
     sampler = sampler or recipe.sampler
     recorded = recipe.plugins[sampler].config if sampler in recipe.plugins else {}
@@ -90,11 +94,12 @@ def evaluate(
     cond = None
     if test_labels is not None:
         cond = Conditioning(jnp.asarray(test_labels[np.arange(n) % len(test_labels)]))
+    cond = with_guidance(cond, n, guidance)
     k_noise, k_sampler = jr.split(jr.key(seed))
-    noise = prior(run.model, recipe.data, n, key=k_noise)
-    exact = _exact_map(run.model, recipe.data, dataset, noise)
+    noise = prior(model, recipe.data, n, key=k_noise)
+    exact = _exact_map(model, recipe.data, dataset, noise)
     for count in steps or draws.usual_steps:
-        out = draw(run.model, draws, noise, cond, steps=count, key=k_sampler)
+        out = draw(model, draws, noise, cond, steps=count, key=k_sampler)
         same_path = exact if draws.deterministic(count) else None
         rows.append(
             Row(
@@ -125,7 +130,7 @@ def _baselines(
 
 
 def _exact_map(
-    model: Model,
+    model: AbstractModel,
     data: DataSpec,
     dataset: AbstractDataset,
     noise: Float[Any, "n *shape"],

@@ -37,6 +37,7 @@ class Slot(StrEnum):
     dataset = "dataset"
     metric = "metric"
     tracker = "tracker"
+    importer = "importer"
 
 
 MODEL_SLOTS = (
@@ -113,7 +114,7 @@ class Context:
 Factory = Callable[..., Any]
 """`factory(config, context, *, key)`, returning what fills the slot.
 
-Samplers, data sets, metrics and trackers are part of no model: their factories are called as
+Samplers, data sets, metrics, trackers and importers are part of no model: their factories are called as
 `factory(config)`, those of trackers as `factory(config, directory)`.
 """
 
@@ -138,6 +139,8 @@ class Plugin:
         comes from it too), `"initial"` (only the weights do) or `"none"`.
     - `conditions`: what the model must be told beside time and label, given the plugin's options: fields of
         `Conditioning`. A loss that draws guidance strengths names `"guidance"`.
+    - `example`: shape and number of classes of the data that a network is best known for; `plugins info`
+        shows its size there.
     - `requires`: importable modules it needs beyond its package's own dependencies, each with the
         command that installs it.
     - `api`: the plugin API it was written for.
@@ -152,6 +155,7 @@ class Plugin:
     settings_with: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     teacher: Literal["none", "initial", "required"] = "none"
     conditions: Callable[[Any], Collection[str]] = lambda config: ()
+    example: tuple[tuple[int, ...], int] | None = None
     requires: Mapping[str, str] = field(default_factory=dict)
     api: int = API_VERSION
 

@@ -27,6 +27,20 @@ from scmkit.testing import Check, assert_abstract_or_final, checks
 
 SMALL = {
     "dit": {"width": 16, "depth": 2, "heads": 2},
+    "ddpmpp": {
+        "channels": 8,
+        "multipliers": (1, 2),
+        "blocks": 1,
+        "attention_resolutions": (),
+        "embedding_multiplier": 2,
+    },
+    "edm2": {
+        "channels": 8,
+        "multipliers": (1, 2),
+        "blocks": 1,
+        "attention_resolutions": (),
+        "head_dim": 8,
+    },
     "mlp": {"width": 16, "depth": 2, "embedding_dim": 16},
     "unet": {
         "channels": 8,

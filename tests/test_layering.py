@@ -17,6 +17,7 @@ LAYERS = [
     {"types", "errors", "dtypes"},
     {"fused_attention"},
     {"interfaces", "files", "settings"},
+    {"weights"},
     {"model", "conditioning"},
     {"conversion"},
     {"guidance"},
@@ -25,10 +26,10 @@ LAYERS = [
     {"registry"},
     {"recipe"},
     {"assembly"},
-    {"composition"},
+    {"composition", "footprint"},
     {"sampling"},
     {"training"},
-    {"evaluation"},
+    {"evaluation", "interop", "diagnosis"},
     {"testing"},
 ]
 """The packages and modules of scmkit; each imports only from the lines above it, and its own."""

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from scmkit.errors import UsageError
+from scmkit_cli.guidance import Guidance, Guide, Interval, guided
 from scmkit_cli.options import Settings, by_plugin, parse_settings
 
 
@@ -41,6 +42,9 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    guidance: Guidance = None,
+    guide: Guide = None,
+    guidance_interval: Interval = None,
     seed: Annotated[int, typer.Option(help="Seed of noise and subsets.")] = 0,
     settings: Settings = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a row.")] = False,
@@ -69,6 +73,8 @@ def evaluate(
         n=n,
         seed=seed,
         settings=by_plugin(parse_settings(settings)),
+        model=guided(loaded, guidance, guide, guidance_interval),
+        guidance=guidance,
     )
     if as_json:
         for row in rows:

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from scmkit.errors import ScmkitError
+from scmkit_cli.options import Settings, parse_settings
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -53,17 +54,37 @@ def info(
     name: Annotated[
         str, typer.Argument(help="NAME or PACKAGE:NAME; 'train' or 'data' for settings.")
     ],
+    beside: Annotated[
+        list[str] | None,
+        typer.Option("--plugin", "-p", help="A network's size beside this plugin. Repeatable."),
+    ] = None,
+    shape: Annotated[
+        str | None,
+        typer.Option(metavar="C,H,W", help="A network's size on samples of this shape."),
+    ] = None,
+    classes: Annotated[
+        int | None, typer.Option(min=0, help="A network's size with this many classes.")
+    ] = None,
+    settings: Settings = None,
 ) -> None:
-    """Describe a plugin: its slots, summary and options."""
+    """Describe a plugin: its slots, summary and options; of a network also its size.
+
+    Sizes are of every preset that was not set, computed from shapes: nothing is allocated.
+
+    Example: scmkit plugins info dit -p adaln --set dit.preset=XL
+    """
     from scmkit.settings import DataSettings, TrainingSettings, option_help
 
+    sizes = None
     builtin = {"train": TrainingSettings, "data": DataSettings}
     if name in builtin:
         typer.echo(f"{name}: settings of every run, as --set {name}.OPTION=VALUE")
         options = option_help(builtin[name])
     else:
         from scmkit.discovery import find
+        from scmkit.plugin import Slot
         from scmkit.registry import load
+        from scmkit_cli.sizes import print_sizes
 
         entry = find(name)
         plugin = load(entry)
@@ -80,12 +101,15 @@ def info(
             shown = " ".join(f"--set {key}={value}" for key, value in settings.items())
             typer.echo(f"suggests with {loss}: {shown}")
         options = option_help(plugin.config)
+        sizes = print_sizes if Slot.network in plugin.provides else None
     if options:
         typer.echo(f"options (--set {name}.OPTION=VALUE):")
     for option in options:
         typer.echo(f"  {option.name} = {option.default}  ({option.type})")
         if option.summary:
             typer.echo(f"      {option.summary}")
+    if sizes:
+        sizes(name, beside or [], shape, classes, parse_settings(settings))
 
 
 @app.command()

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from scmkit.errors import UsageError
+from scmkit_cli.guidance import Guidance, Guide, Interval, guided
 from scmkit_cli.options import Settings, by_plugin, parse_settings
 
 
@@ -35,6 +36,9 @@ def sample(
             show_default=False,
         ),
     ] = None,
+    guidance: Guidance = None,
+    guide: Guide = None,
+    guidance_interval: Interval = None,
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
     out: Annotated[
         Path,
@@ -66,12 +70,13 @@ def sample(
     method = build_free(Slot.sampler, sampler, options)
     count = steps or method.usual_steps[0]
     x = draw(
-        loaded.model,
+        guided(loaded, guidance, guide, guidance_interval),
         recipe.data,
         n,
         method,
         steps=count,
         labels=label,
+        guidance=guidance,
         seed=seed,
     )
     if out.suffix == ".npy":

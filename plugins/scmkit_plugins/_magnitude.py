@@ -20,7 +20,7 @@ def unit_rms(
     y = wide(x)
     square = jnp.mean(y * y, axis=axes, keepdims=True)
     # The root has no derivative at 0: what is 0 stays 0, with a derivative of 1/eps.
-    rms = jnp.sqrt(jnp.where(square > 0, square, 1)) * (square > 0)
+    rms = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
     return (y / (eps + rms)).astype(x.dtype)
 
 

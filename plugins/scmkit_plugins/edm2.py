@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from scmkit.conditioning import GuidanceEmbedding, guidance_of
 from scmkit.interfaces import (
     AbstractAttention,
+    AbstractImporter,
     AbstractNetwork,
     AbstractNorm,
     AbstractTimeEmbedding,
@@ -279,7 +280,9 @@ class EDM2(AbstractNetwork):
             h = self._run(block, h, emb, next(keys))
         return jnp.moveaxis(self.last(h, self.gain), -1, 0)
 
-    def _run(self, block: Block, h: Image, emb: Float[Array, " dim"], key: Key | None) -> Image:
+    def _run(
+        self, block: Block, h: Image, emb: Float[Array, " dim"], key: Key | None
+    ) -> Float[Array, "h2 w2 out"]:
         run = Block.__call__ if self.remat == "none" else eqx.filter_checkpoint(Block.__call__)
         return run(block, h, emb, self.attention, key)
 
@@ -299,10 +302,17 @@ def _check_shape(shape: tuple[int, ...], levels: int) -> None:
         )
 
 
+def build_importer(config: EDM2Options) -> AbstractImporter:
+    from scmkit_plugins._edm2_weights import EDM2Importer
+
+    return EDM2Importer(config.head_dim)
+
+
 plugin = Plugin(
     name="edm2",
     summary="EDM2's magnitude-preserving U-Net, xxs to xxl (arXiv 2312.02696)",
-    provides={Slot.network: EDM2},
+    provides={Slot.network: EDM2, Slot.importer: build_importer},
     config=EDM2Options,
+    example=((3, 64, 64), 1000),
     settings={"adaptive-double-norm.weights": "normalised", "adaptive-double-norm.shift": False},
 )

@@ -9,6 +9,8 @@ from scmkit.interfaces.dataset import Split as Split
 from scmkit.interfaces.dataset import Statistics as Statistics
 from scmkit.interfaces.density import AbstractDensity as AbstractDensity
 from scmkit.interfaces.embedding import AbstractTimeEmbedding as AbstractTimeEmbedding
+from scmkit.interfaces.importer import AbstractImporter as AbstractImporter
+from scmkit.interfaces.importer import Imported as Imported
 from scmkit.interfaces.loss import AbstractLoss as AbstractLoss
 from scmkit.interfaces.loss import LossOutput as LossOutput
 from scmkit.interfaces.metric import AbstractMetric as AbstractMetric
@@ -16,7 +18,9 @@ from scmkit.interfaces.metric import Evaluation as Evaluation
 from scmkit.interfaces.network import AbstractNetwork as AbstractNetwork
 from scmkit.interfaces.network import Conditioning as Conditioning
 from scmkit.interfaces.noise import AbstractNoiseProcess as AbstractNoiseProcess
+from scmkit.interfaces.norm import AbstractGate as AbstractGate
 from scmkit.interfaces.norm import AbstractNorm as AbstractNorm
+from scmkit.interfaces.norm import GatedNormFactory as GatedNormFactory
 from scmkit.interfaces.norm import NormFactory as NormFactory
 from scmkit.interfaces.parameterization import AbstractParameterization as AbstractParameterization
 from scmkit.interfaces.parameterization import Coefficients as Coefficients

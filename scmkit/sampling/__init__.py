@@ -4,6 +4,7 @@ from scmkit.sampling.drawing import conditioning as conditioning
 from scmkit.sampling.drawing import draw as draw
 from scmkit.sampling.drawing import prior as prior
 from scmkit.sampling.drawing import sample as sample
+from scmkit.sampling.drawing import with_guidance as with_guidance
 from scmkit.sampling.grid import angle_grid as angle_grid
 from scmkit.sampling.grid import angle_of as angle_of
 from scmkit.sampling.grid import time_at_angle as time_at_angle

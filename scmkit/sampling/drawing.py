@@ -28,7 +28,10 @@ def _draw(
     keys: Keys,
 ) -> SamplerOutput:
     def one(noise: Array, cond: Conditioning | None, key: Key) -> SamplerOutput:
-        return sampler(model, noise, cond, steps=steps, key=key)
+        out = sampler(model, noise, cond, steps=steps, key=key)
+        # Samplers count calls of the model; -1 is "not counted".
+        counted = jnp.where(out.nfe > 0, model.evaluations * out.nfe, out.nfe)
+        return SamplerOutput(out.x, counted)
 
     return jax.vmap(one)(noise, cond, keys)
 
@@ -81,6 +84,14 @@ def conditioning(
     return Conditioning(jnp.full(n, label, jnp.int32))
 
 
+def with_guidance(cond: Conditioning | None, n: int, guidance: float | None) -> Conditioning | None:
+    """`n` conditionings with a guidance strength; as they are where none is given."""
+    if guidance is None:
+        return cond
+    label = None if cond is None else cond.label
+    return Conditioning(label, jnp.full(n, guidance, jnp.float32))
+
+
 def sample(
     model: AbstractModel,
     data: DataSpec,
@@ -89,13 +100,15 @@ def sample(
     *,
     steps: int = 1,
     labels: Int[np.ndarray, " n"] | int | None = None,
+    guidance: float | None = None,
     seed: int = 0,
 ) -> Float[np.ndarray, "n *shape"]:
     """`n` samples in the data's own units.
 
     `sampler` is one, or the name of a plugin with its default options. `labels` is one class for
-    all, one per sample, or None for classes in turn. The same seed gives the same noise for every
-    sampler and number of steps.
+    all, one per sample, or None for classes in turn. `guidance` is a strength, for a `Guided` model or one
+    distilled from guided teachers. The same seed gives the same noise for every sampler and number of
+    steps.
     """
     named = isinstance(sampler, str)
     method: AbstractSampler = build_free(Slot.sampler, sampler, {}) if named else sampler
@@ -104,6 +117,7 @@ def sample(
         cond = Conditioning(jnp.asarray(labels, jnp.int32))
     else:
         cond = conditioning(data, n, label=labels)
+    cond = with_guidance(cond, n, guidance)
     noise = prior(model, data, n, key=k_noise)
     out = draw(model, method, noise, cond, steps=steps, key=k_sampler)
     return data.denormalise(np.asarray(out.x))

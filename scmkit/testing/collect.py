@@ -13,6 +13,7 @@ from scmkit.testing import (
     dataset,
     declaration,
     embedding,
+    importer,
     loss,
     metric,
     network,
@@ -42,6 +43,7 @@ FAMILIES: dict[Slot, Family] = {
     Slot.dataset: dataset.FAMILY,
     Slot.metric: metric.FAMILY,
     Slot.tracker: tracker.FAMILY,
+    Slot.importer: importer.FAMILY,
 }
 
 CHOOSY = (Slot.parameterization, Slot.network)

@@ -14,6 +14,7 @@ from scmkit.errors import RunError, UsageError
 from scmkit.model import Model
 from scmkit.plugin import Slot
 from scmkit.recipe import Recipe, TeacherRecord
+from scmkit.training import checkpoint
 from scmkit.training.loop import Trainer
 from scmkit.training.progress import Bar, Reporter
 from scmkit.training.run import Run
@@ -54,6 +55,11 @@ def resume(path: str | Path, *, steps: int | None = None, reporter: Reporter | N
     `steps` changes how many there are in all. Raises `UsageError` if there is nothing left to do.
     """
     run = Run.load(path)
+    if run.step and "converted" in checkpoint.metadata(checkpoint.latest(run.checkpoints)):
+        raise UsageError(
+            f"run '{path}' holds converted weights and no state of training; train from them with "
+            f"`scmkit train --plugin scd --teacher {path}`"
+        )
     if steps is not None:
         settings = run.recipe.to_json()["train"] | {"steps": steps}
         run.write_recipe(Recipe.from_json(run.recipe.to_json() | {"train": settings}))

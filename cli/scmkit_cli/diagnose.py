@@ -1,0 +1,74 @@
+"""`scmkit diagnose`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from scmkit.errors import UsageError
+
+
+def diagnose(
+    runs: Annotated[list[Path], typer.Argument(help="Runs to compare.", metavar="RUN...")],
+    out: Annotated[Path, typer.Option(help="A .png; the numbers go beside it, as .json.")] = Path(
+        "stability.png"
+    ),
+    points: Annotated[int, typer.Option(min=2, help="Noise levels.")] = 64,
+    samples: Annotated[int, typer.Option(min=1, help="Training samples to average over.")] = 256,
+    seed: Annotated[int, typer.Option(help="Seed of samples and noise.")] = 0,
+) -> None:
+    """Draw how large the two parts of df/dt are along the noise levels.
+
+    Consistency training is stable where both stay small up to the last noise level (sCM paper, Figure
+    4): large Fourier scales and logarithmic noise labels make them grow.
+    """
+    if out.suffix != ".png":
+        raise UsageError(f"--out {out}: use a name that ends in .png")
+    try:
+        import matplotlib as mpl
+    except ImportError:
+        raise UsageError("diagnose draws with matplotlib: pip install 'scmkit[plots]'") from None
+
+    import json
+    from dataclasses import asdict
+
+    from scmkit import Run
+    from scmkit.diagnosis import tangent_norms
+    from scmkit.files import write_text
+
+    mpl.use("agg")
+    results: dict[str, Any] = {}
+    for path in runs:
+        typer.echo(f"{path} ...", err=True)
+        norms = tangent_norms(Run.load(path), points=points, samples=samples, seed=seed)
+        results[str(path)] = {k: v.astype(float).tolist() for k, v in asdict(norms).items()}
+        for part in ("space", "time", "total"):
+            values = results[str(path)][part]
+            typer.echo(f"  {part:<6} largest {max(values):.3g}, last {values[-1]:.3g}", err=True)
+    _draw(out, results)
+    write_text(out.with_suffix(".json"), json.dumps(results, indent=1) + "\n")
+    typer.echo(str(out))
+
+
+def _draw(out: Path, results: dict[str, Any]) -> None:
+    import io
+
+    from matplotlib import pyplot as plt
+
+    from scmkit.files import write_bytes
+
+    figure, axes = plt.subplots(
+        1, 2, figsize=(10, 4), sharex=True, sharey=True, layout="constrained"
+    )
+    parts = {"space": r"$\|\nabla_x f \cdot dx/dt\|$", "time": r"$\|\partial_t f\|$"}
+    for axis, (part, title) in zip(axes, parts.items(), strict=True):
+        for name, curves in results.items():
+            axis.plot(curves["angle"], curves[part], label=Path(name).name, linewidth=1.5)
+        axis.set(title=title, xlabel="t, TrigFlow's angle in radians", yscale="log")
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("RMS over the sample")
+    axes[0].legend(fontsize="small")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    plt.close(figure)
+    write_bytes(out, buffer.getvalue())
