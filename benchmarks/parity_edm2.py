@@ -34,6 +34,15 @@ CASES: dict[str, dict[str, Any]] = {
         "channel_mult": [1, 2],
         "num_blocks": 1,
     },
+    "tiny": {  # What the test suite keeps.
+        "img_resolution": 8,
+        "img_channels": 3,
+        "label_dim": 5,
+        "model_channels": 8,
+        "channels_per_head": 4,
+        "channel_mult": [1, 2],
+        "num_blocks": 1,
+    },
     "edm2-img64-xs": {
         "img_resolution": 64,
         "img_channels": 3,
@@ -58,10 +67,11 @@ def reference(checkout: Path, folder: Path) -> None:
             # The gains start at zero, which would silence what is to be compared.
             if parameter.ndim == 0:
                 parameter.data = 0.5 + torch.rand(())
+            parameter.data = parameter.data.half().float()  # So that files can be small.
         shape = (BATCH, case["img_channels"], case["img_resolution"], case["img_resolution"])
         x, dx = torch.randn(shape), torch.randn(shape)
         c, dc = torch.linspace(-0.9, 0.7, BATCH), torch.randn(BATCH)
-        labels = torch.nn.functional.one_hot(torch.arange(BATCH) * 3, max(case["label_dim"], 7))
+        labels = torch.nn.functional.one_hot(torch.arange(BATCH) * 3, case["label_dim"] or 4)
         given = labels.float() if case["label_dim"] else None
         out, slope = torch.func.jvp(
             lambda x, c, net=net, l=given: net.unet(x, c, l), (x, c), (dx, dc)
@@ -70,6 +80,10 @@ def reference(checkout: Path, folder: Path) -> None:
         torch.save({"ema": net.state_dict()}, folder / f"{name}.pt")
         results = {"x": x, "dx": dx, "c": c, "dc": dc, "out": out, "jvp": slope, "none": without}
         arrays = {key: value.detach().numpy() for key, value in results.items()}
+        if name == "tiny":
+            arrays |= {f"state/{k}": v.numpy() for k, v in net.named_buffers()}
+            parameters = {k: v.detach().half().numpy() for k, v in net.named_parameters()}
+            arrays |= {f"state/{k}": v for k, v in parameters.items()}
         np.savez(folder / f"{name}.npz", **arrays)
 
 

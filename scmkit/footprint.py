@@ -44,8 +44,9 @@ def footprint(recipe: Recipe) -> Footprint:
     arrays, static = eqx.partition(skeleton.network, _is_shape)
     dtype = jnp.dtype(recipe.train.precision)
 
-    def forward(arrays: AbstractNetwork, x: Array, c: Array, cond: Conditioning | None) -> Array:
+    def forward(arrays: AbstractNetwork, x: Array, c: Array, labels: Array | None) -> Array:
         network = eqx.combine(arrays, static)
+        cond = None if labels is None else Conditioning(labels)
         return jax.vmap(lambda x, c, cond: network(x, c, cond, key=None))(x, c, cond)
 
     kept = [_kept(forward, arrays, _inputs(recipe.data, n, dtype)) for n in (1, 2)]
@@ -66,24 +67,20 @@ def _count(skeleton: Any) -> int:
 
 
 def _inputs(data: DataSpec, n: int, dtype: jnp.dtype) -> tuple[Any, Any, Any]:
-    cond = None
-    if data.num_classes:
-        cond = Conditioning(jax.ShapeDtypeStruct((n,), jnp.int32))  # pyright: ignore
     return (
         jax.ShapeDtypeStruct((n, *data.shape), dtype),
         jax.ShapeDtypeStruct((n, 1), jnp.float32),
-        cond,
+        jax.ShapeDtypeStruct((n,), jnp.int32) if data.num_classes else None,
     )
 
 
 def _kept(forward: Callable[..., Array], arrays: Any, inputs: tuple[Any, Any, Any]) -> int:
     """Bytes of what `jax.vjp` keeps for the backward pass."""
-    x, c, cond = inputs
 
-    def backward(arrays: Any, x: Array, c: Array) -> Any:
-        return jax.vjp(lambda arrays: forward(arrays, x, c, cond), arrays)[1]
+    def backward(arrays: Any, x: Array, c: Array, labels: Array | None) -> Any:
+        return jax.vjp(lambda arrays: forward(arrays, x, c, labels), arrays)[1]
 
-    residuals = jax.tree.leaves(jax.eval_shape(backward, arrays, x, c))
+    residuals = jax.tree.leaves(jax.eval_shape(backward, arrays, *inputs))
     return sum(leaf.size * leaf.dtype.itemsize for leaf in residuals)
 
 

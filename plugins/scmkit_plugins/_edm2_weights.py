@@ -7,14 +7,13 @@ from typing import Any
 import numpy as np
 
 from scmkit.interfaces import AbstractImporter, DataSpec, Imported
+from scmkit_plugins._unet_weights import Given, in_order, kernel, matrix
 from scmkit_plugins.edm2 import CHANNELS
 
 LATENT_SHIFT, LATENT_STD = (5.81, 3.25, 0.12, -2.15), (4.17, 4.62, 3.71, 3.28)
 """Mean and standard deviation of the latents EDM2 was trained on (its `training/encoders.py`)."""
 
 SIGMA_DATA = 0.5
-Given = tuple[str, np.ndarray]
-
 BLOCK = {"conv_res0": "conv0", "conv_res1": "conv1", "conv_skip": "skip"}
 BLOCK |= {"attn_qkv": "attention/qkv", "attn_proj": "attention/out"}
 
@@ -42,17 +41,17 @@ class EDM2Importer(AbstractImporter):
         channels, in_ = given[first][1].shape[:2]
         classes = given["emb_label.weight"][1].shape[1] if "emb_label.weight" in given else 0
         sides = sorted({int(m[1]) for k in given if (m := re.match(r"enc\.(\d+)x", k))})[::-1]
-        names = {part: _in_order(given, part) for part in ("enc", "dec")}
+        names = {part: in_order(given, part) for part in ("enc", "dec")}
         leaves = {
-            "first/weight": _kernel(given[first]),
-            "last/weight": _kernel(given["out_conv.weight"]),
+            "first/weight": kernel(given[first]),
+            "last/weight": kernel(given["out_conv.weight"]),
             "gain": given["out_gain"],
-            "conditioning/time/weight": _matrix(given["emb_noise.weight"]),
+            "conditioning/time/weight": matrix(given["emb_noise.weight"]),
             "conditioning/embedding/frequencies": _turns(given["emb_fourier.freqs"]),
             "conditioning/embedding/phases": _turns(given["emb_fourier.phases"]),
         }
         if classes:
-            leaves["conditioning/label/weight"] = _matrix(given["emb_label.weight"])
+            leaves["conditioning/label/weight"] = matrix(given["emb_label.weight"])
         for part, ours in (("enc", "encoder"), ("dec", "decoder")):
             blocks = [name for name in names[part] if not name.endswith("_conv")]
             for i, name in enumerate(blocks):
@@ -99,34 +98,20 @@ def _data(channels: int, side: int, classes: int) -> DataSpec:
     )
 
 
-def _in_order(given: Mapping[str, Any], part: str) -> list[str]:
-    """The blocks of encoder or decoder in the order of the state dict, which is that of execution."""
-    return list(dict.fromkeys(k.split(".")[1] for k in given if k.startswith(f"{part}.")))
-
-
 def _block(given: Mapping[str, Any], theirs: str, ours: str, head_dim: int) -> dict[str, Any]:
     found = {
-        f"{ours}/modulation/linear/weight": _matrix(given[f"{theirs}.emb_linear.weight"]),
+        f"{ours}/modulation/linear/weight": matrix(given[f"{theirs}.emb_linear.weight"]),
         f"{ours}/modulation/gain": given[f"{theirs}.emb_gain"],
     }
     for name, leaf in BLOCK.items():
         if (key := f"{theirs}.{name}.weight") in given:
-            found[f"{ours}/{leaf}/weight"] = _kernel(given[key])
+            found[f"{ours}/{leaf}/weight"] = kernel(given[key])
     if (leaf := f"{ours}/attention/qkv/weight") in found:
         # Theirs are (heads, features, q k v) along the outputs, ours (q k v, heads, features).
         source, w = found[leaf]
         split = w.reshape(*w.shape[:-1], -1, head_dim, 3)
         found[leaf] = (source, np.moveaxis(split, -1, -3).reshape(w.shape))
     return found
-
-
-def _kernel(given: Given) -> Given:
-    """From `out in h w` to `h w in out`."""
-    return given[0], given[1].transpose(2, 3, 1, 0)
-
-
-def _matrix(given: Given) -> Given:
-    return given[0], given[1].T
 
 
 def _turns(given: Given) -> Given:

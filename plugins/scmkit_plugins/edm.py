@@ -3,7 +3,12 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from scmkit.interfaces import AbstractNoiseProcess, AbstractParameterization, Coefficients
+from scmkit.interfaces import (
+    AbstractImporter,
+    AbstractNoiseProcess,
+    AbstractParameterization,
+    Coefficients,
+)
 from scmkit.plugin import Context, Plugin, Slot
 from scmkit.types import Key, Scalar
 from scmkit_plugins._options import NoiseOptions
@@ -70,9 +75,19 @@ def build_parameterization(
     return EDMParameterization(process=context.noise, sigma_data=context.data.sigma_data)
 
 
+def build_importer(config: NoiseOptions) -> AbstractImporter:
+    from scmkit_plugins._ddpmpp_weights import DDPMPPImporter
+
+    return DDPMPPImporter()
+
+
 plugin = Plugin(
     name="edm",
     summary="variance-exploding process with EDM preconditioning (arXiv 2206.00364)",
-    provides={Slot.noise: build_process, Slot.parameterization: build_parameterization},
+    provides={
+        Slot.noise: build_process,
+        Slot.parameterization: build_parameterization,
+        Slot.importer: build_importer,
+    },
     config=NoiseOptions,
 )
