@@ -70,6 +70,8 @@ def plain_dit(network: dit.DiT) -> tuple[dict[str, Any], Forward]:
     assert isinstance(blocks.norm1, adaln.AdaptiveLayerNorm)
     assert isinstance(blocks.norm2, adaln.AdaptiveLayerNorm)
     assert isinstance(network.norm, adaln.AdaptiveLayerNorm)
+    assert isinstance(blocks.gate1, adaln.LinearGate)
+    assert isinstance(blocks.gate2, adaln.LinearGate)
 
     def affine(layer: Any) -> dict[str, Array]:
         return {"w": layer.weight, "b": layer.bias}
@@ -81,6 +83,8 @@ def plain_dit(network: dit.DiT) -> tuple[dict[str, Any], Forward]:
         "blocks": {
             "mod1": affine(blocks.norm1.modulation),
             "mod2": affine(blocks.norm2.modulation),
+            "gate1": affine(blocks.gate1.modulation),
+            "gate2": affine(blocks.gate2.modulation),
             "qkv": affine(blocks.qkv),
             "out": affine(blocks.out),
             "up": affine(blocks.up),
@@ -92,7 +96,7 @@ def plain_dit(network: dit.DiT) -> tuple[dict[str, Any], Forward]:
     c, side, _ = network.shape
     p, heads, grid = network.patch, blocks.heads, side // network.patch
     width = network.first.bias.size
-    positions = dit.sincos_positions(network.shape, p, width).astype(np.float32)[None]
+    positions = dit.sincos_positions(network.grid, width).astype(np.float32)[None]
     half = cond.embedding.dim // 2
     frequencies = np.geomspace(1, 1e-4, half, dtype=np.float32)[None]
 
@@ -118,9 +122,11 @@ def plain_dit(network: dit.DiT) -> tuple[dict[str, Any], Forward]:
             q, k, v = jnp.moveaxis(qkv.reshape(n, grid**2, 3, heads, width // heads), 2, 0)
             logits = jnp.einsum("bqhd,bkhd->bhqk", q, k) * (width // heads) ** -0.5
             a = jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(logits, -1), v)
-            h = h + linear(p["out"], a.reshape(n, grid**2, width))
+            h = h + linear(p["gate1"], emb)[:, None] * linear(
+                p["out"], a.reshape(n, grid**2, width)
+            )
             m = jax.nn.gelu(linear(p["up"], modulated(p["mod2"], h, emb)))
-            return h + linear(p["down"], m), None
+            return h + linear(p["gate2"], emb)[:, None] * linear(p["down"], m), None
 
         h, _ = jax.lax.scan(jax.checkpoint(body, prevent_cse=False), h, params["blocks"])
         h = linear(params["last"], modulated(params["mod"], h, emb))

@@ -81,7 +81,10 @@ def test_the_optimizer_step_forces_normalised_weights_and_nothing_else_does():
     out = model.raw(x, t, None)
     # What the layers compute is unchanged up to the 1e-4 in the normalization.
     np.testing.assert_allclose(forced.raw(x, t, None), out, rtol=5e-3, atol=5e-3)
-    assert all(a is b for a, b in zip(before, jax.tree.leaves(eqx.filter(model, eqx.is_array)), strict=True))
+    assert all(
+        a is b
+        for a, b in zip(before, jax.tree.leaves(eqx.filter(model, eqx.is_array)), strict=True)
+    )
     assert forced.network.gain == model.network.gain
 
 

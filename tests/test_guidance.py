@@ -187,5 +187,7 @@ def test_guidance_needs_classes_or_a_guide():
     data = DataSpec("none", (2,), 0, (0.0, 0.0), (1.0, 1.0))
     recipe = compose(["scd"], {"scd.guidance": 2.0}, data=data)
     model = eqx.filter_eval_shape(build_model, recipe, key=jr.key(0))
-    with pytest.raises(PluginError, match="needs data with classes; name a weaker run with scd.guide"):
+    with pytest.raises(
+        PluginError, match=r"needs data with classes; name a weaker run with scd.guide"
+    ):
         build(recipe, key=jr.key(0), teacher=model)

@@ -106,8 +106,16 @@ def test_blocks_come_in_the_order_of_execution():
             r"parameter 'enc.8x8_conv.weight' gives 'network/first/weight' the shape 3x3x4x8, this "
             r"model's is 3x3x4x16; the file fits .*--set edm2.channels=8",
         ),
-        ({"unet.enc.8x8_block0.conv_skip.weight": np.zeros((8, 8, 1, 1))}, {}, "has no place in this"),
-        ({"enc.8x8_block0.conv_res0.weight": None}, {}, "nothing for 'network/encoder/0/conv0/weight'"),
+        (
+            {"unet.enc.8x8_block0.conv_skip.weight": np.zeros((8, 8, 1, 1))},
+            {},
+            "has no place in this",
+        ),
+        (
+            {"enc.8x8_block0.conv_res0.weight": None},
+            {},
+            "nothing for 'network/encoder/0/conv0/weight'",
+        ),
         ({"emb_fourier.freqs": None}, {}, "is not for importer 'edm2': no EDM2 network"),
     ],
 )
@@ -121,7 +129,9 @@ def test_what_does_not_fit_is_named(change, settings, message, tmp_path):
         else:
             state[name] = array.astype(np.float32)
     np.savez(tmp_path / "w.npz", **state)
-    with pytest.raises(UsageError, match=message.replace("'enc.8x8_conv", f"'{prefix}enc.8x8_conv")):
+    with pytest.raises(
+        UsageError, match=message.replace("'enc.8x8_conv", f"'{prefix}enc.8x8_conv")
+    ):
         convert("edm2", tmp_path / "w.npz", tmp_path / "run", HEADS | settings)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["w.npz"]
 

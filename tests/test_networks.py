@@ -213,64 +213,6 @@ def test_bfloat16_images_keep_a_float32_time(module, getkey):
     assert np.any(conditioning(t, None) != conditioning(t + 1e-3, None))
 
 
-def test_dit_scan_is_a_loop_over_the_stacked_blocks(getkey):
-    network = build(dit, depth=3)
-    assert isinstance(network, dit.DiT)
-    x, emb = jr.normal(getkey(), (24, 16)), jr.normal(getkey(), (16,))
-    h = x
-    for i in range(3):
-        block = jax.tree.map(lambda a, i=i: a[i] if eqx.is_array(a) else a, network.blocks)
-        h = block(h, emb, network.attention, key=None)
-    np.testing.assert_allclose(network.trunk(x, emb, key=None), h, atol=1e-4, rtol=1e-4)
-
-
-def test_dit_rematerialisation_changes_no_gradient(getkey):
-    x, t, key = jr.normal(getkey(), SHAPES[dit]), jnp.asarray([0.7]), getkey()
-
-    @eqx.filter_jit
-    @eqx.filter_grad
-    def grad(network):
-        F, dF = run_jvp(network, x, t, x, t, key=key)
-        return jnp.mean((F - jax.lax.stop_gradient(F + dF)) ** 2)
-
-    expected = jax.tree.leaves(grad(build(dit, dropout=0.3)))
-    for options in ({"remat": "none", "unroll": 2}, {"remat": "full"}):
-        actual = jax.tree.leaves(grad(build(dit, dropout=0.3, **options)))
-        for a, b in zip(actual, expected, strict=True):
-            np.testing.assert_allclose(a, b, atol=1e-4, rtol=1e-3)
-
-
-def test_dit_patches_and_back(getkey):
-    network = build(dit)
-    assert isinstance(network, dit.DiT)
-    x = jr.normal(getkey(), SHAPES[dit])
-    tokens = network.patches(x)
-    assert tokens.shape == (24, 8)
-    # The second token is the first row's second patch, each pixel's channels side by side.
-    np.testing.assert_array_equal(tokens[1].reshape(2, 2, 2), x[:, :2, 2:4].transpose(1, 2, 0))
-    np.testing.assert_array_equal(network.image(tokens), x)
-
-
-def test_dit_positions_differ_and_are_bounded():
-    positions = dit.sincos_positions((1, 8, 12), 2, 16)
-    assert positions.shape == (24, 16)
-    assert np.abs(positions).max() <= 1
-    assert len(np.unique(positions.round(6), axis=0)) == 24
-
-
-def test_dit_qk_norm_ignores_the_size_of_queries_and_keys(getkey):
-    network = build(dit, qk_norm=True)
-    assert isinstance(network, dit.DiT)
-    x, t = jr.normal(getkey(), SHAPES[dit]), jnp.asarray([0.7])
-    scale = jnp.concatenate([jnp.full(32, 7.0), jnp.ones(16)])
-    louder = eqx.tree_at(
-        lambda n: (n.blocks.qkv.weight, n.blocks.qkv.bias),
-        network,
-        (network.blocks.qkv.weight * scale[None, None], network.blocks.qkv.bias * scale[None]),
-    )
-    np.testing.assert_allclose(run(louder, x, t), run(network, x, t), atol=1e-3, rtol=1e-3)
-
-
 def test_unet_resampling():
     x = jnp.arange(16.0).reshape(4, 4, 1)
     np.testing.assert_array_equal(unet.halve(x)[..., 0], [[2.5, 4.5], [10.5, 12.5]])
@@ -288,9 +230,6 @@ def test_unet_resampling():
         ),
         (unet, {"shape": (2,)}, r"images.*\(2,\); use the mlp"),
         (unet, {"head_dim": 5}, "unet.head_dim to a divisor"),
-        (dit, {"shape": (2,)}, r"images.*\(2,\); use the mlp"),
-        (dit, {"patch": 3}, "8x12 does not divide into patches of 3; set dit.patch"),
-        (dit, {"heads": 3}, "width 16 is not a multiple of 4 and of the 3 heads"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_a_remedy(module, options, message):

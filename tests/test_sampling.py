@@ -211,7 +211,6 @@ def test_samples_come_in_the_datas_units():
 def test_labels():
     data = DataSpec("", (2,), 3, (0.0,), (1.0,))
     assert conditioning(data, 5).label.tolist() == [0, 1, 2, 0, 1]
-    assert conditioning(data, 6, by_class=True).label.tolist() == [0, 0, 1, 1, 2, 2]
     assert conditioning(data, 2, label=1).label.tolist() == [1, 1]
     with pytest.raises(UsageError, match="classes 0 to 2"):
         conditioning(data, 2, label=3)

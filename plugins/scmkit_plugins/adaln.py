@@ -1,9 +1,11 @@
 """Adaptive layer normalization."""
 
+from dataclasses import dataclass
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from scmkit.interfaces import AbstractNorm, NormFactory
+from scmkit.interfaces import AbstractGate, AbstractNorm, GatedNormFactory
 from scmkit.plugin import Context, NoOptions, Plugin, Slot
 from scmkit.types import Key
 from scmkit_plugins._layers import Linear, last_axis
@@ -29,12 +31,35 @@ class AdaptiveLayerNorm(AbstractNorm):
         return layer_norm(x) * last_axis(1 + s, x) + last_axis(b, x)
 
 
-def build(config: NoOptions, context: Context, *, key: Key) -> NormFactory:
-    return AdaptiveLayerNorm
+class LinearGate(AbstractGate):
+    r"""$\alpha(e)$, linear in the embedding and zero at first: adaLN-Zero's gate."""
+
+    modulation: Linear
+
+    def __init__(self, channels: int, dim: int, *, key: Key) -> None:
+        self.modulation = Linear(dim, channels, scale=0, key=key)
+
+    def __call__(self, emb: Float[Array, " dim"]) -> Float[Array, " c"]:
+        return self.modulation(emb)
+
+
+@dataclass(frozen=True)
+class AdaLNZero:
+    """What fills the norm slot: the layers, and the gates of the branches behind them."""
+
+    def __call__(self, channels: int, dim: int, *, key: Key) -> AbstractNorm:
+        return AdaptiveLayerNorm(channels, dim, key=key)
+
+    def gate(self, channels: int, dim: int, *, key: Key) -> AbstractGate:
+        return LinearGate(channels, dim, key=key)
+
+
+def build(config: NoOptions, context: Context, *, key: Key) -> GatedNormFactory:
+    return AdaLNZero()
 
 
 plugin = Plugin(
     name="adaln",
-    summary="Adaptive layer normalization, zero-initialised (DiT, arXiv 2212.09748)",
+    summary="Adaptive layer normalization, zero-initialised, with gates (DiT, arXiv 2212.09748)",
     provides={Slot.norm: build},
 )

@@ -23,7 +23,7 @@ from scmkit.plugin import Context, Plugin, Slot
 from scmkit.types import Key, Scalar
 from scmkit_plugins._layers import dropout, layer_keys
 from scmkit_plugins._magnitude import MPLayer, mp_cat, mp_silu, mp_sum, normalised, pixel_norm
-from scmkit_plugins.unet import double, halve
+from scmkit_plugins._resample import check_halvings, double, halve
 
 Image = Float[Array, "h w c"]
 
@@ -205,7 +205,7 @@ class EDM2(AbstractNetwork):
 
     def __init__(self, config: EDM2Options, context: Context, *, key: Key) -> None:
         levels = len(config.multipliers)
-        _check_shape(context.data.shape, levels)
+        check_halvings("edm2", context.data.shape, levels)
         channels, height, _ = context.data.shape
         base = config.channels or CHANNELS[config.preset]
         widths = [base * m for m in config.multipliers]
@@ -285,21 +285,6 @@ class EDM2(AbstractNetwork):
     ) -> Float[Array, "h2 w2 out"]:
         run = Block.__call__ if self.remat == "none" else eqx.filter_checkpoint(Block.__call__)
         return run(block, h, emb, self.attention, key)
-
-
-def _check_shape(shape: tuple[int, ...], levels: int) -> None:
-    if len(shape) != 3:
-        raise ValueError(
-            f"edm2 needs images of shape (channels, height, width), the data's samples are {shape}; "
-            f"use the mlp network"
-        )
-    _, h, w = shape
-    factor = 2 ** (levels - 1)
-    if h % factor or w % factor:
-        raise ValueError(
-            f"edm2: an image of {h}x{w} cannot be halved {levels - 1} times, which the {levels} levels "
-            f"of edm2.multipliers need; give fewer multipliers, or pad the data to a multiple of {factor}"
-        )
 
 
 def build_importer(config: EDM2Options) -> AbstractImporter:

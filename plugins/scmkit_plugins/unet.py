@@ -20,7 +20,9 @@ from scmkit.interfaces import (
 )
 from scmkit.plugin import Context, Plugin, Slot
 from scmkit.types import Key
-from scmkit_plugins._layers import Linear, dropout, initial_weight, last_axis, layer_keys
+from scmkit_plugins._convolution import Conv
+from scmkit_plugins._layers import Linear, dropout, layer_keys
+from scmkit_plugins._resample import check_halvings, double, halve
 
 Image = Float[Array, "h w c"]
 
@@ -43,27 +45,6 @@ class UNetOptions:
     """Features of the embedding of time and class."""
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Probability of zeroing a feature between a block's convolutions in training."""
-
-
-class Conv(eqx.Module):
-    """A dense 3x3 convolution, channels last: XLA's fastest layout on a CPU."""
-
-    weight: Float[Array, "3 3 in out"]
-    bias: Float[Array, " out"]
-
-    def __init__(self, in_: int, out: int, *, scale: float = 1.0, key: Key) -> None:
-        self.weight = initial_weight((3, 3, in_, out), scale, key=key)
-        self.bias = jnp.zeros(out)
-
-    def __call__(self, x: Float[Array, "h w in"]) -> Float[Array, "h w out"]:
-        y = jax.lax.conv_general_dilated(
-            x[None],
-            self.weight.astype(x.dtype),
-            window_strides=(1, 1),
-            padding="SAME",
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )[0]
-        return y + last_axis(self.bias, y)
 
 
 class AttentionBlock(eqx.Module):
@@ -139,18 +120,6 @@ class Block(eqx.Module):
         return y if self.attention is None else self.attention(y, emb, attention)
 
 
-def halve(x: Image) -> Float[Array, "h2 w2 c"]:
-    """Average of each 2x2 square."""
-    h, w, c = x.shape
-    return jnp.mean(x.reshape(h // 2, 2, w // 2, 2, c), axis=(1, 3))
-
-
-def double(x: Image) -> Float[Array, "h2 w2 c"]:
-    """Each value four times, as a 2x2 square."""
-    h, w, c = x.shape
-    return jnp.broadcast_to(x[:, None, :, None], (h, 2, w, 2, c)).reshape(2 * h, 2 * w, c)
-
-
 class UNet(AbstractNetwork):
     """Levels of residual blocks down to `1 / 2**(levels - 1)` of the size and up again.
 
@@ -169,7 +138,7 @@ class UNet(AbstractNetwork):
 
     def __init__(self, config: UNetOptions, context: Context, *, key: Key) -> None:
         shape, levels = context.data.shape, len(config.multipliers)
-        _check_shape(shape, levels)
+        check_halvings("unet", shape, levels)
         keys = iter(jr.split(key, 6 + levels * (2 * config.blocks + 1)))
         widths = [config.channels * m for m in config.multipliers]
 
@@ -237,22 +206,6 @@ class UNet(AbstractNetwork):
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
                 h = block(h, emb, self.attention, key=next(keys))
         return jnp.moveaxis(self.last(jax.nn.silu(self.norm(h, emb))), -1, 0)
-
-
-def _check_shape(shape: tuple[int, ...], levels: int) -> None:
-    if len(shape) != 3:
-        raise ValueError(
-            f"unet needs images of shape (channels, height, width), the data's samples are "
-            f"{shape}; use the mlp network"
-        )
-    _, h, w = shape
-    factor = 2 ** (levels - 1)
-    if h % factor or w % factor:
-        raise ValueError(
-            f"unet: an image of {h}x{w} cannot be halved {levels - 1} times, which the {levels} "
-            f"levels of unet.multipliers need; give fewer multipliers, or pad the data to a "
-            f"multiple of {factor}"
-        )
 
 
 plugin = Plugin(

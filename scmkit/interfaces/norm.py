@@ -30,3 +30,24 @@ class NormFactory(Protocol):
     def __call__(self, channels: int, dim: int, *, key: Key) -> AbstractNorm:
         """A layer for `channels` channels and an embedding of `dim` features."""
         ...
+
+
+class AbstractGate(eqx.Module):
+    """A factor per channel on a residual branch, from the embedding of time and condition."""
+
+    @abc.abstractmethod
+    def __call__(self, emb: Float[Array, " dim"]) -> Float[Array, " c"]:
+        """The factors, in the dtype of the embedding."""
+
+
+@runtime_checkable
+class GatedNormFactory(NormFactory, Protocol):
+    """A factory whose conditioning also gates the branches that its layers open (adaLN-Zero).
+
+    A network that meets one multiplies each branch by its gate, which starts the branch as it means
+    to (silent, for DiT), and so starts the branch's last layer with normal weights.
+    """
+
+    def gate(self, channels: int, dim: int, *, key: Key) -> AbstractGate:
+        """A gate for a branch of `channels` channels and an embedding of `dim` features."""
+        ...

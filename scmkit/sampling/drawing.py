@@ -64,10 +64,8 @@ def prior(model: AbstractModel, data: DataSpec, n: int, *, key: Key) -> Float[Ar
     return jax.vmap(lambda k: model.process.prior(data.shape, key=k))(jr.split(key, n))
 
 
-def conditioning(
-    data: DataSpec, n: int, *, label: int | None = None, by_class: bool = False
-) -> Conditioning | None:
-    """`n` labels: all `label`, or every class in turn, or sorted `by_class`; None without classes.
+def conditioning(data: DataSpec, n: int, *, label: int | None = None) -> Conditioning | None:
+    """`n` labels: all `label`, or every class in turn; None without classes.
 
     Raises `UsageError` for a label the data does not have.
     """
@@ -76,9 +74,7 @@ def conditioning(
             raise UsageError(f"class {label}: this data has no classes")
         return None
     if label is None:
-        order = jnp.arange(n, dtype=jnp.int32)
-        each = -(-n // data.num_classes)
-        return Conditioning(order // each if by_class else order % data.num_classes)
+        return Conditioning(jnp.arange(n, dtype=jnp.int32) % data.num_classes)
     if not 0 <= label < data.num_classes:
         raise UsageError(f"class {label}: this data has classes 0 to {data.num_classes - 1}")
     return Conditioning(jnp.full(n, label, jnp.int32))

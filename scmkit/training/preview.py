@@ -2,18 +2,19 @@
 
 from pathlib import Path
 
+import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jaxtyping import UInt8
 
 from scmkit.assembly import build_free
-from scmkit.interfaces import AbstractDataset
+from scmkit.interfaces import AbstractDataset, Conditioning
 from scmkit.model import Model
 from scmkit.plugin import Slot
 from scmkit.recipe import Recipe
 from scmkit.sampling import conditioning, draw, image_grid, prior, side_by_side, vector_picture
 
-COLUMNS, VECTORS = 8, 2000
+COLUMNS, ROWS, VECTORS = 8, 10, 2000
 
 
 def picture(
@@ -25,14 +26,18 @@ def picture(
     seed: int = 0,
 ) -> UInt8[np.ndarray, "height width 3"]:
     """Samples of a model, one block per number of steps from the same noise: a row per class where
-    there are classes; vectors as a scatter over the test split."""
+    there are classes, of many a few; vectors as a scatter over the test split."""
     data = recipe.data
     record = recipe.plugins[recipe.sampler]
     sampler = build_free(Slot.sampler, recipe.reference(recipe.sampler), record.config)
     is_image = len(data.shape) == 3
-    n = COLUMNS * (data.num_classes or COLUMNS) if is_image else VECTORS
+    rows = min(data.num_classes, ROWS) or COLUMNS
+    n = COLUMNS * rows if is_image else VECTORS
     k_noise, k_sampler = jr.split(jr.key(seed))
-    cond = conditioning(data, n, by_class=is_image)
+    cond = conditioning(data, n)
+    if cond is not None and is_image:
+        # As many classes as there are rows, from the first on at equal distances.
+        cond = Conditioning(jnp.arange(n) // COLUMNS * data.num_classes // rows)
     noise = prior(model, data, n, key=k_noise)
     blocks = []
     for count in steps or sampler.usual_steps:
