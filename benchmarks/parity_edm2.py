@@ -56,7 +56,7 @@ BATCH = 2
 def reference(checkout: Path, folder: Path) -> None:
     """Weights, inputs, outputs and JVPs of every case, by NVIDIA's code."""
     sys.path.insert(0, str(checkout))
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
     from training.networks_edm2 import Precond  # pyright: ignore[reportMissingImports]
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -121,7 +121,7 @@ def compare(folder: Path) -> list[dict[str, Any]]:
         cond = Conditioning(jnp.arange(BATCH) * 3) if case["label_dim"] else None
         out, slope = both(network, inputs, cond)
         without, _ = both(network, inputs, None)
-        row = {"network": name}
+        row: dict[str, Any] = {"network": name}
         for key, value in (("out", out), ("none", without), ("jvp", slope)):
             row[key] = float(np.linalg.norm(value - theirs[key]) / np.linalg.norm(theirs[key]))
         rows.append(row)

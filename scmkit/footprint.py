@@ -87,7 +87,7 @@ def _kept(forward: Callable[..., Array], arrays: Any, inputs: tuple[Any, Any, An
 def _flops(program: Any) -> float:
     """XLA's count for a program; it counts the body of a scan once, whatever its length."""
     lowered = jax.jit(jax.extend.core.jaxpr_as_fun(program)).lower(*program.in_avals)
-    total = lowered.cost_analysis().get("flops", 0.0)
+    total = (lowered.cost_analysis() or {}).get("flops", 0.0)
     for scan in _scans(program.jaxpr):
         more = scan.params["length"] - scan.params["unroll"]
         total += more * _flops(scan.params["jaxpr"])

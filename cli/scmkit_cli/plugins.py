@@ -97,8 +97,8 @@ def info(
             typer.echo(f"suggests: {slot} = {other}")
         for key, value in plugin.settings.items():
             typer.echo(f"suggests: --set {key}={value}")
-        for loss, settings in plugin.settings_with.items():
-            shown = " ".join(f"--set {key}={value}" for key, value in settings.items())
+        for loss, suits in plugin.settings_with.items():
+            shown = " ".join(f"--set {key}={value}" for key, value in suits.items())
             typer.echo(f"suggests with {loss}: {shown}")
         options = option_help(plugin.config)
         sizes = print_sizes if Slot.network in plugin.provides else None

@@ -74,14 +74,14 @@ class Storage:
     """A persistent id of PyTorch: the data is elsewhere in the file."""
 
     def __init__(self, pid: Any) -> None:
-        good = isinstance(pid, tuple) and len(pid) >= 5 and pid[0] == "storage"
+        parts = list(pid) if isinstance(pid, tuple) else []
+        good = len(parts) >= 5 and parts[0] == "storage"
         require(good, "it refers to something that is no tensor's storage")
-        kind, self.key, _, self.numel = pid[1:5]
+        kind, self.key, self.numel = parts[1], parts[2], parts[4]
         found = isinstance(kind, type) and issubclass(kind, Node) and kind.name.startswith("torch ")
-        dtype = STORAGES.get(kind.name.removeprefix("torch ")) if found else None
-        good = dtype and isinstance(self.key, str) and isinstance(self.numel, int)
+        self.dtype = STORAGES.get(kind.name.removeprefix("torch "), "") if found else ""
+        good = self.dtype and isinstance(self.key, str) and isinstance(self.numel, int)
         require(bool(good) and self.numel >= 0, "it has a storage of unknown kind")
-        self.dtype: str = dtype or ""
 
 
 class _Unpickler(pickle.Unpickler):

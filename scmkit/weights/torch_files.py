@@ -247,7 +247,7 @@ def _numbers(name: str, value: Any) -> tuple[int, ...]:
         isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 1 << 48 for n in value
     )
     require(good, f"'{name}' has an impossible shape")
-    return tuple(value)
+    return tuple(value)  # pyright: ignore[reportArgumentType]
 
 
 def _is_tensor(value: Any) -> bool:
@@ -259,10 +259,10 @@ def _mapping(value: Any) -> dict[Any, Any] | None:
     if isinstance(value, dict):
         return value
     if isinstance(value, Node) and value.name in DICTS:
-        pairs = list(value.items)
-        if value.args and isinstance(value.args[0], list):  # How protocol 0 and 1 write it.
-            pairs += [p for p in value.args[0] if isinstance(p, list | tuple) and len(p) == 2]
-        return dict(pairs)
+        found = dict(value.items)
+        if value.args and isinstance(value.args[0], list):  # How protocols 0 and 1 write it.
+            found |= {pair[0]: pair[1] for pair in value.args[0] if len(pair) == 2}
+        return found
     return None
 
 
