@@ -47,7 +47,8 @@ ELSEWHERE = {
 
 
 def _elsewhere(name: str, slot: Slot) -> str:
-    return f"plugin '{name}' is a {slot}; ask for it with {ELSEWHERE[slot].format(name)}"
+    kind = f"{'an' if slot[0] in 'aeiou' else 'a'} {slot}"
+    return f"plugin '{name}' is {kind}; ask for it with {ELSEWHERE[slot].format(name)}"
 
 
 @dataclass
@@ -109,7 +110,7 @@ def _fill(
                 )
         if not claimed and Slot.tracker not in plugin.provides:
             for slot in ELSEWHERE:
-                if slot in plugin.provides:
+                if slot in plugin.provides and not set(plugin.provides) & {*OWNED, Slot.sampler}:
                     raise PluginError(_elsewhere(name, slot))
             raise PluginError(
                 f"plugin '{name}' has nothing left to fill: its slots are given to others"

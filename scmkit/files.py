@@ -1,5 +1,6 @@
 """Files that are written whole or not at all."""
 
+import contextlib
 from pathlib import Path
 
 from scmkit.errors import RunError
@@ -16,7 +17,8 @@ def write_bytes(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise RunError(f"'{path}' cannot be written: {error.strerror}") from error
 
 

@@ -114,6 +114,105 @@ def test_eval_knows_the_exact_map(scmkit, tmp_path):
     assert ["exact-map" in r for r in rows] == [False, False, True, False]
 
 
+DATA = Path(__file__).parent / "data"
+WEIGHTS = DATA / "weights" / "edm2.pkl"
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory):
+    """A tiny network of NVIDIA's with labels and gains that are not zero, as a run."""
+    from scmkit.interop import convert
+
+    folder, arrays = (
+        tmp_path_factory.mktemp("converted"),
+        np.load(DATA / "edm2-tiny.npz"),
+    )
+    state = {k.removeprefix("state/"): arrays[k] for k in arrays.files if k.startswith("state/")}
+    np.savez(folder / "w.npz", **state)
+    return convert("edm2", folder / "w.npz", folder / "run", {"edm2.head_dim": 4}).path
+
+
+def test_convert_sample_with_guidance_export_and_back(scmkit, converted, tmp_path):
+    code, out, err = scmkit("convert", "edm2", WEIGHTS, tmp_path / "run")
+    assert (code, out.strip()) == (0, str(tmp_path / "run")), err
+    assert "network         edm2" in err
+    sample = ("sample", converted, "--n", 2, "--steps", 1, "--class", 3)
+    for name, extra in {"plain": (), "guided": ("--guidance", 2), "one": ("--guidance", 1)}.items():
+        code, _, err = scmkit(*sample, *extra, "--out", tmp_path / f"{name}.npy")
+        assert code == 0, err
+    plain, guided, one = (np.load(tmp_path / f"{n}.npy") for n in ("plain", "guided", "one"))
+    np.testing.assert_allclose(one, plain, atol=1e-3)
+    assert np.abs(guided - plain).max() > 1e-2
+    file = tmp_path / "w.safetensors"
+    assert scmkit("export", converted, file)[:2] == (0, f"{file}\n")
+    code, _, err = scmkit("convert", "scmkit", file, tmp_path / "again")
+    assert code == 0, err
+    code, _, _ = scmkit("sample", tmp_path / "again", *sample[2:], "--out", tmp_path / "b.npy")
+    assert code == 0
+    np.testing.assert_array_equal(np.load(tmp_path / "b.npy"), plain)
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (("--guidance-interval", "1,2"), "--guidance-interval needs a strength: add --guidance"),
+        (("--guide", "x"), "--guide needs a strength"),
+        (("--guidance", 2, "--guidance-interval", "2,1"), "give two numbers, LOW,HIGH"),
+        (("--guidance", 2, "--guide", "nowhere"), "'nowhere' is not a run"),
+    ],
+)
+def test_guidance_that_makes_no_sense(scmkit, converted, tmp_path, extra, message):
+    code, _, err = scmkit("sample", converted, "--n", 1, *extra, "--out", tmp_path / "x.npy")
+    assert code == 2
+    assert message in err
+
+
+def test_guidance_of_a_student_that_was_not_told(scmkit, run, tmp_path):
+    code, _, err = scmkit("sample", run, "--guidance", 2, "--out", tmp_path / "x.npy")
+    assert code == 2
+    assert "train with --set scd.guidance_range=1,2" in err
+
+
+def test_convert_names_what_is_wrong(scmkit, tmp_path):
+    (tmp_path / "w.pkl").write_bytes(b"\x80\x04cos\nsystem\n.")
+    code, _, err = scmkit("convert", "edm2", tmp_path / "w.pkl", tmp_path / "run")
+    assert code == 2
+    assert "asks for 'os.system', which no weight file needs" in err
+    code, _, err = scmkit("convert", "edm", WEIGHTS, tmp_path / "run")
+    assert code == 2
+    assert "is not for importer 'edm'" in err
+    code, _, err = scmkit("convert", "mlp", WEIGHTS, tmp_path / "run")
+    assert code == 2
+    assert "plugin 'mlp' is no importer" in err
+
+
+def test_diagnose_draws_and_writes_numbers(scmkit, run, tmp_path):
+    out = tmp_path / "stability.png"
+    few = ("--points", 5, "--samples", 8)
+    code, printed, err = scmkit("diagnose", run, run / "teacher", *few, "--out", out)
+    assert (code, printed.strip()) == (0, str(out)), err
+    with Image.open(out) as picture:
+        picture.verify()
+    curves = json.loads(out.with_suffix(".json").read_text())
+    assert set(curves) == {str(run), str(run / "teacher")}
+    for curve in curves.values():
+        assert len(curve["angle"]) == 5
+        assert np.isfinite([curve["space"], curve["time"], curve["total"]]).all()
+
+
+def test_plugins_info_shows_sizes(scmkit):
+    command = ("plugins", "info", "dit", "--set", "dit.preset=S", "--shape", "4,8,8")
+    code, out, err = scmkit(*command, "--classes", 10, "-p", "adaln")
+    assert code == 0, err
+    assert "size on 4x8x8, 10 classes -p adaln" in out
+    rows = [line for line in out.splitlines() if "M parameters" in line]
+    assert len(rows) == 1
+    assert float(rows[0].split("M parameters")[0]) == pytest.approx(32.5, rel=0.02)
+    code, _, err = scmkit("plugins", "info", "dit", "--shape", "4,x")
+    assert code == 2
+    assert "give positive whole numbers, such as 3,64,64" in err
+
+
 def test_resume(scmkit, run):
     code, _, err = scmkit("resume", run)
     assert code == 2

@@ -172,8 +172,13 @@ def test_documented_trainings_compose(tmp_path, monkeypatch):
     Path("moons.toml").write_text(toml)
     with StoreWriter("photos.store", shape=(3, 32, 32), dtype="uint8") as store:
         store.append("train", np.arange(2 * 3 * 32 * 32).astype(np.uint8).reshape(2, 3, 32, 32))
-    Path("runs/NAME").mkdir(parents=True)
-    Path("runs/NAME/recipe.json").write_text(json.dumps(compose().to_json()))
+    with StoreWriter("imagenet64.store", shape=(3, 64, 64), dtype="uint8") as store:
+        store.append("train", np.arange(2 * 3 * 64 * 64).astype(np.uint8).reshape(2, 3, 64, 64))
+    edm2 = compose(("edm", "fourier", "mp-gain", "edm2", "diffusion"), data="./imagenet64.store")
+    teacher = compose(("trigflow", "diffusion"))
+    for name, recipe in {"NAME": compose(), "teacher": teacher, "edm2-s": edm2}.items():
+        Path(f"runs/{name}").mkdir(parents=True)
+        Path(f"runs/{name}/recipe.json").write_text(json.dumps(recipe.to_json()))
 
     recipes = []
     monkeypatch.setattr(scmkit, "train", lambda recipe, **_: recipes.append(recipe), raising=False)

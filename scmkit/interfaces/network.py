@@ -11,10 +11,10 @@ from scmkit.types import Key
 class Conditioning(eqx.Module):
     """What a sample is conditioned on; a field is None where there is nothing of its kind.
 
-    `label` is the class index; the index `num_classes` stands for "no label" (guidance needs the
-    unconditional prediction). `guidance` is the strength of guidance that the output should show, for
-    models that were distilled from a guided teacher (arXiv 2410.11081, Appendix G); 1 is none. A batch
-    of conditionings is this module with a leading axis.
+    `label` is the class index; the index `num_classes` and None both stand for "no label" (guidance
+    needs the unconditional prediction). `guidance` is the strength of guidance that the output should
+    show, for models that were distilled from a guided teacher (arXiv 2410.11081, Appendix G); 1 is none.
+    A batch of conditionings is this module with a leading axis.
     """
 
     label: Int[Array, "*batch"] | None = None

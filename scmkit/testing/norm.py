@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float
 
-from scmkit.interfaces import AbstractNorm, NormFactory
+from scmkit.interfaces import AbstractNorm, GatedNormFactory, NormFactory
 from scmkit.plugin import Slot
 from scmkit.testing.check import require, require_close, require_finite
 from scmkit.testing.family import Family
@@ -84,6 +84,18 @@ def derivative_is_finite_and_right(factory: NormFactory) -> None:
         require_close(slope, expected, f"the derivative for shape {shape}", tolerance=2e-2)
 
 
+def gates_are_factors_of_the_channels(factory: NormFactory) -> None:
+    if isinstance(factory, type) or not isinstance(factory, GatedNormFactory):
+        return
+    gate = jittered(factory.gate(CHANNELS, DIM, key=jr.key(0)))
+    one, other = gate(_inputs((DIM,), 1)), gate(_inputs((DIM,), 2))
+    require(
+        one.shape == (CHANNELS,) and one.dtype == jnp.float32,
+        f"a gate must give float32 of shape ({CHANNELS},), not {one.dtype} of shape {one.shape}",
+    )
+    require(jnp.abs(one - other).max() > 1e-4, "a gate does not change with the embedding")
+
+
 def vmap_is_a_loop(factory: NormFactory) -> None:
     norm = _norm(factory)
     x, emb = _inputs((3, *SHAPES[-1])), _inputs((3, DIM))
@@ -110,6 +122,7 @@ FAMILY = Family(
         a_constant_sample_is_no_problem,
         the_embedding_modulates,
         derivative_is_finite_and_right,
+        gates_are_factors_of_the_channels,
         vmap_is_a_loop,
     ),
 )

@@ -1,4 +1,4 @@
-"""Weight files of other people, read without running anything in them."""
+"""Weight files of strangers as named arrays. Nothing in a file is ever executed."""
 
 from scmkit.weights.file import WeightFile as WeightFile
 from scmkit.weights.file import read_weights as read_weights
