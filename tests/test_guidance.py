@@ -14,7 +14,7 @@ from scmkit_plugins.trigflow import TrigFlowParameterization, TrigFlowProcess
 
 from scmkit import Conditioning, Guided, Model, Run, build, build_model, compose, sample, train
 from scmkit.conditioning import ConditioningEmbedding, GuidanceEmbedding
-from scmkit.errors import OptionError, PluginError
+from scmkit.errors import OptionError, PluginError, UsageError
 from scmkit.interfaces import AbstractNetwork, DataSpec
 from scmkit.sampling import draw
 from scmkit.testing.oracles import Gaussian, exact_model
@@ -159,6 +159,28 @@ def test_a_student_is_sampled_at_a_strength(student):
     unsaid = sample(run.model, run.recipe.data, 4)
     np.testing.assert_allclose(low, unsaid, atol=1e-6)
     assert np.abs(high - low).max() > 0
+
+
+def test_a_student_of_an_autoguided_teacher(student, tmp_path, monkeypatch):
+    """The weaker run is found again from another directory, and its own network may be another."""
+    run, reporter = student
+    monkeypatch.chdir(run.path.parent)
+    given = TINY_MODEL | {"mlp.width": 8}
+    weak = train(
+        compose(["edm", "diffusion"], given), out=tmp_path, name="weak", reporter=reporter()
+    )
+    given = TINY_MODEL | {"scd.guidance": 1.5, "scd.guide": "../" * 9 + str(weak.path)[1:]}
+    recipe = compose(["scd"], given, teacher=run.path / "teacher")
+    assert recipe.plugins["scd"].config["guide"] == str(weak.path.resolve())
+    guided = train(recipe, out=tmp_path, name="guided", reporter=reporter())
+    assert np.isfinite([line["loss"] for line in guided.metrics]).all()
+    assert guided.step == 12
+    with pytest.raises(UsageError, match="nowhere' is not a run"):
+        build(
+            compose(["scd"], given | {"scd.guide": "nowhere"}, teacher=run.path / "teacher"),
+            key=jr.key(0),
+            teacher=weak.model,
+        )
 
 
 def test_a_network_that_takes_no_strength_says_so():

@@ -1,6 +1,7 @@
 """sCD: consistency distillation, with the tangent from a teacher."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 from annotated_types import Ge
@@ -67,6 +68,8 @@ class Options(ConsistencyOptions):
     """Run of a weaker model to guide away from (autoguidance); else the teacher without its label."""
 
     def __post_init__(self) -> None:
+        if self.guide:  # The run is resumed from wherever.
+            object.__setattr__(self, "guide", str(Path(self.guide).resolve()))
         for name in ("guidance_range", "guidance_interval"):
             value = getattr(self, name)
             if value and not (len(value) == 2 and 0 <= value[0] < value[1]):
