@@ -22,7 +22,7 @@ from scmkit.data import Store, import_data
 from scmkit.data.importing import source as blocks
 from scmkit.data.importing.idx import open_idx
 from scmkit.data.importing.npz import open_npz
-from scmkit.errors import DataError, UsageError
+from scmkit.errors import DataError, RunError, UsageError
 
 RNG = np.random.default_rng(0)
 
@@ -511,7 +511,7 @@ def test_info_draws_vectors_too(tmp_path):
     assert png.stat().st_size > 0
     blocked = ["info", str(tmp_path / "store"), "--png", str(png / "x.png")]
     done = CliRunner().invoke(app, blocked)
-    assert isinstance(done.exception, DataError)
+    assert isinstance(done.exception, RunError)
     assert "cannot be written" in str(done.exception)
 
 

@@ -131,7 +131,7 @@ def summary(facts: dict[str, Any]) -> str:
 def write_picture(dataset: "AbstractDataset", file: Path) -> None:
     """Draws train samples into a PNG: a grid of 64 images, or vectors over those of the test split.
 
-    Raises `DataError` for samples of any other shape, and where `file` cannot be written.
+    Raises `DataError` for samples of any other shape, `RunError` where `file` cannot be written.
     """
     import numpy as np
 
@@ -151,7 +151,4 @@ def write_picture(dataset: "AbstractDataset", file: Path) -> None:
             f"{file}: --png shows images and vectors, and these samples have shape "
             f"{dataset.shape}; leave --png out"
         )
-    try:
-        save_png(file, picture)
-    except OSError as error:
-        raise DataError(f"{file}: cannot be written ({error}); choose another file") from error
+    save_png(file, picture)
