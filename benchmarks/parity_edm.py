@@ -9,13 +9,13 @@ The first writes weights, inputs and results of small and full-sized networks, t
 as `scmkit convert` does and compares. The files of the small networks are those in `tests/data`.
 """
 
-import argparse
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from parity import main
 
 CIFAR = {"img_resolution": 32, "channel_mult": [2, 2, 2], "augment_dim": 9}
 CASES: dict[str, dict[str, Any]] = {
@@ -166,25 +166,5 @@ def load(arrays: dict[str, np.ndarray]) -> tuple[Any, int, int]:
     return network, found.data.num_classes, parameters
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    torch_side = commands.add_parser("torch")
-    torch_side.add_argument("--edm", type=Path, required=True)
-    torch_side.add_argument("folder", type=Path)
-    our_side = commands.add_parser("compare")
-    our_side.add_argument("folder", type=Path)
-    our_side.add_argument("--out", type=Path)
-    given = parser.parse_args()
-    if given.command == "torch":
-        reference(given.edm, given.folder)
-        return
-    from common import write
-
-    write(given.out, compare(given.folder))
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, "edm", reference, compare)

@@ -9,12 +9,12 @@ The first writes weights, inputs and results of small and full-sized networks; t
 the weights by `scmkit.interop.convert` and compares.
 """
 
-import argparse
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from parity import main
 
 CASES: dict[str, dict[str, Any]] = {
     "small": {
@@ -129,25 +129,5 @@ def compare(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    torch_side = commands.add_parser("torch")
-    torch_side.add_argument("--edm2", type=Path, required=True)
-    torch_side.add_argument("folder", type=Path)
-    our_side = commands.add_parser("compare")
-    our_side.add_argument("folder", type=Path)
-    our_side.add_argument("--out", type=Path)
-    given = parser.parse_args()
-    if given.command == "torch":
-        reference(given.edm2, given.folder)
-        return
-    from common import write
-
-    write(given.out, compare(given.folder))
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, "edm2", reference, compare)

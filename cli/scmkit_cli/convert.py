@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from scmkit.errors import UsageError
 from scmkit_cli.options import Settings, parse_settings
 
 
@@ -35,6 +36,8 @@ def convert(
     Example: scmkit convert edm2 edm2-img64-s-1073741-0.075.pkl runs/edm2-s
     """
     given = parse_settings(settings)
+    if given and source == "scmkit":
+        raise UsageError("--set: an exported run brings its own recipe, leave --set out")
 
     from scmkit import Run, count_parameters
     from scmkit.interop import convert, restore_exported

@@ -22,13 +22,14 @@ def print_sizes(
     from scmkit.interfaces import DataSpec
     from scmkit.registry import load
 
-    plugin = load(find(name))
+    entry = find(name)
+    plugin = load(entry)
     usual, usual_classes = plugin.example or ((3, 32, 32), 0)
     sides = usual if shape is None else _parsed(shape)
     count = usual_classes if classes is None else classes
     ones = (1.0,) * sides[0]
     data = DataSpec("none", sides, count, (0.0,) * sides[0], ones)
-    option = f"{name}.preset"
+    option = f"{entry.name}.preset"
     presets = (
         get_args(get_type_hints(plugin.config).get("preset")) if option not in settings else ()
     )
