@@ -12,6 +12,7 @@ from scmkit.errors import PluginError, ScmkitError
 from scmkit.interfaces import (
     AbstractAttention,
     AbstractDataset,
+    AbstractFeatures,
     AbstractImporter,
     AbstractLoss,
     AbstractMetric,
@@ -114,6 +115,7 @@ FREE_KINDS: dict[Slot, type] = {
     Slot.metric: AbstractMetric,
     Slot.tracker: AbstractTracker,
     Slot.importer: AbstractImporter,
+    Slot.features: AbstractFeatures,
 }
 """What the slots hold that are part of no model."""
 

@@ -42,6 +42,7 @@ ELSEWHERE = {
     Slot.dataset: "--data {}",
     Slot.metric: "`scmkit eval RUN --metric {}`",
     Slot.importer: "`scmkit convert {} FILE DEST`",
+    Slot.features: "`scmkit eval RUN --features {}`",
 }
 """Slots of no recipe's model or training, and how their plugins are asked for."""
 

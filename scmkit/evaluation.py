@@ -1,7 +1,7 @@
 """Evaluation: a run's samples against the test split, beside what real data scores."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -34,11 +34,21 @@ REAL, GAUSSIAN = "real (training data)", "Gaussian (training mean and covariance
 
 @dataclass(frozen=True)
 class Row:
-    """One line of an evaluation: what was held against the test split, and how it did."""
+    """One line of an evaluation: what was held against the test split, and how it did.
+
+    **Attributes:**
+
+    - `metrics`: values by metric, and in `intervals` the 95% confidence interval of each that has one.
+    - `seconds`: time it took to draw one sample, without compiling; None for what was not drawn.
+    - `features`: by the plugin's name, the digest and the facts of each feature space that was used.
+    """
 
     name: str
     nfe: float | None
     metrics: Mapping[str, float]
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    seconds: float | None = None
+    features: Mapping[str, Mapping[str, float | str]] = field(default_factory=dict)
 
 
 def evaluate(

@@ -38,6 +38,7 @@ class Slot(StrEnum):
     metric = "metric"
     tracker = "tracker"
     importer = "importer"
+    features = "features"
 
 
 MODEL_SLOTS = (
@@ -115,7 +116,8 @@ Factory = Callable[..., Any]
 """`factory(config, context, *, key)`, returning what fills the slot.
 
 Samplers, data sets, metrics, trackers and importers are part of no model: their factories are called as
-`factory(config)`, those of trackers as `factory(config, directory)`.
+`factory(config)`, those of trackers as `factory(config, directory)`, those of features as
+`factory(config, dataset, directory)` with a directory for what they derive from the data set.
 """
 
 

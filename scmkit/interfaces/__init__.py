@@ -9,6 +9,8 @@ from scmkit.interfaces.dataset import Split as Split
 from scmkit.interfaces.dataset import Statistics as Statistics
 from scmkit.interfaces.density import AbstractDensity as AbstractDensity
 from scmkit.interfaces.embedding import AbstractTimeEmbedding as AbstractTimeEmbedding
+from scmkit.interfaces.features import AbstractFeatures as AbstractFeatures
+from scmkit.interfaces.features import Features as Features
 from scmkit.interfaces.importer import AbstractImporter as AbstractImporter
 from scmkit.interfaces.importer import Imported as Imported
 from scmkit.interfaces.loss import AbstractLoss as AbstractLoss

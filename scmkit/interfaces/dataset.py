@@ -30,6 +30,8 @@ class AbstractDataset(abc.ABC):
     """Shape of one sample."""
     num_classes: int
     """Number of classes; 0 where samples have no label."""
+    levels: int = 0
+    """How many equally spaced values from -1 to 1 images are made of (256 for 8 bits); 0 if continuous."""
 
     @abc.abstractmethod
     def size(self, split: Split) -> int:

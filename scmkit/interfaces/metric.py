@@ -9,20 +9,27 @@ from jaxtyping import Float
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a metric may look at; samples are flattened, in the data's own units.
+    """What a metric may look at: vectors in one space, flattened samples or features of them.
 
-    `exact` holds, for each sample, the exact end of its PF-ODE path, where the data set's density is
-    known and the sampler is deterministic.
+    `samples` are generated, `reference` is the split they are held against, `train` (some of) the training
+    split. `probabilities` are the class probabilities of the samples, where the features classify. `exact`
+    holds, for each sample, the exact end of its PF-ODE path, where the data set's density is known, the
+    sampler is deterministic and the space is the data's own.
     """
 
     samples: Float[np.ndarray, "n d"]
     reference: Float[np.ndarray, "m d"]
     train: Float[np.ndarray, "k d"]
     exact: Float[np.ndarray, "n d"] | None = None
+    probabilities: Float[np.ndarray, "n c"] | None = None
 
 
 class AbstractMetric(abc.ABC):
-    """A number for a set of samples; smaller is better."""
+    """A number for a set of samples; smaller is better unless it says otherwise."""
+
+    larger_is_better: bool = False
+    space: str | None = None
+    """The features plugin the metric is defined in; None where any space will do."""
 
     @abc.abstractmethod
     def applies(self, evaluation: Evaluation) -> bool:

@@ -1,7 +1,7 @@
 """Samplers: from noise to data."""
 
 import abc
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import equinox as eqx
 from jaxtyping import Array, Float, Int
@@ -25,6 +25,8 @@ class AbstractSampler(eqx.Module):
 
     usual_steps: AbstractClassVar[tuple[int, ...]]
     """The numbers of steps worth showing where nobody asked for any; the first is the default."""
+    traces_steps: ClassVar[bool] = False
+    """Whether `steps` may be a traced integer, so that one compiled program serves every number."""
 
     @abc.abstractmethod
     def deterministic(self, steps: int) -> bool:
@@ -37,7 +39,7 @@ class AbstractSampler(eqx.Module):
         noise: Float[Array, "*shape"],
         cond: Conditioning | None,
         *,
-        steps: int,
+        steps: int | Int[Array, ""],
         key: Key,
     ) -> SamplerOutput:
         """The sample that `noise`, a draw of `process.prior`, leads to in `steps` steps."""
