@@ -1,6 +1,8 @@
 """Every built-in plugin against the checks for the slots it fills, and the checks against wrong ones."""
 
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -8,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from mnist_format import write_mnist_format
 
 from scmkit.data import ArrayDataset
 from scmkit.discovery import entries, find
@@ -41,6 +44,7 @@ SMALL = {
         "attention_resolutions": (),
         "head_dim": 8,
     },
+    "fashion-mnist": {"path": str(write_mnist_format(Path(tempfile.mkdtemp())))},
     "mlp": {"width": 16, "depth": 2, "embedding_dim": 16},
     "unet": {
         "channels": 8,
@@ -51,7 +55,7 @@ SMALL = {
         "embedding_dim": 16,
     },
 }
-"""Options with which a network compiles in seconds."""
+"""Options with which a network compiles in seconds, and a data set finds its files."""
 
 
 def built_ins() -> list[Any]:
