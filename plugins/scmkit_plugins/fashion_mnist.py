@@ -24,7 +24,7 @@ class Options:
     """Options of Fashion-MNIST."""
 
     path: str = "/usr/share/datasets/fashion-mnist"
-    """Folder with the four files `train-images-idx3-ubyte.gz`, `train-labels-...`, `t10k-...`, gzipped or not."""
+    """Folder with the four files, `train-images-idx3-ubyte.gz` and so on, gzipped or not."""
 
 
 def build_dataset(config: Options) -> ArrayDataset:
