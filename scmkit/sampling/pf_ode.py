@@ -76,7 +76,7 @@ def solve_pf_ode(
     **Arguments:**
 
     - `x`: the state at `times[0]`, in the model's units.
-    - `times`: for fixed steps, every time visited (see `angle_grid`); an adaptive controller uses its
+    - `times`: for fixed steps, every time visited (see `time_grid`); an adaptive controller uses its
         ends only.
     - `solver`, `controller`: names from diffrax.
     - `dense`: keep a continuous solution, for `solution.evaluate(t)`; otherwise `ys[0]` is the end.
