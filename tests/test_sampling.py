@@ -177,17 +177,13 @@ def test_consistency_sampling_has_the_right_spread(name, steps):
 
 
 def test_two_step_time_is_the_papers():
-    assert ConsistencySampler(()).schedule(2) == (1.1,)
-    assert ConsistencySampler((0.9, 0.4)).schedule(3) == (0.9, 0.4)
-    assert len(ConsistencySampler((0.9,)).schedule(4)) == 3
-    assert all(
-        a > b > 0
-        for a, b in zip(
-            (9, *ConsistencySampler(()).schedule(6)),
-            ConsistencySampler(()).schedule(6),
-            strict=False,
-        )
-    )
+    def angles(steps, given=()):
+        return [float(ConsistencySampler(given).angle(i, steps)) for i in range(1, steps)]
+
+    np.testing.assert_allclose(angles(2), [1.1])
+    np.testing.assert_allclose(angles(4), [1.1, 2.2 / 3, 1.1 / 3], rtol=1e-6)
+    np.testing.assert_allclose(angles(3, (0.9, 0.4)), [0.9, 0.4])
+    np.testing.assert_allclose(angles(4, (0.9,)), angles(4))
 
 
 def test_drawing_in_batches_changes_nothing(monkeypatch):

@@ -31,10 +31,10 @@ class Options(DescentOptions):
 class Ancestral(AbstractSampler):
     r"""$y \leftarrow D + (\rho_{i+1}/\rho_i)^2 (y - D) + s\,\varepsilon$, one network evaluation a step.
 
-    $s^2$ is the variance of $p(y_{i+1} \mid y_i, x_0)$, $\rho_{i+1}^2 (1 - \rho_{i+1}^2/\rho_i^2)$: ancestral sampling
-    (arXiv 2011.13456, Eq. 47; DDPM's smaller variance; DDIM with `eta=1`). Or it is that of the forward step,
-    $\rho_i^2 - \rho_{i+1}^2$: the reverse diffusion sampler (Appendix E). Both in variance-exploding form, whatever the
-    process; both of first order, so take many steps.
+    $s^2$ is the variance of $p(y_{i+1} \mid y_i, x_0)$, $\rho_{i+1}^2 (1 - \rho_{i+1}^2/\rho_i^2)$: ancestral
+    sampling (arXiv 2011.13456, Appendix F; DDPM's smaller variance; DDIM with `eta=1`). Or it is that of the
+    forward step, $\rho_i^2 - \rho_{i+1}^2$: the reverse diffusion sampler (Appendix E). Both in the
+    variance-exploding form, whatever the process; both of first order, so take many steps.
     """
 
     options: Options

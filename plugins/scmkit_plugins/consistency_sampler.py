@@ -60,7 +60,8 @@ class ConsistencySampler(AbstractSampler):
     def angle(self, i: Int[Array, ""] | int, steps: int | Int[Array, ""]) -> Scalar:
         """The angle of step `i` of `steps`, for `i` from 1 to `steps - 1`."""
         count = self.angles.shape[0]
-        equal = 1.1 * (steps - i) / jnp.maximum(jnp.asarray(steps - 1, jnp.float32), 1)
+        left, most = (jnp.asarray(n, jnp.float32) for n in (steps - i, steps - 1))
+        equal = 1.1 * left / jnp.maximum(most, 1)
         if count == 0:
             return equal
         return jnp.where(steps - 1 == count, self.angles[jnp.clip(i - 1, 0, count - 1)], equal)

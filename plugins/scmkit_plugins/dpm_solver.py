@@ -25,9 +25,9 @@ class Options(DescentOptions):
 class DPMSolver(AbstractSampler):
     r"""DPM-Solver-1, -2 and -3, singlestep, in $\lambda = -\log\rho$ with $h = \lambda_{i+1} - \lambda_i$.
 
-    In these coordinates, with $\hat\varepsilon = (y - D)/\rho$, order 1 is
-    $y - \rho_{i+1}(e^h - 1)\,\hat\varepsilon_i$; order 2 adds a point in the middle ($r_1 = 1/2$), order 3 two at
-    thirds (arXiv 2206.00927, Algorithms 1 and 2). A step to ratio 0 is of order 1.
+    With $\hat\varepsilon = (y - D)/\rho$ order 1 is $y - \rho_{i+1}(e^h - 1)\,\hat\varepsilon_i$, which is DDIM;
+    order 2 adds a point in the middle ($r_1 = 1/2$), order 3 two at thirds (arXiv 2206.00927, Algorithms 1 and
+    2). A step to ratio 0 is of order 1.
     """
 
     options: Options

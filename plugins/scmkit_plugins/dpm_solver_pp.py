@@ -37,12 +37,14 @@ class Options(DescentOptions):
 
 
 class DPMSolverPP(AbstractSampler):
-    r"""DDIM steps with an extrapolated denoised sample, in $\lambda = -\log\rho$, $h_i = \lambda_{i+1} - \lambda_i$.
+    r"""DDIM steps with a better denoised sample, in $\lambda = -\log\rho$, $h_i = \lambda_{i+1} - \lambda_i$.
 
-    2S takes $D$ at the step's middle. 2M has it from the step before,
-    $\bar D = D_i + \tfrac{h_i}{2 h_{i-1}}(D_i - D_{i-1})$; 3M adds the second difference. SDE-2M is an ancestral
-    step with the same $\bar D$ (arXiv 2211.01095, Algorithms 1 and 2 and Section 5; 3M as in the authors'
-    code). Multistep methods start at order 1; a step to ratio 0 is of order 1.
+    2S takes $D$ at the step's middle. 2M extrapolates to there,
+    $\bar D = D_i + \tfrac{h_i}{2 h_{i-1}}(D_i - D_{i-1})$; 3M adds the second difference. SDE-2M is an
+    ancestral step with the $\bar D$ of 2M (arXiv 2211.01095, Algorithms 1 and 2, Section 5).
+
+    The authors' code for 3M has half of $D''$ where the expansion has all of it, and so is of order 2; this one is of
+    order 3. Multistep methods start at order 1; a step to ratio 0 is of order 1.
     """
 
     options: Options
@@ -90,7 +92,7 @@ class DPMSolverPP(AbstractSampler):
 
 
 def _in_the_middle(model: AbstractModel, cond: Conditioning | None) -> Step:
-    """2S with $r_1 = 1/2$: the denoised sample of the step's middle in $\lambda$."""
+    r"""2S with $r_1 = 1/2$: the denoised sample of the step's middle in $\lambda$."""
 
     def step(
         i: Int[Array, ""], y: Array, _: tuple[()], here: Scalar, there: Scalar

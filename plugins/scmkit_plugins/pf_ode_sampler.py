@@ -43,7 +43,9 @@ class Options(GridOptions):
 class PFODESampler(AbstractSampler):
     """The PF-ODE from the prior to the data, by diffrax (arXiv 2011.13456, Section 4.3).
 
-    `steps` is the number of fixed steps; an adaptive controller takes as many as it needs.
+    `steps` is the number of fixed steps; an adaptive controller takes as many as it needs. In a batch each
+    sample adapts its own steps and reports its own evaluations, but the batch takes the time of the slowest:
+    it computes the largest number for all.
     """
 
     options: Options

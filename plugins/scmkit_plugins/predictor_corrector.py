@@ -29,11 +29,11 @@ class Options(DescentOptions):
 class PredictorCorrector(AbstractSampler):
     r"""A reverse-diffusion step, then Langevin steps at the level it leads to.
 
-    The corrector is $y \leftarrow y + \epsilon\, s + \sqrt{2\epsilon}\, z$ with the score $s = -\hat\varepsilon / \rho$ and
-    $\epsilon = 2\,(r\,\|z\| / \|s\|)^2$ (arXiv 2011.13456, Algorithms 2 and 4). $\|z\| / \|s\|$ is taken for
-    $\rho$, which it is where the network sees noise: the quotient of one sample has heavy tails in few dimensions,
-    and the authors' mean over a batch is not one sample's. One network evaluation for each predictor and each
-    corrector step; the last level is ratio 0, which has no corrector, unless `to_zero` is off.
+    The corrector is $y \leftarrow y + \epsilon\, s + \sqrt{2\epsilon}\, z$ with the score
+    $s = -\hat\varepsilon / \rho$ and $\epsilon = 2\,(r\,\|z\| / \|s\|)^2$ (arXiv 2011.13456, Algorithms 2 and
+    4). $\|z\| / \|s\|$ is taken to be $\rho$, as it is where the model sees little but noise: the quotient of one
+    sample has heavy tails in few dimensions, and the authors' mean over a batch is nothing one sample knows.
+    One network evaluation for each predictor and each corrector step; ratio 0 has no corrector.
     """
 
     options: Options

@@ -38,7 +38,7 @@ def denoised_at(
 def ddim_step(
     y: Float[Array, "*shape"], denoised: Float[Array, "*shape"], here: Scalar, there: Scalar
 ) -> Float[Array, "*shape"]:
-    r"""$D + (\rho_{there} / \rho_{here})\,(y - D)$: DDIM, an Euler step in the ratio (arXiv 2010.02502, Eq. 12)."""
+    r"""DDIM, $D + (\rho_{there} / \rho_{here})\,(y - D)$: an Euler step in the ratio (arXiv 2010.02502, Eq. 12)."""
     return denoised + (there / here) * (y - denoised)
 
 
@@ -55,7 +55,7 @@ def posterior_step(
 
     With $q = \rho_{there} / \rho_{here}$ the fresh noise has the standard deviation
     $\eta\,\rho_{there} \sqrt{1 - q^2}$; for $\eta = 1$ it is a draw of $p(y_{there} \mid y_{here}, x_0 = D)$:
-    ancestral sampling (arXiv 2010.02502, Eq. 16; 2011.13456, Eq. 47).
+    ancestral sampling (arXiv 2010.02502, Eq. 16; 2011.13456, Appendix F).
     """
     fresh = eta**2 * (1 - (there / here) ** 2)
     down, up = there * jnp.sqrt(1 - fresh), there * jnp.sqrt(fresh)
@@ -70,9 +70,10 @@ def reverse_diffusion_step(
     *,
     key: Key,
 ) -> Float[Array, "*shape"]:
-    r"""The reverse-time SDE discretised as its forward one: fresh noise $\sqrt{\rho_{here}^2 - \rho_{there}^2}$.
+    r"""The reverse-time SDE discretised as its forward one, in the variance-exploding form.
 
-    A step to ratio 0 adds none (arXiv 2011.13456, Appendix E, in the variance-exploding form).
+    The fresh noise is the forward step's, $\sqrt{\rho_{here}^2 - \rho_{there}^2}$; a step to ratio 0 adds none
+    (arXiv 2011.13456, Appendix E).
     """
     up = jnp.where(there > 0, jnp.sqrt(here**2 - there**2), 0)
     return ddim_step(y, denoised, here, there**2 / here) + up * jr.normal(key, y.shape, y.dtype)

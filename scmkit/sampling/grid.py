@@ -20,7 +20,7 @@ class GridOptions:
     """Where the steps of a sampler lie."""
 
     grid: Grid = "angle"
-    """Steps are equal in TrigFlow's angle, by Karras's rho = 7, in log-SNR, or in the process's time or its root."""
+    """What steps are equal in: TrigFlow's angle, Karras's rho = 7, log-SNR, the process's time, or its root."""
     ratio_min: Annotated[float, Gt(0)] = 2e-3
     """Noise-to-signal ratio at which the grid ends."""
 
