@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 from scmkit.interfaces import AbstractSampler, Conditioning, SamplerOutput
 from scmkit.model import AbstractModel
 from scmkit.plugin import Plugin, Slot
-from scmkit.sampling import DescentOptions, denoised_at, descend
+from scmkit.sampling import DescentOptions, Grid, denoised_at, descend
 from scmkit.types import Key, Scalar
 
 
@@ -18,6 +18,7 @@ from scmkit.types import Key, Scalar
 class Options(DescentOptions):
     """Options of DPM-Solver."""
 
+    grid: Grid = "log-snr"
     order: Literal[1, 2, 3] = 2
     """Order of convergence, and network evaluations a step; 1 is DDIM."""
 
@@ -25,9 +26,9 @@ class Options(DescentOptions):
 class DPMSolver(AbstractSampler):
     r"""DPM-Solver-1, -2 and -3, singlestep, in $\lambda = -\log\rho$ with $h = \lambda_{i+1} - \lambda_i$.
 
-    With $\hat\varepsilon = (y - D)/\rho$ order 1 is $y - \rho_{i+1}(e^h - 1)\,\hat\varepsilon_i$, which is DDIM;
-    order 2 adds a point in the middle ($r_1 = 1/2$), order 3 two at thirds (arXiv 2206.00927, Algorithms 1 and
-    2). A step to ratio 0 is of order 1.
+    With $\hat\varepsilon = (y - D)/\rho$ order 1 is $y - \rho_{i+1}(e^h - 1)\,\hat\varepsilon_i$, DDIM;
+    order 2 adds a point in the middle ($r_1 = 1/2$), order 3 two at thirds (arXiv 2206.00927, Algorithms 1
+    and 2). A step to ratio 0 is of order 1.
     """
 
     options: Options

@@ -14,6 +14,7 @@ from scmkit.model import AbstractModel
 from scmkit.plugin import Plugin, Slot
 from scmkit.sampling import (
     DescentOptions,
+    Grid,
     Step,
     ddim_step,
     denoised_at,
@@ -30,6 +31,7 @@ Past = tuple[tuple[Array, Scalar], ...]
 class Options(DescentOptions):
     """Options of DPM-Solver++."""
 
+    grid: Grid = "log-snr"
     method: Literal["2S", "2M", "3M", "SDE-2M"] = "2M"
     """Order, and singlestep (two evaluations a step) or multistep (one); SDE-2M adds fresh noise."""
     lower_order_final: bool = False
@@ -43,8 +45,8 @@ class DPMSolverPP(AbstractSampler):
     $\bar D = D_i + \tfrac{h_i}{2 h_{i-1}}(D_i - D_{i-1})$; 3M adds the second difference. SDE-2M is an
     ancestral step with the $\bar D$ of 2M (arXiv 2211.01095, Algorithms 1 and 2, Section 5).
 
-    The authors' code for 3M has half of $D''$ where the expansion has all of it, and so is of order 2; this one is of
-    order 3. Multistep methods start at order 1; a step to ratio 0 is of order 1.
+    The authors' code for 3M has half of $D''$ where the expansion has all of it, and so is of order 2; this
+    one is of order 3. Multistep methods start at order 1; a step to ratio 0 is of order 1.
     """
 
     options: Options
@@ -76,11 +78,10 @@ class DPMSolverPP(AbstractSampler):
             denoised = denoised_at(model, y, here, cond)
             # A step to ratio 0 is of order 1; half the ratio keeps what it does not use finite.
             below = jnp.where(there > 0, there, here / 2)
-            orders = [order, i + 1]
+            known = jnp.minimum(order, i + 1)
             if o.lower_order_final:
-                orders.append(steps - i)
-            highest = jnp.where(there > 0, jnp.stack([jnp.asarray(n) for n in orders]).min(), 1)
-            target = _extrapolated(denoised, past, here, below, highest)
+                known = jnp.minimum(known, steps - i)
+            target = _extrapolated(denoised, past, here, below, jnp.where(there > 0, known, 1))
             past = ((denoised, jnp.log(here / below)), *past)[: order - 1]
             if o.method == "SDE-2M":
                 return posterior_step(y, target, here, there, key=jr.fold_in(key, i)), past

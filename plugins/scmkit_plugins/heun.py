@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 from scmkit.interfaces import AbstractSampler, Conditioning, SamplerOutput
 from scmkit.model import AbstractModel
 from scmkit.plugin import Plugin, Slot
-from scmkit.sampling import DescentOptions, denoised_at, descend
+from scmkit.sampling import DescentOptions, Grid, denoised_at, descend
 from scmkit.types import Key, Scalar
 
 
@@ -21,6 +21,7 @@ from scmkit.types import Key, Scalar
 class Options(DescentOptions):
     """Options of EDM's sampler; `churn` of 0 is deterministic."""
 
+    grid: Grid = "karras"
     churn: Annotated[float, Ge(0)] = 0.0
     """Fresh noise over all steps (S_churn; 40 of 256 steps on ImageNet-64)."""
     churn_min: Annotated[float, Ge(0)] = 0.0

@@ -31,9 +31,9 @@ class PredictorCorrector(AbstractSampler):
 
     The corrector is $y \leftarrow y + \epsilon\, s + \sqrt{2\epsilon}\, z$ with the score
     $s = -\hat\varepsilon / \rho$ and $\epsilon = 2\,(r\,\|z\| / \|s\|)^2$ (arXiv 2011.13456, Algorithms 2 and
-    4). $\|z\| / \|s\|$ is taken to be $\rho$, as it is where the model sees little but noise: the quotient of one
-    sample has heavy tails in few dimensions, and the authors' mean over a batch is nothing one sample knows.
-    One network evaluation for each predictor and each corrector step; ratio 0 has no corrector.
+    4). $\|z\| / \|s\|$ is taken to be $\rho$, as it is where the model sees little but noise: the quotient of
+    one sample has heavy tails in few dimensions, and the authors' mean over a batch is nothing one sample
+    knows. One network evaluation for each predictor and each corrector step; ratio 0 has no corrector.
     """
 
     options: Options

@@ -38,7 +38,7 @@ def denoised_at(
 def ddim_step(
     y: Float[Array, "*shape"], denoised: Float[Array, "*shape"], here: Scalar, there: Scalar
 ) -> Float[Array, "*shape"]:
-    r"""DDIM, $D + (\rho_{there} / \rho_{here})\,(y - D)$: an Euler step in the ratio (arXiv 2010.02502, Eq. 12)."""
+    r"""DDIM: $D + (\rho_{there} / \rho_{here})\,(y - D)$, Euler in the ratio (arXiv 2010.02502, Eq. 12)."""
     return denoised + (there / here) * (y - denoised)
 
 
@@ -72,7 +72,7 @@ def reverse_diffusion_step(
 ) -> Float[Array, "*shape"]:
     r"""The reverse-time SDE discretised as its forward one, in the variance-exploding form.
 
-    The fresh noise is the forward step's, $\sqrt{\rho_{here}^2 - \rho_{there}^2}$; a step to ratio 0 adds none
+    Fresh noise is the forward step's, $\sqrt{\rho_{here}^2 - \rho_{there}^2}$; a step to ratio 0 adds none
     (arXiv 2011.13456, Appendix E).
     """
     up = jnp.where(there > 0, jnp.sqrt(here**2 - there**2), 0)

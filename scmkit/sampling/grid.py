@@ -20,7 +20,7 @@ class GridOptions:
     """Where the steps of a sampler lie."""
 
     grid: Grid = "angle"
-    """What steps are equal in: TrigFlow's angle, Karras's rho = 7, log-SNR, the process's time, or its root."""
+    """Steps are equal in TrigFlow's angle, Karras's rho = 7, log-SNR, the process's time or its root."""
     ratio_min: Annotated[float, Gt(0)] = 2e-3
     """Noise-to-signal ratio at which the grid ends."""
 
@@ -69,7 +69,7 @@ def ratio_on_grid(
     | `time` | $t(\rho)$, the process's time | |
     | `quadratic` | $\sqrt{t(\rho)}$ | arXiv 2010.02502, Appendix D.2 |
 
-    In TrigFlow's angle, equal steps beat Karras's at every budget tried for DDIM.
+    Which is best depends on the solver (`docs/samplers.md`): the angle for DDIM, log-SNR for the DPM-Solvers.
     """
     process = parameterization.process
     scales: dict[Grid, tuple[Callable[[Scalar], Scalar], Callable[[Scalar], Scalar]]] = {
