@@ -103,9 +103,11 @@ class Posterior(AbstractNetwork):
 
 
 @cache
-def all_solvers(process, grid):
+def all_solvers(process):
     """A program that runs every deterministic sampler with a traced number of steps."""
-    kinds = {name: sampler(name, grid=grid, ratio_min=RATIO_MIN, to_zero=False) for name in SOLVERS}
+    kinds = {
+        name: sampler(name, grid="angle", ratio_min=RATIO_MIN, to_zero=False) for name in SOLVERS
+    }
 
     @jax.jit
     def run(eps, steps):
@@ -117,29 +119,28 @@ def all_solvers(process, grid):
 
 
 @cache
-def ends(process, steps, grid="log-snr"):
+def ends(process, steps):
     with jax.enable_x64(True):
         eps, n = jnp.asarray(EPS, jnp.float64), jnp.asarray(steps, jnp.int32)
-        return {k: np.asarray(v) for k, v in all_solvers(process, grid)(eps, n).items()}
+        return {k: np.asarray(v) for k, v in all_solvers(process)(eps, n).items()}
 
 
 @pytest.mark.parametrize("name", SOLVERS)
-@pytest.mark.parametrize("process", ["trigflow", "flow"])
-def test_order_of_convergence(process, name):
+def test_order_of_convergence(name):
     # The PF-ODE of N(0, s^2): y goes as sqrt(s^2 + ratio^2).
     first = 80.0
     exact = first * np.asarray(EPS) * np.sqrt((S**2 + RATIO_MIN**2) / (S**2 + first**2))
-    errors = [np.abs(ends(process, n)[name] - exact).max() for n in (80, 160)]
+    errors = [np.abs(ends("trigflow", n)[name] - exact).max() for n in (80, 160)]
     order = np.log2(errors[0] / errors[1])
-    # The third-order multistep method is still coming down to its order here; it starts at order 1.
-    assert SOLVERS[name] - 0.15 < order < SOLVERS[name] + (0.9 if name == "3M" else 0.35), order
+    assert abs(order - SOLVERS[name]) < 0.2, order
 
 
 @pytest.mark.parametrize("process", ["flow", "vp", "edm"])
 def test_samples_do_not_depend_on_the_process(process):
     ours, theirs = ends(process, 7), ends("trigflow", 7)
     for name in SOLVERS:
-        np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-6, err_msg=name)
+        # t_max is float32, so the first ratios differ by a few parts in a million.
+        np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-5, err_msg=name)
 
 
 def test_first_order_solvers_are_one():
@@ -168,7 +169,7 @@ def test_2m_is_the_papers_trigonometric_form():
     with jax.enable_x64(True):
         param = exact_model(process, S).parameterization
         u = jnp.linspace(0, 1, steps + 1, dtype=jnp.float64)
-        ratios = jax.vmap(lambda u: ratio_on_grid(param, u, grid="log-snr", ratio_min=RATIO_MIN))(u)
+        ratios = jax.vmap(lambda u: ratio_on_grid(param, u, grid="angle", ratio_min=RATIO_MIN))(u)
     angles = np.arctan(np.asarray(ratios) / sd)
     x, past = sd * np.sin(angles[0]) * np.asarray(EPS), None
     for s, t in itertools.pairwise(angles):
