@@ -30,9 +30,6 @@ class Unrolled(diffrax.AbstractSolver):
     term_structure: ClassVar = diffrax.AbstractTerm
     interpolation_cls: ClassVar = diffrax.LocalLinearInterpolation
 
-    def order(self, terms: diffrax.AbstractTerm) -> int | None:
-        return self.method.order(terms)
-
     def init(
         self, terms: diffrax.AbstractTerm, t0: Scalar, t1: Scalar, y0: Array, args: Any
     ) -> None:
