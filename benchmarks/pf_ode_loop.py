@@ -99,7 +99,7 @@ def main() -> None:
         for name, run in compiled.items():
             base = seconds[f"{name.split(',')[0].split()[0]} by hand"]
             ratios = [a / b for a, b in zip(seconds[name], base, strict=True)]
-            text = run.as_text()
+            text = run.as_text() or ""
             row = {
                 "ratio": statistics.median(ratios),
                 "min": min(ratios),

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar
 
 import jax.numpy as jnp
 from annotated_types import Gt
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from scmkit.interfaces import AbstractSampler, Conditioning, SamplerOutput
 from scmkit.model import AbstractModel
@@ -60,11 +60,11 @@ class PFODESampler(AbstractSampler):
         noise: Float[Array, "*shape"],
         cond: Conditioning | None,
         *,
-        steps: int,
+        steps: int | Int[Array, ""],
         key: Key,
     ) -> SamplerOutput:
         o = self.options
-        times = time_grid(model.parameterization, steps, grid=o.grid, ratio_min=o.ratio_min)
+        times = time_grid(model.parameterization, int(steps), grid=o.grid, ratio_min=o.ratio_min)
         solution = solve_pf_ode(
             model,
             noise,

@@ -12,7 +12,13 @@ from jaxtyping import Array, Float, Int
 from scmkit.interfaces import AbstractSampler, Conditioning, SamplerOutput
 from scmkit.model import AbstractModel
 from scmkit.plugin import Plugin, Slot
-from scmkit.sampling import DescentOptions, denoised_at, descend, reverse_diffusion_step
+from scmkit.sampling import (
+    DescentOptions,
+    Grid,
+    denoised_at,
+    descend,
+    reverse_diffusion_step,
+)
 from scmkit.types import Key, Scalar
 
 
@@ -20,6 +26,7 @@ from scmkit.types import Key, Scalar
 class Options(DescentOptions):
     """Options of the predictor-corrector sampler."""
 
+    grid: Grid = "log-snr"
     snr: Annotated[float, Gt(0)] = 0.16
     """The corrector's signal-to-noise ratio: how far a Langevin step goes."""
     corrections: Annotated[int, Gt(0)] = 1

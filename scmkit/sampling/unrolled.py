@@ -5,8 +5,6 @@ from typing import Any, ClassVar
 import diffrax
 from jaxtyping import Array, Float
 
-from scmkit.types import Scalar
-
 MOST_STAGES = 2
 """Every stage is a copy of the network in the program; more cost more compiling than the loop costs."""
 
@@ -14,11 +12,16 @@ MOST_STAGES = 2
 def unrolled(solver: diffrax.AbstractSolver) -> diffrax.AbstractSolver:
     """`solver`, stage by stage in the program where it has few; for fixed steps without dense output.
 
-    diffrax loops over the stages of a step, writing them to a buffer and estimating the error: on a tiny
-    network a third of the time of Heun's method, and all that its fixed-step loop costs over one written by
-    hand (`benchmarks/pf_ode_loop.py`).
+    diffrax loops over the stages of a step, writing them to a buffer: on a tiny network up to a third of the
+    time of Heun's method, and most of what its fixed-step loop costs over one written by hand
+    (`benchmarks/pf_ode_loop.py`).
     """
-    if isinstance(solver, diffrax.AbstractERK) and solver.tableau.num_stages <= MOST_STAGES:
+    tableau = getattr(solver, "tableau", None)
+    if (
+        isinstance(solver, diffrax.AbstractERK)
+        and isinstance(tableau, diffrax.ButcherTableau)
+        and tableau.num_stages <= MOST_STAGES
+    ):
         return Unrolled(solver)
     return solver
 
@@ -30,27 +33,26 @@ class Unrolled(diffrax.AbstractSolver):
     term_structure: ClassVar = diffrax.AbstractTerm
     interpolation_cls: ClassVar = diffrax.LocalLinearInterpolation
 
-    def init(
-        self, terms: diffrax.AbstractTerm, t0: Scalar, t1: Scalar, y0: Array, args: Any
-    ) -> None:
+    def init(self, terms: diffrax.AbstractTerm, t0: Any, t1: Any, y0: Array, args: Any) -> None:
         return None
 
     def func(
-        self, terms: diffrax.AbstractTerm, t0: Scalar, y0: Float[Array, "*shape"], args: Any
+        self, terms: diffrax.AbstractTerm, t0: Any, y0: Float[Array, "*shape"], args: Any
     ) -> Float[Array, "*shape"]:
         return terms.vf(t0, y0, args)
 
     def step(
         self,
         terms: diffrax.AbstractTerm,
-        t0: Scalar,
-        t1: Scalar,
+        t0: Any,
+        t1: Any,
         y0: Float[Array, "*shape"],
         args: Any,
         solver_state: None,
         made_jump: Any,
     ) -> tuple[Array, None, dict[str, Array], None, diffrax.RESULTS]:
-        tableau, control = self.method.tableau, terms.contr(t0, t1)
+        tableau: Any = self.method.tableau
+        control = terms.contr(t0, t1)
 
         def plus(weights: Any, stages: list[Array]) -> Array:
             used = [(float(w), k) for w, k in zip(weights, stages, strict=True) if w != 0]
