@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from scmkit.training.pipeline import resume as resume
     from scmkit.training.pipeline import train as train
     from scmkit.training.run import Run as Run
+    from scmkit.tuning import search_angles as search_angles
 
 # name -> module; resolved on first use, so that `import scmkit` loads no jax.
 _PUBLIC = {
@@ -54,6 +55,7 @@ _PUBLIC = {
     "evaluate": "scmkit.evaluation",
     "resume": "scmkit.training.pipeline",
     "sample": "scmkit.sampling.drawing",
+    "search_angles": "scmkit.tuning",
     "train": "scmkit.training.pipeline",
 }
 

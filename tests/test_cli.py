@@ -186,6 +186,21 @@ def test_convert_names_what_is_wrong(scmkit, tmp_path):
     assert "plugin 'mlp' is no importer" in err
 
 
+def test_tune_prints_the_option(scmkit, run):
+    code, out, err = scmkit("tune", run, "--n", 50, "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert len(err.splitlines()) == 16
+    assert found["default"] == pytest.approx([1.1])
+    assert found["option"] == f"--set consistency.angles={found['angles'][0]}"
+    code, out, _ = scmkit("tune", run, "--n", 50)
+    assert code == 0
+    assert "standard error" in out
+    code, _, err = scmkit("tune", run / "teacher")
+    assert code == 2
+    assert "only consistency models" in err
+
+
 def test_diagnose_draws_and_writes_numbers(scmkit, run, tmp_path):
     out = tmp_path / "stability.png"
     few = ("--points", 5, "--samples", 8)

@@ -24,7 +24,7 @@ def _draw(
     sampler: AbstractSampler,
     noise: Float[Array, "n *shape"],
     cond: Conditioning | None,
-    steps: int,
+    steps: int | Int[Array, ""],
     keys: Keys,
 ) -> SamplerOutput:
     def one(noise: Array, cond: Conditioning | None, key: Key) -> SamplerOutput:
@@ -36,6 +36,16 @@ def _draw(
     return jax.vmap(one)(noise, cond, keys)
 
 
+def steps_for(sampler: AbstractSampler, steps: int) -> int | Int[Array, ""]:
+    """`steps` as a sampler takes it: traced, where one program serves all numbers; for `filter_jit`.
+
+    Raises `UsageError` for less than one step.
+    """
+    if steps < 1:
+        raise UsageError(f"{steps} sampling steps: take at least one")
+    return jnp.asarray(steps, jnp.int32) if sampler.traces_steps else steps
+
+
 def draw(
     model: AbstractModel,
     sampler: AbstractSampler,
@@ -45,8 +55,12 @@ def draw(
     steps: int,
     key: Key,
 ) -> SamplerOutput:
-    """The samples that given noise leads to, in the model's units, a batch of `BATCH` at a time."""
-    n = noise.shape[0]
+    """The samples that given noise leads to, in the model's units, a batch of `BATCH` at a time.
+
+    Samplers with `traces_steps` are compiled once for all numbers of steps. Raises `UsageError` for less
+    than one step.
+    """
+    n, given_steps = noise.shape[0], steps_for(sampler, steps)
     keys = jr.split(key, n)
     size = min(BATCH, n)
     # Padding the last batch keeps its shape, so that it needs no compilation of its own.
@@ -55,7 +69,7 @@ def draw(
     parts = []
     for start in range(0, n + pad, size):
         some, given, key = jax.tree.map(lambda a, i=start: a[i : i + size], padded)
-        parts.append(_draw(model, sampler, some, given, steps, key))
+        parts.append(_draw(model, sampler, some, given, given_steps, key))
     return jax.tree.map(lambda *a: jnp.concatenate(a)[:n], *parts)
 
 
