@@ -1,5 +1,6 @@
 """Sampling: the PF-ODE, time grids, and drawing many samples."""
 
+from scmkit.sampling.batches import in_batches as in_batches
 from scmkit.sampling.drawing import conditioning as conditioning
 from scmkit.sampling.drawing import draw as draw
 from scmkit.sampling.drawing import prior as prior
