@@ -120,9 +120,13 @@ def bits_of_samples(
         ratio_min = blur if levels else CONTINUOUS_RATIO_MIN
 
     options = {"probes": probes, "rtol": rtol, "atol": atol, "ratio_min": ratio_min}
+
+    def some(x: Array, cond: Conditioning | None, keys: Keys) -> LogLikelihood:
+        return _log_likelihoods(model, x, cond, keys, options)
+
     cond = None if labels is None else Conditioning(jnp.asarray(labels))
     args = (jnp.asarray(x), cond, jr.split(jr.key(seed), n))
-    out = in_batches(lambda *given: _log_likelihoods(model, *given, options), args, BATCH, done)
+    out = in_batches(some, args, BATCH, done)
     # log p in the data's units, per dimension: channels have equally many values.
     density = np.asarray(out.value, np.float64) / samples[0].size + np.mean(np.log(np.abs(scales)))
     nats = -density - (np.log(width) if levels else 0.0)

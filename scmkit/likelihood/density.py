@@ -1,5 +1,7 @@
 """The log density of one sample, by the instantaneous change of variables along the PF-ODE."""
 
+from typing import Any
+
 import diffrax
 import equinox as eqx
 import jax
@@ -68,7 +70,7 @@ def log_likelihood(
     Raises `OptionError` for an unknown solver, and for probes without a key.
     """
     method = solver_called(solver)
-    directions = None
+    directions: Array | None = None
     if probes is not None:
         if key is None or probes < 1:
             raise OptionError(f"probes={probes} of the trace: one at least, and a key to draw them")
@@ -77,7 +79,7 @@ def log_likelihood(
     ratios = jnp.stack([jnp.asarray(r, jnp.float32) for r in (ratio_min, model.process.ratio_max)])
     first, last = jnp.arctan(ratios / sigma_data)
 
-    def rates(angle: Array, state: tuple[Array, Array], _: None) -> tuple[Array, Array]:
+    def rates(angle: Any, state: tuple[Array, Array], _: None) -> tuple[Array, Array]:
         x, _ = state
         velocity, forms = along_directions(
             lambda x: angular_velocity(model, x, jnp.asarray(angle), cond), x, directions
