@@ -91,10 +91,12 @@ def inpaint(
     out: Out = OUT,
 ) -> None:
     """Fill in missing pixels with a consistency model; the others stay exactly as they are."""
+    import jax.numpy as jnp
+
     from scmkit.editing import Pixels
 
     loaded = _load(run, out)
-    known = Pixels(~_mask(missing, loaded.recipe.data.shape))
+    known = Pixels(jnp.asarray(~_mask(missing, loaded.recipe.data.shape)))
     _edit(loaded, known, index, image, label, steps, variations, seed, out)
 
 
@@ -221,6 +223,8 @@ def _samples(
     else:
         dataset = dataset_of(recipe)
         size = dataset.size("test")
+        if not size:
+            raise UsageError(f"data '{data.source}' has no test split: give an --image")
         try:
             chosen = np.asarray([int(i) for i in index.split(",")])
         except ValueError:

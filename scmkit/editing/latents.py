@@ -3,14 +3,11 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from scmkit.interfaces import AbstractNoiseProcess, Conditioning
+from scmkit.conversion import angular_velocity
+from scmkit.interfaces import Conditioning
 from scmkit.model import AbstractModel
-from scmkit.sampling import at_end, solve_pf_ode
+from scmkit.sampling import at_end, end_angles, integrate
 from scmkit.types import Scalar
-
-
-def _ends(process: AbstractNoiseProcess, ratio_min: float) -> Float[Array, " 2"]:
-    return jnp.stack([process.time_at(jnp.asarray(ratio_min, jnp.float32)), process.t_max])
 
 
 def encode(
@@ -31,14 +28,19 @@ def encode(
     **Arguments:**
 
     - `ratio_min`: the noise-to-signal ratio as which `x0` is taken.
-    - `rtol`, `atol`, `solver`: of the adaptive integration, see `scmkit.sampling.solve_pf_ode`.
+    - `rtol`, `atol`, `solver`: of the adaptive integration, see `scmkit.sampling.integrate`.
     """
-    times = _ends(model.process, ratio_min)
-    x = model.process.alpha(times[0]) * x0
-    solution = solve_pf_ode(
-        model, x, cond, times, solver=solver, controller="PIDController", rtol=rtol, atol=atol
+    first, last = end_angles(model, ratio_min)
+    solution = integrate(
+        lambda angle, x: angular_velocity(model, x, angle, cond),
+        jnp.cos(first) * x0,
+        first,
+        last,
+        solver=solver,
+        rtol=rtol,
+        atol=atol,
     )
-    return at_end(solution) / model.process.sigma(times[1])
+    return at_end(solution) / (model.parameterization.sigma_data * jnp.sin(last))
 
 
 def decode(
@@ -52,12 +54,17 @@ def decode(
     solver: str = "Tsit5",
 ) -> Float[Array, "*shape"]:
     """The sample that a diffusion model's PF-ODE takes a latent to: the inverse of `encode`."""
-    times = _ends(model.process, ratio_min)[::-1]
-    x = model.process.sigma(times[0]) * latent
-    solution = solve_pf_ode(
-        model, x, cond, times, solver=solver, controller="PIDController", rtol=rtol, atol=atol
+    first, last = end_angles(model, ratio_min)
+    solution = integrate(
+        lambda angle, x: angular_velocity(model, x, angle, cond),
+        model.parameterization.sigma_data * jnp.sin(last) * latent,
+        last,
+        first,
+        solver=solver,
+        rtol=rtol,
+        atol=atol,
     )
-    return at_end(solution) / model.process.alpha(times[1])
+    return at_end(solution) / jnp.cos(first)
 
 
 def decode_at_once(

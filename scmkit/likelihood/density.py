@@ -1,21 +1,16 @@
 """The log density of one sample, by the instantaneous change of variables along the PF-ODE."""
 
-from typing import Any
-
-import diffrax
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int
 
 from scmkit.conversion import angular_velocity
 from scmkit.errors import OptionError
 from scmkit.interfaces import Conditioning
 from scmkit.likelihood.divergence import along_directions
 from scmkit.model import AbstractModel
-from scmkit.sampling import evaluations, solver_called
-from scmkit.sampling.pf_ode import FIRST
+from scmkit.sampling import end_angles, evaluations, integrate
 from scmkit.types import Key, Scalar
 
 
@@ -69,38 +64,28 @@ def log_likelihood(
 
     Raises `OptionError` for an unknown solver, and for probes without a key.
     """
-    method = solver_called(solver)
     directions: Array | None = None
     if probes is not None:
         if key is None or probes < 1:
             raise OptionError(f"probes={probes} of the trace: one at least, and a key to draw them")
         directions = jr.rademacher(key, (probes, *x0.shape), x0.dtype)
-    sigma_data = model.parameterization.sigma_data
-    ratios = jnp.stack([jnp.asarray(r, jnp.float32) for r in (ratio_min, model.process.ratio_max)])
-    first, last = jnp.arctan(ratios / sigma_data)
+    first, last = end_angles(model, ratio_min)
 
-    def rates(angle: Any, state: tuple[Array, Array], _: None) -> tuple[Array, Array]:
-        x, _ = state
+    def rates(angle: Scalar, state: tuple[Array, Array]) -> tuple[Array, Array]:
         velocity, forms = along_directions(
-            lambda x: angular_velocity(model, x, jnp.asarray(angle), cond), x, directions
+            lambda x: angular_velocity(model, x, angle, cond), state[0], directions
         )
         # Per dimension, so that a tolerance means the same for every size of sample.
         growth = jnp.sum(forms, keepdims=True) if directions is None else forms
-        return velocity, growth / x.size
+        return velocity, growth / x0.size
 
-    solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(rates),
-        method,
-        t0=first,
-        t1=last,
-        dt0=(last - first) / FIRST,
-        y0=(jnp.cos(first) * x0, jnp.zeros(probes or 1, x0.dtype)),
-        stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol, norm=_largest_rms),
-        max_steps=max_steps,
+    start = jnp.cos(first) * x0, jnp.zeros(probes or 1, x0.dtype)
+    solution = integrate(
+        rates, start, first, last, solver=solver, rtol=rtol, atol=atol, max_steps=max_steps
     )
     assert solution.ys is not None
     x_T, growth = (y[-1] for y in solution.ys)
-    std = sigma_data * jnp.sin(last)
+    std = model.parameterization.sigma_data * jnp.sin(last)
     log_prior = -0.5 * (x_T / std) ** 2 - jnp.log(std) - 0.5 * jnp.log(2 * jnp.pi)
     # The first state is cos(first) x0.
     value = jnp.sum(log_prior) + x0.size * (jnp.mean(growth) + jnp.log(jnp.cos(first)))
@@ -111,9 +96,3 @@ def log_likelihood(
     else:
         error = x0.size * jnp.std(growth, ddof=1) / probes**0.5
     return LogLikelihood(value, error, evaluations(solution, solver, "PIDController"))
-
-
-def _largest_rms(tree: PyTree[Array]) -> Scalar:
-    """The root mean square of each array, the largest: the integral counts as much as the state."""
-    rms = [jnp.sqrt(jnp.mean(a**2)) for a in jax.tree.leaves(tree)]
-    return jnp.max(jnp.stack(rms))

@@ -1,5 +1,7 @@
 """Sampling: the PF-ODE, time grids, and drawing many samples."""
 
+from scmkit.sampling.angular import end_angles as end_angles
+from scmkit.sampling.angular import integrate as integrate
 from scmkit.sampling.batches import in_batches as in_batches
 from scmkit.sampling.drawing import conditioning as conditioning
 from scmkit.sampling.drawing import draw as draw
