@@ -17,6 +17,7 @@ from scmkit.training.run import Run
 from scmkit.types import Key, Keys
 
 BATCH = 256
+CLIPPINGS = 64
 
 
 class _Scaled(eqx.Module):
@@ -45,7 +46,7 @@ def edit_samples(
 
     From noise, or, where an `angle` is given (TrigFlow's time in radians, whatever the process), from
     the samples noised that far: the smaller, the closer. `variations` have different noise. What
-    `known`, a projection in the data's units, keeps as it is comes back bit for bit; images are clipped to
+    `known`, a projection in the data's units, keeps as it is comes back bit for bit; images stay within
     [-1, 1]. (arXiv 2303.01469, Algorithm 4, see `edit`.)
     """
     raw = np.repeat(np.asarray(samples, np.float32), variations, axis=0)
@@ -58,9 +59,7 @@ def edit_samples(
     keys = jr.split(jr.key(seed), len(raw))
     x = in_batches(lambda *some: _edit(model, inside, times, *some), (start, cond, keys), BATCH)
     made = data.denormalise(np.asarray(x))
-    # Once more in the data's units, since there and back is not exact in float32.
-    made = given + (made - np.asarray(jax.vmap(known)(jnp.asarray(made))))
-    made = np.clip(made, -1, 1) if len(data.shape) == 3 and data.clip else made
+    made = np.asarray(_agreeing(jnp.asarray(made), jnp.asarray(given), known, data))
     return made.reshape(len(samples), variations, *data.shape)
 
 
@@ -103,3 +102,21 @@ def _edit(
         return edit(model, start, known, cond, times=times, key=key)
 
     return jax.vmap(one)(start, cond, keys)
+
+
+@eqx.filter_jit
+def _agreeing(
+    made: Float[Array, "n *shape"],
+    given: Float[Array, "n *shape"],
+    known: Projection,
+    data: DataSpec,
+) -> Float[Array, "n *shape"]:
+    """`made` with the known part once more put in, in the data's units: neither normalisation nor
+    clipping kept it. Projections on both sets in turn approach an image that is in both."""
+    clipped = len(data.shape) == 3 and data.clip
+
+    def once(_: int, made: Array) -> Array:
+        agreeing = given + (made - jax.vmap(known)(made))
+        return jnp.clip(agreeing, -1, 1) if clipped else agreeing
+
+    return jax.lax.fori_loop(0, CLIPPINGS if clipped else 1, once, made)
