@@ -1,5 +1,7 @@
 """Editing many samples, in the data's units."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -115,7 +117,7 @@ def _agreeing(
     clipping kept it. Projections on both sets in turn approach an image that is in both."""
     clipped = len(data.shape) == 3 and data.clip
 
-    def once(_: int, made: Array) -> Array:
+    def once(_: Any, made: Array) -> Array:
         agreeing = given + (made - jax.vmap(known)(made))
         return jnp.clip(agreeing, -1, 1) if clipped else agreeing
 
