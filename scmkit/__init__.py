@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from scmkit.fused_attention.api import attention as attention
     from scmkit.guidance import Guided as Guided
     from scmkit.interfaces import Conditioning as Conditioning
+    from scmkit.likelihood import bits_per_dimension as bits_per_dimension
+    from scmkit.likelihood import log_likelihood as log_likelihood
     from scmkit.model import Model as Model
     from scmkit.plugin import Context as Context
     from scmkit.plugin import Plugin as Plugin
@@ -47,12 +49,14 @@ _PUBLIC = {
     "Slot": "scmkit.plugin",
     "TrainingSettings": "scmkit.settings",
     "attention": "scmkit.fused_attention.api",
+    "bits_per_dimension": "scmkit.likelihood",
     "build": "scmkit.assembly",
     "build_model": "scmkit.assembly",
     "compose": "scmkit.composition",
     "count_parameters": "scmkit.footprint",
     "dataset_of": "scmkit.composition",
     "evaluate": "scmkit.evaluation",
+    "log_likelihood": "scmkit.likelihood",
     "resume": "scmkit.training.pipeline",
     "sample": "scmkit.sampling.drawing",
     "search_angles": "scmkit.tuning",

@@ -163,7 +163,7 @@ class Loss(AbstractLoss):
 
 
 class Data(ArrayDataset):
-    """Too bright, and with the wrong mean."""
+    """Too bright, of any brightness, and with the wrong mean."""
 
     def statistics(self) -> Statistics:
         return Statistics((9.0,), (1.0,))
@@ -171,7 +171,7 @@ class Data(ArrayDataset):
 
 def data(config: Any) -> Data:
     images = np.random.default_rng(0).normal(size=(40, 1, 8, 8)).astype(np.float32)
-    return Data(images, images)
+    return Data(images, images, levels=256)
 
 
 def part(make: Callable[..., Any]) -> Callable[..., Any]:
@@ -189,6 +189,7 @@ WRONG = {
     "attention/forward_mode_is_right": {Slot.attention: part(lambda _: Attention("derivative"))},
     "loss[vector]/the_tangent_is_held_fixed": {Slot.loss: part(lambda c: Loss(c.proposal))},
     "dataset/samples_are_float32_of_one_shape": {Slot.dataset: data},
+    "dataset/samples_lie_on_their_levels": {Slot.dataset: data},
     "dataset/statistics_are_those_of_the_train_split": {Slot.dataset: data},
     "dataset/the_splits_are_different_data": {Slot.dataset: data},
 } | {

@@ -140,3 +140,11 @@ def test_arrays_that_do_not_fit(arguments, message):
     x = np.zeros((3, 2), np.float32)
     with pytest.raises(ValueError, match=message):
         ArrayDataset(**({"train": x, "test": x} | arguments))
+
+
+def test_levels_are_of_discrete_data_only():
+    assert [build(plugin).levels for plugin in PLUGINS] == [17, 0, 0, 0]
+    samples = np.zeros((2, 1), np.float32)
+    assert ArrayDataset(samples, samples, levels=2).levels == 2
+    with pytest.raises(ValueError, match="levels=1: two at least"):
+        ArrayDataset(samples, samples, levels=1)

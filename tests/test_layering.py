@@ -29,7 +29,7 @@ LAYERS = [
     {"composition", "footprint"},
     {"sampling"},
     {"training"},
-    {"evaluation", "interop", "diagnosis", "tuning"},
+    {"evaluation", "interop", "diagnosis", "likelihood", "editing", "tuning"},
     {"testing"},
 ]
 """The packages and modules of scmkit; each imports only from the lines above it, and its own."""

@@ -6,7 +6,19 @@ from typing import Annotated
 import typer
 
 from scmkit.errors import ScmkitError
-from scmkit_cli import convert, data, diagnose, evaluate, plugins, resume, sample, train, tune
+from scmkit_cli import (
+    convert,
+    data,
+    diagnose,
+    edit,
+    evaluate,
+    likelihood,
+    plugins,
+    resume,
+    sample,
+    train,
+    tune,
+)
 
 app = typer.Typer(
     name="scmkit",
@@ -23,9 +35,11 @@ app.command("resume")(resume.resume)
 app.command("sample")(sample.sample)
 app.command("eval")(evaluate.evaluate)
 app.command("tune")(tune.tune)
+app.command("likelihood")(likelihood.likelihood)
 app.command("diagnose")(diagnose.diagnose)
 app.command("convert")(convert.convert)
 app.command("export")(convert.export)
+app.add_typer(edit.app, name="edit", help="Edit images, and walk between them.")
 app.add_typer(plugins.app, name="plugins", help="List, describe and check plugins.")
 app.add_typer(data.app, name="data", help="Import data and look at it.")
 

@@ -1,5 +1,8 @@
 """Sampling: solvers for every process, the PF-ODE, time grids, and drawing many samples."""
 
+from scmkit.sampling.angular import end_angles as end_angles
+from scmkit.sampling.angular import integrate as integrate
+from scmkit.sampling.batches import in_batches as in_batches
 from scmkit.sampling.denoising import Step as Step
 from scmkit.sampling.denoising import ddim_step as ddim_step
 from scmkit.sampling.denoising import denoised_at as denoised_at

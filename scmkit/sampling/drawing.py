@@ -12,6 +12,7 @@ from scmkit.errors import UsageError
 from scmkit.interfaces import AbstractSampler, Conditioning, DataSpec, SamplerOutput
 from scmkit.model import AbstractModel
 from scmkit.plugin import Slot
+from scmkit.sampling.batches import in_batches
 from scmkit.types import Key, Keys
 
 BATCH = 512
@@ -60,17 +61,13 @@ def draw(
     Samplers with `traces_steps` are compiled once for all numbers of steps. Raises `UsageError` for less
     than one step.
     """
-    n, given_steps = noise.shape[0], steps_for(sampler, steps)
-    keys = jr.split(key, n)
-    size = min(BATCH, n)
-    # Padding the last batch keeps its shape, so that it needs no compilation of its own.
-    pad = -n % size
-    padded = jax.tree.map(lambda a: jnp.concatenate([a, a[:pad]]), (noise, cond, keys))
-    parts = []
-    for start in range(0, n + pad, size):
-        some, given, key = jax.tree.map(lambda a, i=start: a[i : i + size], padded)
-        parts.append(_draw(model, sampler, some, given, given_steps, key))
-    return jax.tree.map(lambda *a: jnp.concatenate(a)[:n], *parts)
+    given_steps = steps_for(sampler, steps)
+    keys = jr.split(key, noise.shape[0])
+
+    def some(noise: Array, cond: Conditioning | None, keys: Keys) -> SamplerOutput:
+        return _draw(model, sampler, noise, cond, given_steps, keys)
+
+    return in_batches(some, (noise, cond, keys), BATCH)
 
 
 def prior(model: AbstractModel, data: DataSpec, n: int, *, key: Key) -> Float[Array, "n *shape"]:
