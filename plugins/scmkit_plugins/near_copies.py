@@ -18,6 +18,8 @@ class NearCopies(AbstractMetric):
     `quantile` itself, a model that memorises more.
     """
 
+    finds_training_data = True
+
     def __init__(self, quantile: float) -> None:
         self.quantile = quantile
 

@@ -2,6 +2,7 @@
 
 from scmkit.sampling.drawing import conditioning as conditioning
 from scmkit.sampling.drawing import draw as draw
+from scmkit.sampling.drawing import draw_batches as draw_batches
 from scmkit.sampling.drawing import prior as prior
 from scmkit.sampling.drawing import sample as sample
 from scmkit.sampling.drawing import with_guidance as with_guidance

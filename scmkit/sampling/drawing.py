@@ -1,5 +1,8 @@
 """Drawing many samples."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -46,22 +49,50 @@ def draw(
     key: Key,
 ) -> SamplerOutput:
     """The samples that given noise leads to, in the model's units, a batch of `BATCH` at a time."""
-    n = noise.shape[0]
-    keys = jr.split(key, n)
+    keys = jr.split(key, noise.shape[0])
+    parts = [
+        _draw(model, sampler, some, given, steps, key)
+        for some, given, key in _batches((noise, cond, keys), noise.shape[0])
+    ]
+    return jax.tree.map(lambda *a: jnp.concatenate(a)[: noise.shape[0]], *parts)
+
+
+def draw_batches(
+    model: AbstractModel,
+    sampler: AbstractSampler,
+    data: DataSpec,
+    n: int,
+    cond: Conditioning | None,
+    *,
+    steps: int,
+    noise_key: Key,
+    key: Key,
+) -> Iterator[SamplerOutput]:
+    """What `draw` gives for `prior(model, data, n, key=noise_key)`, a batch of `BATCH` at a time."""
+    keys, left = (jr.split(noise_key, n), cond, jr.split(key, n)), n
+    for some, given, own in _batches(keys, n):
+        out = _draw(model, sampler, _prior(model, data, some), given, steps, own)
+        yield jax.tree.map(lambda a, stop=left: a[:stop], out)
+        left -= len(own)
+
+
+def _batches(trees: Any, n: int) -> Iterator[Any]:
+    """Slices of `BATCH` along the leading axis of all leaves, of length `n`."""
     size = min(BATCH, n)
     # Padding the last batch keeps its shape, so that it needs no compilation of its own.
     pad = -n % size
-    padded = jax.tree.map(lambda a: jnp.concatenate([a, a[:pad]]), (noise, cond, keys))
-    parts = []
+    padded = jax.tree.map(lambda a: jnp.concatenate([a, a[:pad]]), trees)
     for start in range(0, n + pad, size):
-        some, given, key = jax.tree.map(lambda a, i=start: a[i : i + size], padded)
-        parts.append(_draw(model, sampler, some, given, steps, key))
-    return jax.tree.map(lambda *a: jnp.concatenate(a)[:n], *parts)
+        yield jax.tree.map(lambda a, i=start: a[i : i + size], padded)
 
 
 def prior(model: AbstractModel, data: DataSpec, n: int, *, key: Key) -> Float[Array, "n *shape"]:
     """`n` draws of the process's prior."""
-    return jax.vmap(lambda k: model.process.prior(data.shape, key=k))(jr.split(key, n))
+    return _prior(model, data, jr.split(key, n))
+
+
+def _prior(model: AbstractModel, data: DataSpec, keys: Keys) -> Float[Array, "n *shape"]:
+    return jax.vmap(lambda k: model.process.prior(data.shape, key=k))(keys)
 
 
 def conditioning(data: DataSpec, n: int, *, label: int | None = None) -> Conditioning | None:
