@@ -93,19 +93,25 @@ def digest_arrays(arrays: Mapping[str, np.ndarray]) -> str:
     return running.hexdigest()
 
 
-def keep(path: Path, arrays: Mapping[str, np.ndarray], about: Mapping[str, str]) -> None:
-    """Writes derived arrays and what they were derived from; where that is impossible, says so on stderr."""
+def keep(
+    directory: Path, kind: str, about: Mapping[str, str], arrays: Mapping[str, np.ndarray]
+) -> None:
+    """Writes arrays under all that they depend on; where that is impossible, says so on stderr."""
     try:
-        write_safetensors(path, arrays, {**about, "sha256": digest_arrays(arrays)})
+        write_safetensors(
+            _file(directory, kind, about), arrays, {**about, "sha256": digest_arrays(arrays)}
+        )
     except RunError as error:
         say(f"{error}; it will be computed again the next time")
 
 
-def recall(path: Path, about: Mapping[str, str]) -> dict[str, np.ndarray] | None:
-    """The arrays that `keep` wrote with the same `about`, or None where there are none to trust.
+def recall(directory: Path, kind: str, about: Mapping[str, str]) -> dict[str, np.ndarray] | None:
+    """The arrays that `keep` wrote under the same name and `about`; None where there are none to trust.
 
-    A file that is damaged, or says that it was derived from something else, is passed over, and stderr told.
+    A file that is damaged, was changed or says that it depends on something else is passed over, and stderr
+    told.
     """
+    path = _file(directory, kind, about)
     if not path.exists():
         return None
     try:
@@ -115,9 +121,14 @@ def recall(path: Path, about: Mapping[str, str]) -> dict[str, np.ndarray] | None
         return None
     arrays = dict(file.arrays)
     if file.metadata != {**about, "sha256": digest_arrays(arrays)}:
-        say(f"'{path}' is not what its name says, or was changed; computing its content again")
+        say(f"'{path}' was changed or is not what its name says; computing its content again")
         return None
     return arrays
+
+
+def _file(directory: Path, kind: str, about: Mapping[str, str]) -> Path:
+    key = hashlib.sha256(json.dumps(dict(about), sort_keys=True).encode()).hexdigest()
+    return directory / f"{kind}-{key[:32]}.safetensors"
 
 
 def say(text: str) -> None:

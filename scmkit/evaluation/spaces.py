@@ -1,7 +1,5 @@
 """The spaces in which samples are compared."""
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,9 +80,7 @@ class Space:
             "split": selection.split,
             "selection": digest_arrays({"indices": selection.indices}),
         }
-        name = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]
-        file = directory / f"features-{name}.safetensors"
-        if (known := recall(file, about)) is not None:
+        if (known := recall(directory, "features", about)) is not None:
             return Features(known["vectors"], known.get("probabilities"))
         parts, what, n = [], f"{self.name} features of {selection.split}", len(selection.indices)
         for samples, _ in selection.blocks(dataset):
@@ -92,7 +88,7 @@ class Space:
             progress(what, min(len(parts) * BATCH, n), n)
         found = joined(parts)
         arrays = {"vectors": found.vectors, "probabilities": found.probabilities}
-        keep(file, {k: v for k, v in arrays.items() if v is not None}, about)
+        keep(directory, "features", about, {k: v for k, v in arrays.items() if v is not None})
         return found
 
 
