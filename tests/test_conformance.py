@@ -26,6 +26,7 @@ from scmkit.registry import load
 from scmkit.testing import Check, assert_abstract_or_final, checks
 
 SMALL = {
+    "classifier": {"steps": 5, "width": 4},
     "dit": {"width": 16, "depth": 2, "heads": 2},
     "ddpmpp": {
         "channels": 8,
