@@ -97,8 +97,8 @@ def the_input_is_left_alone(given: Extractor) -> None:
 def arrange(bench: Bench) -> Extractor:
     dataset = _dataset(bench.case.shape)
     with tempfile.TemporaryDirectory() as directory:
-        built = [bench.build_free(Slot.features, dataset, Path(directory)) for _ in range(2)]
-    return Extractor(*built, dataset.read("test", np.arange(8))[0])
+        one, other = (bench.build_free(Slot.features, dataset, Path(directory)) for _ in range(2))
+    return Extractor(one, other, dataset.read("test", np.arange(8))[0])
 
 
 def _dataset(shape: tuple[int, ...]) -> ArrayDataset:
