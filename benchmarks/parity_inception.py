@@ -23,7 +23,7 @@ from parity import main
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from inception_formula import images, parameter  # pyright: ignore[reportMissingImports]
 
-IMAGES = {"small": (2, 3, 32, 40), "exact": (2, 3, 299, 299), "large": (2, 3, 400, 512)}
+IMAGES = {"small": (2, 3, 16, 16), "exact": (2, 3, 299, 299), "large": (2, 3, 400, 512)}
 """Enlarged, as they are, and reduced."""
 FILES = {"pytorch-fid": "pytorch-fid.pth", "torchvision": "torchvision.old.pth"}
 CLOUDS = {"n > d": (2000, 512), "n < d": (300, 512), "FID's dimensions": (3000, 2048)}

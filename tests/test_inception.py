@@ -17,12 +17,13 @@ from scmkit.assembly import build_free
 from scmkit.data import ArrayDataset
 from scmkit.errors import DataError, OptionError, UsageError
 from scmkit.plugin import Slot
+from scmkit.testing import checks
 from scmkit.weights import WeightFile, write_safetensors
 
 THEIRS = np.load(Path(__file__).parent / "data" / "inception.npz")
 """What `benchmarks/parity_inception.py` had from pytorch-fid and torchvision."""
 
-SHAPE = (2, 3, 32, 40)
+SHAPE = (2, 3, 16, 16)
 prepared = jax.jit(inception.prepared)
 CLASSES = {"pytorch-fid": 1008, "torchvision": 1000}
 
@@ -58,10 +59,16 @@ def built(weights="", shape=SHAPE, **options) -> Inception:
 
 
 @pytest.fixture(scope="module")
-def extractors(tmp_path_factory) -> dict[str, Inception]:
+def file(tmp_path_factory) -> Path:
+    """A weight file of pytorch-fid's definition."""
+    path = tmp_path_factory.mktemp("weights") / "w.safetensors"
+    write_safetensors(path, state("pytorch-fid"), {})
+    return path
+
+
+@pytest.fixture(scope="module")
+def extractors(file) -> dict[str, Inception]:
     """Of pytorch-fid's definition from a file, of torchvision's from arrays."""
-    file = tmp_path_factory.mktemp("weights") / "w.safetensors"
-    write_safetensors(file, state("pytorch-fid"), {})
     other = parameters(WeightFile(Path("other"), state("torchvision"), {}))
     return {
         "pytorch-fid": built(file, batch=2),
@@ -89,6 +96,11 @@ def test_features_and_probabilities_are_the_originals(extractors, definition):
     np.testing.assert_array_equal(found.vectors[2], found.vectors[0])
     assert extractor.facts["definition"] == definition
     assert re.fullmatch("[0-9a-f]{64}", extractor.digest)
+
+
+def test_conformance(file):
+    for check in checks(inception.plugin, config={"weights": str(file), "batch": 2}):
+        check.run()
 
 
 def test_facts_name_the_file(extractors):

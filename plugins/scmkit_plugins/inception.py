@@ -45,11 +45,10 @@ class Inception(AbstractFeatures):
             self._network = eqx.tree_at(lambda n: n.classifier_bias, network, bias)
 
     def __call__(self, samples: Float[np.ndarray, "n c h w"]) -> Features:
-        n, size = len(samples), min(self._batch, len(samples))
-        parts = []
-        for start in range(0, n, size):
+        n, parts = len(samples), []
+        for start in range(0, n, self._batch):
             # The last batch is filled up, so that one program serves all.
-            chosen = np.arange(start, start + size) % n
+            chosen = np.arange(start, start + self._batch) % n
             batch = jnp.asarray(samples[chosen])
             parts.append(jax.device_get(_features(self._network, batch)))
         vectors, probabilities = (np.concatenate(found)[:n] for found in zip(*parts, strict=True))
