@@ -8,7 +8,7 @@ from annotated_types import Gt, Lt
 
 from scmkit.interfaces import AbstractMetric, Evaluation
 from scmkit.plugin import Plugin, Slot
-from scmkit_plugins._pairwise import distances
+from scmkit_plugins._pairwise import nearest
 
 
 class NearCopies(AbstractMetric):
@@ -27,8 +27,8 @@ class NearCopies(AbstractMetric):
         return True
 
     def __call__(self, evaluation: Evaluation) -> float:
-        real = distances(evaluation.reference, evaluation.train).min(1)
-        near = distances(evaluation.samples, evaluation.train).min(1)
+        real = np.sqrt(nearest(evaluation.reference, evaluation.train))
+        near = np.sqrt(nearest(evaluation.samples, evaluation.train))
         return float((near < np.quantile(real, self.quantile)).mean())
 
 
