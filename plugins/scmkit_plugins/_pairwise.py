@@ -3,10 +3,12 @@
 from collections.abc import Callable, Iterator
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 BLOCK = 1 << 22
 """Pairs per block: 32 MiB in float64, whatever the number of vectors."""
+
+PairFunction = Callable[[Float[np.ndarray, "rows m"]], Float[np.ndarray, "rows m"]]
 
 
 def products(
@@ -32,13 +34,35 @@ def squared_distances(
 
 
 def pair_mean(
-    function: Callable[[Float[np.ndarray, "rows m"]], Float[np.ndarray, "rows m"]],
+    function: PairFunction,
     a: Float[np.ndarray, "n d"],
     b: Float[np.ndarray, "m d"],
 ) -> float:
     """The mean over all pairs of a function of the squared distance."""
     total = sum(float(function(block).sum()) for block in squared_distances(a, b))
     return total / (len(a) * len(b))
+
+
+def weighted_pair_sums(
+    function: PairFunction,
+    a: Float[np.ndarray, "n d"],
+    b: Float[np.ndarray, "m d"],
+    left: Float[np.ndarray, "r n"],
+    right: Float[np.ndarray, "#r m"],
+) -> Float[np.ndarray, " r"]:
+    """Sums over all pairs of a function of the squared distance, with weights `left` times `right`."""
+    total, start = np.zeros(len(left)), 0
+    for block in squared_distances(a, b):
+        rows = left[:, start : start + len(block)]
+        total += ((rows @ function(block)) * right).sum(1)
+        start += len(block)
+    return total
+
+
+def shares(indices: Int[np.ndarray, "r k"], n: int) -> Float[np.ndarray, "r n"]:
+    """The share of each of `n` samples in each row of indices: weights whose sums are means."""
+    counts = [np.bincount(row, minlength=n) for row in indices]
+    return np.stack(counts) / indices.shape[1]
 
 
 def nearest(

@@ -1,10 +1,11 @@
 """Energy distance."""
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from scmkit.interfaces import AbstractMetric, Evaluation
 from scmkit.plugin import NoOptions, Plugin, Slot
-from scmkit_plugins._pairwise import pair_mean
+from scmkit_plugins._pairwise import pair_mean, shares, weighted_pair_sums
 
 
 class EnergyDistance(AbstractMetric):
@@ -21,6 +22,15 @@ class EnergyDistance(AbstractMetric):
         x, y = evaluation.samples, evaluation.reference
         across, *within = (pair_mean(np.sqrt, a, b) for a, b in ((x, y), (x, x), (y, y)))
         return 2 * across - sum(within)
+
+    def resampled(
+        self, evaluation: Evaluation, indices: Int[np.ndarray, "r n"]
+    ) -> Float[np.ndarray, " r"]:
+        x, y = evaluation.samples, evaluation.reference
+        weights, equal = shares(indices, len(x)), np.full((1, len(y)), 1 / len(y))
+        across = weighted_pair_sums(np.sqrt, x, y, weights, equal)
+        within = weighted_pair_sums(np.sqrt, x, x, weights, weights)
+        return 2 * across - within - pair_mean(np.sqrt, y, y)
 
 
 def build(config: NoOptions) -> EnergyDistance:

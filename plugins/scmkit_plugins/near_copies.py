@@ -5,6 +5,7 @@ from typing import Annotated
 
 import numpy as np
 from annotated_types import Gt, Lt
+from jaxtyping import Bool, Float, Int
 
 from scmkit.interfaces import AbstractMetric, Evaluation
 from scmkit.plugin import Plugin, Slot
@@ -27,9 +28,17 @@ class NearCopies(AbstractMetric):
         return True
 
     def __call__(self, evaluation: Evaluation) -> float:
+        return float(self._are_near(evaluation).mean())
+
+    def resampled(
+        self, evaluation: Evaluation, indices: Int[np.ndarray, "r n"]
+    ) -> Float[np.ndarray, " r"]:
+        return self._are_near(evaluation)[indices].mean(1)
+
+    def _are_near(self, evaluation: Evaluation) -> Bool[np.ndarray, " n"]:
         real = np.sqrt(nearest(evaluation.reference, evaluation.train))
         near = np.sqrt(nearest(evaluation.samples, evaluation.train))
-        return float((near < np.quantile(real, self.quantile)).mean())
+        return near < np.quantile(real, self.quantile)
 
 
 @dataclass(frozen=True)

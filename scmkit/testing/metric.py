@@ -11,7 +11,7 @@ from scmkit.discovery import find
 from scmkit.interfaces import AbstractMetric, Evaluation
 from scmkit.plugin import Slot
 from scmkit.registry import load
-from scmkit.testing.check import require
+from scmkit.testing.check import require, require_close
 from scmkit.testing.family import Family
 
 
@@ -90,6 +90,13 @@ def the_input_is_left_alone(metric: AbstractMetric) -> None:
         require(np.array_equal(getattr(given, name), getattr(before, name)), f"{name} was modified")
 
 
+def resampling_is_of_the_samples(metric: AbstractMetric) -> None:
+    real = _evaluation()
+    indices = np.random.default_rng(0).integers(len(real.samples), size=(3, len(real.samples)))
+    one_by_one = np.asarray([metric(real.at(row)) for row in indices])
+    require_close(metric.resampled(real, indices), one_by_one, "resampled", tolerance=1e-5)
+
+
 FAMILY = Family(
     lambda bench: bench.build_free(Slot.metric),
     (
@@ -99,5 +106,6 @@ FAMILY = Family(
         values_are_deterministic,
         worse_samples_score_worse,
         the_input_is_left_alone,
+        resampling_is_of_the_samples,
     ),
 )
