@@ -22,7 +22,7 @@ LAYERS = [
     {"conversion"},
     {"guidance"},
     {"plugin", "data"},
-    {"discovery"},
+    {"discovery", "derived"},
     {"registry"},
     {"recipe"},
     {"assembly"},

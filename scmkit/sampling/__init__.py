@@ -2,6 +2,7 @@
 
 from scmkit.sampling.angular import end_angles as end_angles
 from scmkit.sampling.angular import integrate as integrate
+from scmkit.sampling.batches import each_batch as each_batch
 from scmkit.sampling.batches import in_batches as in_batches
 from scmkit.sampling.denoising import Step as Step
 from scmkit.sampling.denoising import ddim_step as ddim_step
@@ -11,6 +12,7 @@ from scmkit.sampling.denoising import posterior_step as posterior_step
 from scmkit.sampling.denoising import reverse_diffusion_step as reverse_diffusion_step
 from scmkit.sampling.drawing import conditioning as conditioning
 from scmkit.sampling.drawing import draw as draw
+from scmkit.sampling.drawing import draw_batches as draw_batches
 from scmkit.sampling.drawing import prior as prior
 from scmkit.sampling.drawing import sample as sample
 from scmkit.sampling.drawing import steps_for as steps_for

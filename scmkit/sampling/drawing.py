@@ -1,5 +1,7 @@
 """Drawing many samples."""
 
+from collections.abc import Iterator
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -12,7 +14,7 @@ from scmkit.errors import UsageError
 from scmkit.interfaces import AbstractSampler, Conditioning, DataSpec, SamplerOutput
 from scmkit.model import AbstractModel
 from scmkit.plugin import Slot
-from scmkit.sampling.batches import in_batches
+from scmkit.sampling.batches import each_batch, in_batches
 from scmkit.types import Key, Keys
 
 BATCH = 512
@@ -70,9 +72,33 @@ def draw(
     return in_batches(some, (noise, cond, keys), BATCH)
 
 
+def draw_batches(
+    model: AbstractModel,
+    sampler: AbstractSampler,
+    data: DataSpec,
+    n: int,
+    cond: Conditioning | None,
+    *,
+    steps: int,
+    noise_key: Key,
+    key: Key,
+) -> Iterator[SamplerOutput]:
+    """What `draw` gives for `prior(model, data, n, key=noise_key)`, a batch of `BATCH` at a time."""
+    given_steps = steps_for(sampler, steps)
+
+    def some(noise_keys: Keys, cond: Conditioning | None, keys: Keys) -> SamplerOutput:
+        return _draw(model, sampler, _prior(model, data, noise_keys), cond, given_steps, keys)
+
+    return each_batch(some, (jr.split(noise_key, n), cond, jr.split(key, n)), BATCH)
+
+
 def prior(model: AbstractModel, data: DataSpec, n: int, *, key: Key) -> Float[Array, "n *shape"]:
     """`n` draws of the process's prior."""
-    return jax.vmap(lambda k: model.process.prior(data.shape, key=k))(jr.split(key, n))
+    return _prior(model, data, jr.split(key, n))
+
+
+def _prior(model: AbstractModel, data: DataSpec, keys: Keys) -> Float[Array, "n *shape"]:
+    return jax.vmap(lambda k: model.process.prior(data.shape, key=k))(keys)
 
 
 def conditioning(data: DataSpec, n: int, *, label: int | None = None) -> Conditioning | None:
