@@ -49,8 +49,8 @@ def block(
     made = edit_samples(
         run.consistency_model, run.recipe.data, images, known, labels, variations=VARIATIONS
     )
-    seen = np.asarray(jax.vmap(known)(images))
-    off = np.abs(np.asarray(jax.vmap(jax.vmap(known))(made)) - seen[:, None]).max()
+    seen = np.asarray(jax.vmap(known)(jnp.asarray(images)))
+    off = np.abs(np.asarray(jax.vmap(jax.vmap(known))(jnp.asarray(made))) - seen[:, None]).max()
     print(f"{type(known).__name__:<12} the known part is off by {off:.1e} at the most")
     return np.concatenate([images[:, None], seen[:, None], made], axis=1)
 

@@ -126,8 +126,8 @@ def test_editing_draws_three_parts(run, tmp_path):
     ]
     assert "off by 0.0e+00" in printed[1]
     assert float(printed[0].split()[-1]) < 1e-3
-    width, height = Image.open(tmp_path / "editing.png").size
-    assert (width, height) == (8 + 7 * 72, 3 * 8 + 9 * 72)
+    with Image.open(tmp_path / "editing.png") as picture:
+        assert picture.size == (8 + 7 * 72, 3 * 8 + 9 * 72)
 
 
 def test_custom_loss_approaches_the_exact_map(run):
