@@ -17,20 +17,18 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="1,2,...",
-            help="Numbers of sampling steps.  [default: 1,2 for a consistency model, else 18]",
+            help="Numbers of sampling steps. Default: 1,2 for a consistency model, else 18.",
             show_default=False,
         ),
     ] = None,
     sampler: Annotated[
         str | None,
-        typer.Option(
-            help="Sampler plugin.  [default: what fits the run's loss]", show_default=False
-        ),
+        typer.Option(help="Sampler plugin. Default: what fits the run's loss.", show_default=False),
     ] = None,
     metric: Annotated[
         list[str] | None,
         typer.Option(
-            help="Metric plugin.  [default: all that apply] Repeatable.", show_default=False
+            help="Metric plugin. Default: all that apply. Repeatable.", show_default=False
         ),
     ] = None,
     n: Annotated[
@@ -38,7 +36,7 @@ def evaluate(
         typer.Option(
             "--n",
             min=2,
-            help="Samples per row.  [default: as many as the test split]",
+            help="Samples per row. Default: as many as the test split.",
             show_default=False,
         ),
     ] = None,
@@ -47,7 +45,7 @@ def evaluate(
         typer.Option(
             metavar="NAME",
             help="Features plugin in whose space metrics are computed that have none of their own: "
-            "classifier, which is trained on the data itself, or inception.  [default: data]",
+            "classifier, which is trained on the data itself, or inception. Default: data.",
             show_default=False,
         ),
     ] = None,
@@ -58,7 +56,7 @@ def evaluate(
         int | None,
         typer.Option(
             min=0,
-            help="Resamples behind the 95% intervals; 0 for no intervals.  [default: 20]",
+            help="Resamples behind the 95% intervals; 0 for no intervals. Default: 20.",
             show_default=False,
         ),
     ] = None,
