@@ -106,6 +106,31 @@ def test_eval_table_and_json(scmkit, run):
     assert rows[0]["energy-distance"] < rows[1]["energy-distance"] < rows[2]["energy-distance"]
 
 
+def test_eval_in_the_space_of_a_classifier(scmkit, run):
+    few = ("--n", 40, "--steps", "1", "--features", "classifier", "--set", "classifier.steps=30")
+    code, out, err = scmkit("eval", run, *few)
+    assert code == 0, err
+    *table, told = out.splitlines()
+    assert len(table) == 4
+    assert "frechet-distance" in table[0]
+    assert "precision ↑" in table[0]
+    assert table[1].startswith("real (training data)")
+    assert table[1].count(" ±") == table[1].count("(1.00x)") == 5
+    assert told.startswith("classifier: digest ")
+    assert "test accuracy 0." in told
+    code, out, _ = scmkit("eval", run, *few, "--metric", "recall", "--json", "--resamples", 0)
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [row["intervals"] for row in rows] == [{}] * 3
+    assert [row["seconds"] is None for row in rows] == [True, True, False]
+    [digest] = {row["features"]["classifier"]["digest"] for row in rows}
+    assert digest[:12] in told
+    code, out, _ = scmkit("eval", run, "--n", 20, "--split", "train", "--metric", "mmd", "--json")
+    row = json.loads(out.splitlines()[0])
+    low, high = row["intervals"]["mmd"]
+    assert row["name"] == "real (test data)"
+    assert low < row["mmd"] < high
+
+
 def test_eval_knows_the_exact_map(scmkit, tmp_path):
     code, _, err = scmkit(
         *("train", *TINY, "--data", "gmm", "--steps", 2, "--name", "g", "--out", tmp_path),
@@ -322,6 +347,9 @@ def test_resume(scmkit, run):
         (["sample", "RUN", "--set", "consistency.angles=9"], "between 0 and pi/2"),
         (["eval", "RUN", "--steps", "one"], "--steps one: give positive whole numbers"),
         (["eval", "RUN", "--metric", "digits"], "plugin 'digits' is no metric"),
+        (["eval", "RUN", "--split", "valid"], "--split valid: there are test and train"),
+        (["eval", "RUN", "--resamples", "1"], "--resamples 1: give 2 or more"),
+        (["eval", "RUN", "--features", "inception"], "--set inception.weights=FILE"),
         (["data", "info", "nowhere"], "nowhere"),
         (["likelihood", "RUN"], "but its teacher has: RUN/teacher"),
         (["likelihood", "RUN/teacher", "--probes", "2"], "add --trace hutchinson"),

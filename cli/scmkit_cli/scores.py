@@ -1,23 +1,40 @@
 """How `scmkit eval` shows its work and its rows."""
 
+import sys
+import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
+
+import typer
 
 if TYPE_CHECKING:
     from scmkit.evaluation import Row
 
 
 class Drawing:
-    """A bar on stderr for what takes long; there from the first call to the end of each task."""
+    """What takes long, on stderr: a bar on a terminal, elsewhere a line every ten seconds."""
+
+    INTERVAL = 10.0
 
     def __init__(self) -> None:
         self._bar: Any = None
-        self._what = ""
+        self._what, self._told = "", time.monotonic()
 
     def __enter__(self) -> "Drawing":
         return self
 
     def __call__(self, what: str, done: int, total: int) -> None:
+        if not sys.stderr.isatty():
+            if time.monotonic() - self._told > self.INTERVAL:
+                typer.echo(f"{what}  {done}/{total}", err=True)
+                self._told = time.monotonic()
+            return
+        bar = self._start(what, total) if what != self._what else self._bar
+        bar.update(self._task, completed=done)
+        if done == total:
+            self.__exit__()
+
+    def _start(self, what: str, total: int) -> Any:
         from rich.console import Console
         from rich.progress import (
             BarColumn,
@@ -27,23 +44,18 @@ class Drawing:
             TimeRemainingColumn,
         )
 
-        if self._bar is None or what != self._what:
-            self.__exit__()
-            columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-            self._what = what
-            self._bar = Progress(
-                *columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True
-            )
-            self._bar.start()
-            self._task = self._bar.add_task(what, total=total)
-        self._bar.update(self._task, completed=done)
-        if done == total:
-            self.__exit__()
+        self.__exit__()
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+        console = Console(stderr=True)
+        self._bar = Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
+        self._bar.start()
+        self._what, self._task = what, self._bar.add_task(what, total=total)
+        return self._bar
 
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.stop()
-            self._bar = None
+            self._bar, self._what = None, ""
 
 
 def record(row: "Row") -> dict[str, Any]:
