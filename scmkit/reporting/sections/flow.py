@@ -1,0 +1,211 @@
+"""Trajectories: the PF-ODE against the student's jumps from the same noise."""
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from scmkit.reporting.charts import Chart, Series, draw, legend
+from scmkit.reporting.markup import Html, element, join
+from scmkit.reporting.paths import Paths, jump, pf_ode_paths
+from scmkit.reporting.pictures import tile
+from scmkit.reporting.section import Missing, Section
+from scmkit.reporting.sections.samples import unit_noise
+from scmkit.reporting.subjects import Asked, Subject
+
+STRIPS, FRAMES, POINTS, MOVING, SHOWN_PATHS = 5, 8, 61, 400, 80
+JUMPS = (1, 2)
+GRID = 1000
+"""Positions in the animation are whole numbers from 0 to this."""
+LEDE = (
+    "A diffusion model follows its probability-flow ODE from noise to data in many small steps; a "
+    "consistency model jumps to where that path ends. Both start from the same noise here, so a perfect student "
+    "lands on the path's end. Time runs from t = π/2 (noise) to 0 (data), and states are shown in "
+    "TrigFlow's scale."
+)
+
+
+def section(subjects: Sequence[Subject], asked: Asked) -> Section:
+    """For each run with an ODE, its own or its teacher's: film strips, an animation, or curves."""
+    parts = [_part(s, asked) for s in subjects if s.is_diffusion or s.teacher is not None]
+    if not parts:
+        raise Missing("no run here is a diffusion model, and none has its teacher at hand")
+    if len(subjects) > 1:
+        named = (s for s in subjects if s.is_diffusion or s.teacher is not None)
+        parts = [join(element("h3", s.name), p) for s, p in zip(named, parts, strict=True)]
+    return Section("Trajectories", LEDE, join(*parts))
+
+
+def _part(subject: Subject, asked: Asked) -> Html:
+    n = STRIPS if subject.is_image else MOVING
+    noise, cond = unit_noise(subject, n, asked.seed), subject.labels(n)
+    source = subject if subject.is_diffusion else subject.teacher
+    assert source is not None
+    model = source.run.model
+    ratio_max = subject.run.model.process.ratio_max
+    paths = pf_ode_paths(model, noise, cond, points=POINTS, ratio_max=ratio_max)
+    jumps = {}
+    if not subject.is_diffusion:
+        for steps in JUMPS:
+            x = jump(
+                subject.run.model, subject.sampler, noise, cond, steps=steps, seed=asked.seed
+            )
+            jumps[steps] = subject.data.denormalise(x)
+    if subject.is_image:
+        return _film(source, paths, jumps)
+    flat = _in_data_units(source, paths)
+    ends = {k: v.reshape(n, -1) for k, v in jumps.items()}
+    if flat.shape[-1] == 1:
+        return _curves(subject, paths.angle, flat, ends)
+    return _plane(subject, paths.angle, flat, ends)
+
+
+def _in_data_units(subject: Subject, paths: Paths) -> Float[np.ndarray, "points n d"]:
+    points, n = paths.states.shape[:2]
+    raw = subject.data.denormalise(paths.states.reshape(points * n, *subject.data.shape))
+    return raw.reshape(points, n, -1)
+
+
+def _film(
+    source: Subject, paths: Paths, jumps: dict[int, Float[np.ndarray, "n c h w"]]
+) -> Html:
+    """For each noise a row of states, a row of predictions, and the jumps beside them."""
+    frames = np.linspace(0, len(paths.angle) - 1, FRAMES).round().astype(int)
+    heads = [element("th", f"t = {paths.angle[i]:.2f}", scope="col") for i in frames]
+    heads += [
+        element("th", f"student, {k} step{'s' if k > 1 else ''}", scope="col", class_="jump")
+        for k in jumps
+    ]
+    data = source.data
+    states, denoised = (
+        np.stack([data.denormalise(a[i]) for i in frames]) for a in (paths.states, paths.denoised)
+    )
+    rows = []
+    for sample in range(states.shape[1]):
+        ends = [
+            element("td", tile(x[sample], f"{k}-step jump"), rowspan=2, class_="jump")
+            for k, x in jumps.items()
+        ]
+        upper = [element("td", tile(x, "state")) for x in states[:, sample]]
+        lower = [element("td", tile(x, "prediction")) for x in denoised[:, sample]]
+        rows.append(element("tr", element("th", "state", scope="row"), *upper, *ends))
+        rows.append(element("tr", element("th", "prediction", scope="row"), *lower, class_="last"))
+    head = element("thead", element("tr", element("td"), *heads))
+    film = element("table", head, element("tbody", *rows), class_="film")
+    note = (
+        f"States of {source.name} along the ODE, and below each what the model predicts there for the end. "
+        "With few exceptions the jump should show what the last state shows."
+        if jumps
+        else f"States of {source.name} along the ODE, and below each what the model predicts there."
+    )
+    return join(element("div", film, class_="scroll"), element("p", note, class_="note"))
+
+
+def _curves(
+    subject: Subject,
+    angle: Float[np.ndarray, " points"],
+    paths: Float[np.ndarray, "points n 1"],
+    ends: dict[int, Float[np.ndarray, "n 1"]],
+) -> Html:
+    """One-dimensional paths over time."""
+    some = paths[:, :SHOWN_PATHS, 0].T
+    broken = np.full((len(some), 1), np.nan)
+    x = np.concatenate([np.tile(-angle, (len(some), 1)), broken], axis=1).ravel()
+    y = np.concatenate([some, broken], axis=1).ravel()
+    series = [Series("PF-ODE", x, y, "grey")]
+    for i, (steps, end) in enumerate(ends.items()):
+        at = np.full(SHOWN_PATHS, -float(angle[-1]) + 0.03 * (i + 1))
+        name = f"student, {steps} step{'s' if steps > 1 else ''}"
+        series.append(Series(name, at, end[:SHOWN_PATHS, 0], f"c{i}", "dots"))
+    chart = Chart(subject.name, series, "−t, from noise to data", log_y=False)
+    entries = [(s.colour, s.name) for s in series]
+    return join(legend(entries), element("div", draw(chart), class_="charts"))
+
+
+def _plane(
+    subject: Subject,
+    angle: Float[np.ndarray, " points"],
+    paths: Float[np.ndarray, "points n d"],
+    ends: dict[int, Float[np.ndarray, "n d"]],
+) -> Html:
+    """The flow in the plane of the first two coordinates: an animation, and the whole paths beside it."""
+    more = paths.shape[-1] > 2
+    paths, ends = paths[..., :2], {k: v[:, :2] for k, v in ends.items()}
+    reference = subject.reference(MOVING * 2)[:, :2]
+    everything = np.concatenate([paths.reshape(-1, 2), reference])
+    low, high = everything.min(0), everything.max(0)
+    middle, half = (low + high) / 2, float((high - low).max()) * 0.52
+
+    def placed(points: Float[np.ndarray, "n 2"]) -> list[int]:
+        unit = (points - (middle - half)) / (2 * half)
+        unit[:, 1] = 1 - unit[:, 1]
+        return np.clip(np.round(unit * GRID), 0, GRID).astype(int).ravel().tolist()
+
+    content = {
+        "grid": GRID,
+        "times": [round(float(a), 3) for a in angle],
+        "reference": placed(reference),
+        "frames": [placed(frame) for frame in paths],
+        "ends": {str(k): placed(v) for k, v in ends.items()},
+    }
+    # In a script element only "<" could end the data early.
+    raw = json.dumps(content, separators=(",", ":")).replace("<", "\\u003c")
+    controls = element(
+        "div",
+        element("button", "Play", type="button", class_="play"),
+        element(
+            "input", type="range", min=0, max=len(angle) - 1, value=len(angle) - 1, step=1,
+            aria_label="time",
+        ),
+        element("output", ""),
+        class_="controls",
+    )  # fmt: skip
+    label = f"{subject.name}: the PF-ODE's flow"
+    moving = element(
+        "figure",
+        element("figcaption", label),
+        element("canvas", width=GRID, height=GRID, role="img", aria_label=label),
+        controls,
+        element("script", Html(raw), type="application/json"),
+        class_="flow chart",
+    )
+    entries = [("grey", "test data"), ("c0", "PF-ODE")]
+    entries += [(f"c{i + 1}", f"student, {k} step{'s' if k > 1 else ''}") for i, k in enumerate(ends)]
+    still = [
+        Series("test data", *reference.T, colour="grey", kind="dots"),
+        Series("PF-ODE", *_joined(paths[:, :SHOWN_PATHS]), colour="c0"),
+    ]
+    for i, (steps, end) in enumerate(ends.items()):
+        still.append(Series(str(steps), *end[:SHOWN_PATHS].T, colour=f"c{i + 1}", kind="dots"))
+    charts = [moving, draw(Chart(f"{SHOWN_PATHS} whole paths", still, square=True))]
+    for i, (steps, end) in enumerate(ends.items()):
+        error = np.sqrt(((end - paths[-1]) ** 2).sum(1))
+        title = f"from the path's end to the {steps}-step jump: median {np.median(error):.3g}"
+        pairs = np.stack([paths[-1], end])
+        charts.append(
+            draw(
+                Chart(
+                    title,
+                    [
+                        still[0],
+                        Series("miss", *_joined(pairs), colour=f"c{i + 1}"),
+                        Series("jump", *end.T, colour=f"c{i + 1}", kind="dots"),
+                    ],
+                    square=True,
+                )
+            )
+        )
+    note = "Only the first two coordinates are shown." if more else None
+    return join(
+        legend(entries),
+        element("div", *charts, class_="charts four"),
+        element("p", note, class_="note") if note else None,
+    )
+
+
+def _joined(paths: Float[np.ndarray, "points n 2"]) -> tuple[np.ndarray, np.ndarray]:
+    """Many paths as one broken line."""
+    broken = np.concatenate([paths, np.full((1, *paths.shape[1:]), np.nan)])
+    flat = broken.transpose(1, 0, 2).reshape(-1, 2)
+    return flat[:, 0], flat[:, 1]
