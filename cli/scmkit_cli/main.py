@@ -6,7 +6,18 @@ from typing import Annotated
 import typer
 
 from scmkit.errors import ScmkitError
-from scmkit_cli import convert, data, diagnose, evaluate, plugins, resume, sample, train
+from scmkit_cli import (
+    bench,
+    convert,
+    data,
+    diagnose,
+    evaluate,
+    plugins,
+    report,
+    resume,
+    sample,
+    train,
+)
 
 app = typer.Typer(
     name="scmkit",
@@ -22,6 +33,8 @@ app.command("train")(train.train)
 app.command("resume")(resume.resume)
 app.command("sample")(sample.sample)
 app.command("eval")(evaluate.evaluate)
+app.command("report")(report.report)
+app.command("bench")(bench.bench)
 app.command("diagnose")(diagnose.diagnose)
 app.command("convert")(convert.convert)
 app.command("export")(convert.export)

@@ -78,7 +78,7 @@ def _log_ticks(low: float, high: float) -> tuple[float, ...]:
 
 
 def number(value: float, digits: int = 3) -> str:
-    """A number as people write it: `0.012`, `35k`, `2e-5`."""
+    """A number as people write it: `0.012`, `35 k`, `2e-5`."""
     if not math.isfinite(value):
         return "–"
     if value == 0:
@@ -86,7 +86,7 @@ def number(value: float, digits: int = 3) -> str:
     size = abs(value)
     if size >= 1e3:
         power, unit = next(p for p in ((1e9, "G"), (1e6, "M"), (1e3, "k")) if size >= p[0])
-        shown = f"{value / power:.{digits}g}{unit}"
+        shown = f"{value / power:.{digits}g} {unit}".rstrip()
     elif size < 1e-3:
         mantissa, _, exponent = f"{value:.{digits - 1}e}".partition("e")
         mantissa = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa

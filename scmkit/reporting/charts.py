@@ -30,7 +30,7 @@ class Series:
     x: Float[np.ndarray, " n"]
     y: Float[np.ndarray, " n"]
     colour: str = "c0"
-    kind: Literal["line", "markers", "dots", "area"] = "line"
+    kind: Literal["line", "markers", "dots"] = "line"
     spread: Float[np.ndarray, "n 2"] | None = None
     dashed: bool = False
 
@@ -55,8 +55,8 @@ class Chart:
     log_y: bool | None = None
     x_ticks: Sequence[float] = ()
     band: Band | None = None
-    square: bool = False
-    """One scale for both axes, in a square, without ticks: a picture of the plane."""
+    plane: bool = False
+    """One scale for both axes, without ticks: a picture of the plane."""
 
 
 def colour_of(index: int) -> str:
@@ -74,23 +74,30 @@ def legend(entries: Sequence[tuple[str, str]]) -> Html:
 
 def draw(chart: Chart) -> Html:
     """The chart as a figure."""
-    content = _square(chart) if chart.square else _axes(chart)
+    content = _plane(chart) if chart.plane else _axes(chart)
     names = ", ".join(dict.fromkeys(s.name for s in chart.series if s.name))
     label = f"{chart.title}: {names}" if names else chart.title
     svg = element("svg", content[1], viewBox=content[0], role="img", aria_label=label)
     return element("figure", element("figcaption", chart.title), svg, class_="chart")
 
 
-def _square(chart: Chart) -> tuple[str, Html]:
-    x, y = (np.concatenate([getattr(s, k) for s in chart.series]) for k in "xy")
-    size = HEIGHT
-    half = max(float(np.ptp(v[np.isfinite(v)])) for v in (x, y)) * 0.54 or 1.0
-    middles = [float(v[np.isfinite(v)].min() + np.ptp(v[np.isfinite(v)]) / 2) for v in (x, y)]
-    axes = [Axis(m - half, m + half, False, ()) for m in middles]
-    frame = element("rect", x=0, y=0, width=size, height=size, class_="plane")
-    return f"0 0 {size} {size}", join(
-        frame, *(_shapes(s, axes[0], axes[1], (0, size), (size, 0)) for s in chart.series)
-    )
+def extent(points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "2 2"]:
+    """The corners of a rectangle around all points with a margin, half to 1.2 times as high as wide."""
+    low, high = np.nanmin(points, axis=0), np.nanmax(points, axis=0)
+    middle, (wide, tall) = (low + high) / 2, np.maximum(high - low, 1e-6) * 1.08
+    wide = max(wide, tall / 1.2)
+    size = np.asarray([wide, max(tall, wide / 2)])
+    return np.stack([middle - size / 2, middle + size / 2])
+
+
+def _plane(chart: Chart) -> tuple[str, Html]:
+    points = np.concatenate([np.stack([s.x, s.y], axis=1) for s in chart.series])
+    low, high = extent(points)
+    width, height = WIDTH, round(WIDTH * float((high - low)[1] / (high - low)[0]))
+    x, y = (Axis(float(a), float(b), False, ()) for a, b in zip(low, high, strict=True))
+    frame = element("rect", x=0, y=0, width=width, height=height, class_="plane")
+    shapes = (_shapes(s, x, y, (0, width), (height, 0)) for s in chart.series)
+    return f"0 0 {width} {height}", join(frame, *shapes)
 
 
 def _axes(chart: Chart) -> tuple[str, Html]:
@@ -156,7 +163,8 @@ def _shapes(series: Series, x: Axis, y: Axis, across: Pixels, up: Pixels) -> Htm
         dots = "".join(f"M{px:g} {py:g}h0" for px, py in points if np.isfinite(px + py))
         marks.append(element("path", d=dots, class_="dots"))
     else:
-        marks.append(element("path", d=_path(points), class_=_line_class(series)))
+        line = "line dashed" if series.dashed else "line"
+        marks.append(element("path", d=_path(points), class_=line))
     if series.spread is not None:
         for (px, _), (low, high) in zip(points, series.spread, strict=True):
             ends = (_at(y, float(low), up), _at(y, float(high), up))
@@ -168,10 +176,6 @@ def _shapes(series: Series, x: Axis, y: Axis, across: Pixels, up: Pixels) -> Htm
                 title = element("title", f"{series.name}: {number(vy, 4)} at {number(vx)}")
                 marks.append(element("circle", title, cx=px, cy=py, r=4))
     return element("g", *marks, class_=series.colour)
-
-
-def _line_class(series: Series) -> str:
-    return ("area" if series.kind == "area" else "line") + (" dashed" if series.dashed else "")
 
 
 def _path(points: Float[np.ndarray, "n 2"]) -> str:

@@ -72,6 +72,14 @@ for (const figure of document.querySelectorAll("figure.flow")) {
   dark.addEventListener("change", draw);
   draw();
 
+  // Plays once when it comes into view, unless its reader wants no motion.
+  if (!matchMedia("(prefers-reduced-motion: reduce)").matches) {
+    const seen = new IntersectionObserver(([entry]) => {
+      if (entry.isIntersecting) { seen.disconnect(); play(); }
+    }, { threshold: 0.6 });
+    seen.observe(canvas);
+  }
+
   // For tests: that something was drawn, as the sum of the pixels' bytes.
   const pixels = pen.getImageData(0, 0, canvas.width, canvas.height).data;
   figure.dataset.drawn = pixels.reduce((sum, byte) => sum + byte, 0);

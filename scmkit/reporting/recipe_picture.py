@@ -86,7 +86,7 @@ def _teacher(recipe: Recipe) -> Html | None:
     teacher = recipe.teacher
     if not isinstance(teacher, TeacherRecord):
         return None
-    return box("teacher", teacher.path, f"digest {(teacher.digest or '?')[:12]}", {})
+    return box("teacher", teacher.path, f"digest {(teacher.digest or '?')[:8]}", {})
 
 
 def _shown(value: Any) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from scmkit.errors import ScmkitError
+from scmkit.plugin import Slot
 from scmkit.reporting.markup import element
 from scmkit.reporting.page import page
 from scmkit.reporting.section import Missing, Section
@@ -17,7 +18,7 @@ from scmkit.reporting.sections import (
     samples,
     stability,
 )
-from scmkit.reporting.subjects import Asked, subjects_of
+from scmkit.reporting.subjects import Asked, Subject, subjects_of
 
 SECTIONS = {
     "Recipe": overview.section,
@@ -59,5 +60,11 @@ def report(
         except (Missing, ScmkitError) as reason:
             absent = element("p", f"Left out: {reason}.", class_="note missing")
             sections.append(Section(title, "", absent))
-    names = ", ".join(s.name for s in subjects)
-    return page(names, "A report by scmkit.", sections)
+    what = [f"{s.name}: {_method(s)}" for s in subjects]
+    return page(" · ".join(s.name for s in subjects), "; ".join(what) + ".", sections)
+
+
+def _method(subject: Subject) -> str:
+    slots = subject.run.recipe.slots
+    names = dict.fromkeys(slots[slot] for slot in (Slot.noise, Slot.network, Slot.loss))
+    return f"{', '.join(names)} on {subject.data.source}, step {subject.run.step}"

@@ -118,7 +118,7 @@ def _find_teachers(found: list[Subject], asked: Asked) -> None:
         if path not in known:
             if not (path / "recipe.json").is_file():
                 continue
-            run = Run.load(path)
+            run = Run.load(subject.run.path / record.path)
             if not run.step:
                 continue
             name = f"{subject.name}, teacher"

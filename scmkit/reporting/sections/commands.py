@@ -19,7 +19,9 @@ def section(subjects: Sequence[Subject], asked: Asked) -> Section:
             f"scmkit eval {run} --steps {steps}",
         ]
     blocks.append(_report(subjects, asked))
-    lede = "Train the same recipe with another seed, draw samples, measure them, and make this page."
+    lede = (
+        "Train the same recipe with another seed, draw samples, measure them, and make this page."
+    )
     return Section("Commands", lede, join(element("pre", "\n".join(blocks))))
 
 

@@ -1,5 +1,6 @@
 """Training curves: everything in `metrics.jsonl`."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,9 +20,10 @@ TITLES = {
     "lr": "learning rate",
     "steps_per_second": "steps per second",
 }
+SPLIT = {"df_dt": "‖df/dt‖", "mse": "mean squared error"}
 LEDE = (
-    "With tangent normalization the loss of a consistency model stays where it is while the model improves: "
-    "‖df/dt‖ falls instead. Split by noise level, it shows where the model still learns."
+    "With tangent normalization the loss of a consistency model says little about its progress: watch "
+    "‖df/dt‖, which falls. Split by noise level, it shows where the model still learns."
 )
 
 
@@ -45,6 +47,7 @@ def section(subjects: Sequence[Subject], asked: Asked) -> Section:
                     if any(name in line for line in logs[s.name])
                 ],
                 "step",
+                log_y=False if name == "lr" else None,
             )
         )
         for name in order
@@ -72,13 +75,13 @@ def section(subjects: Sequence[Subject], asked: Asked) -> Section:
 def bin_names() -> list[str]:
     """The noise bins of `metrics.jsonl`, low noise first."""
     edges = [f"{edge:g}" for edge in NOISE_BINS]
-    between = [f"{low} to {high}" for low, high in zip(edges, edges[1:], strict=False)]
+    between = [f"{low} to {high}" for low, high in itertools.pairwise(edges)]
     return [f"below {edges[0]}", *between, f"above {edges[-1]}"]
 
 
 def _by_noise(subject: Subject, lines: Sequence[dict[str, Any]], name: str) -> Chart:
     metric = name.removesuffix("_by_noise")
-    title = f"{ {'df_dt': '‖df/dt‖', 'mse': 'error'}.get(metric, metric) }, {subject.name}"
+    title = f"{SPLIT.get(metric, metric)}, {subject.name}"
     series = [
         Series(level, *_column(lines, name, i), colour=f"q{i}")
         for i, level in enumerate(bin_names())

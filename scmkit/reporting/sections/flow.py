@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-from scmkit.reporting.charts import Chart, Series, draw, legend
+from scmkit.reporting.charts import Chart, Series, draw, extent, legend
 from scmkit.reporting.markup import Html, element, join
 from scmkit.reporting.paths import Paths, jump, pf_ode_paths
 from scmkit.reporting.pictures import tile
@@ -16,12 +16,12 @@ from scmkit.reporting.subjects import Asked, Subject
 
 STRIPS, FRAMES, POINTS, MOVING, SHOWN_PATHS = 5, 8, 61, 400, 80
 JUMPS = (1, 2)
-GRID = 1000
-"""Positions in the animation are whole numbers from 0 to this."""
+WIDTH = 1000
+"""Positions in the animation are whole numbers from 0 to this across, and as far as it takes down."""
 LEDE = (
     "A diffusion model follows its probability-flow ODE from noise to data in many small steps; a "
-    "consistency model jumps to where that path ends. Both start from the same noise here, so a perfect student "
-    "lands on the path's end. Time runs from t = π/2 (noise) to 0 (data), and states are shown in "
+    "consistency model jumps to where that path ends. Both start from the same noise here, so a perfect "
+    "student lands on the path's end. Time runs from t = π/2 (noise) to 0 (data), and states are shown in "
     "TrigFlow's scale."
 )
 
@@ -47,13 +47,13 @@ def _part(subject: Subject, asked: Asked) -> Html:
     paths = pf_ode_paths(model, noise, cond, points=POINTS, ratio_max=ratio_max)
     jumps = {}
     if not subject.is_diffusion:
-        for steps in JUMPS:
-            x = jump(
-                subject.run.model, subject.sampler, noise, cond, steps=steps, seed=asked.seed
-            )
+        # A jump with fresh noise on the way ends elsewhere; pictures show it, distances would mean nothing.
+        shown = JUMPS if subject.is_image else filter(subject.sampler.deterministic, JUMPS)
+        for steps in shown:
+            x = jump(subject.run.model, subject.sampler, noise, cond, steps=steps, seed=asked.seed)
             jumps[steps] = subject.data.denormalise(x)
     if subject.is_image:
-        return _film(source, paths, jumps)
+        return _film(subject, source, paths, jumps)
     flat = _in_data_units(source, paths)
     ends = {k: v.reshape(n, -1) for k, v in jumps.items()}
     if flat.shape[-1] == 1:
@@ -68,7 +68,10 @@ def _in_data_units(subject: Subject, paths: Paths) -> Float[np.ndarray, "points 
 
 
 def _film(
-    source: Subject, paths: Paths, jumps: dict[int, Float[np.ndarray, "n c h w"]]
+    subject: Subject,
+    source: Subject,
+    paths: Paths,
+    jumps: dict[int, Float[np.ndarray, "n c h w"]],
 ) -> Html:
     """For each noise a row of states, a row of predictions, and the jumps beside them."""
     frames = np.linspace(0, len(paths.angle) - 1, FRAMES).round().astype(int)
@@ -83,22 +86,25 @@ def _film(
     )
     rows = []
     for sample in range(states.shape[1]):
-        ends = [
-            element("td", tile(x[sample], f"{k}-step jump"), rowspan=2, class_="jump")
-            for k, x in jumps.items()
-        ]
+        ends = []
+        for steps, x in jumps.items():
+            apart = float(np.sqrt(np.mean((x[sample] - states[-1, sample]) ** 2)))
+            exact = subject.sampler.deterministic(steps)
+            miss = element("small", f"RMS {apart:.2f}" if exact else "fresh noise")
+            cell = (tile(x[sample], f"{steps}-step jump"), miss)
+            ends.append(element("td", *cell, rowspan=2, class_="jump"))
         upper = [element("td", tile(x, "state")) for x in states[:, sample]]
         lower = [element("td", tile(x, "prediction")) for x in denoised[:, sample]]
         rows.append(element("tr", element("th", "state", scope="row"), *upper, *ends))
         rows.append(element("tr", element("th", "prediction", scope="row"), *lower, class_="last"))
     head = element("thead", element("tr", element("td"), *heads))
     film = element("table", head, element("tbody", *rows), class_="film")
-    note = (
-        f"States of {source.name} along the ODE, and below each what the model predicts there for the end. "
-        "With few exceptions the jump should show what the last state shows."
-        if jumps
-        else f"States of {source.name} along the ODE, and below each what the model predicts there."
-    )
+    note = f"States of {source.name} along the ODE, and below each the image its model expects from there."
+    if jumps:
+        note += (
+            " Below a jump stands its distance to the last state; where a step adds fresh noise, it may "
+            "end in another image."
+        )
     return join(element("div", film, class_="scroll"), element("p", note, class_="note"))
 
 
@@ -133,17 +139,15 @@ def _plane(
     more = paths.shape[-1] > 2
     paths, ends = paths[..., :2], {k: v[:, :2] for k, v in ends.items()}
     reference = subject.reference(MOVING * 2)[:, :2]
-    everything = np.concatenate([paths.reshape(-1, 2), reference])
-    low, high = everything.min(0), everything.max(0)
-    middle, half = (low + high) / 2, float((high - low).max()) * 0.52
+    low, high = extent(np.concatenate([paths.reshape(-1, 2), reference]))
+    scale = WIDTH / (high - low)[0]
+    size = np.round((high - low) * scale).astype(int)
 
     def placed(points: Float[np.ndarray, "n 2"]) -> list[int]:
-        unit = (points - (middle - half)) / (2 * half)
-        unit[:, 1] = 1 - unit[:, 1]
-        return np.clip(np.round(unit * GRID), 0, GRID).astype(int).ravel().tolist()
+        offset = np.stack([points[:, 0] - low[0], high[1] - points[:, 1]], axis=1)
+        return np.clip(np.round(offset * scale), 0, size).astype(int).ravel().tolist()
 
     content = {
-        "grid": GRID,
         "times": [round(float(a), 3) for a in angle],
         "reference": placed(reference),
         "frames": [placed(frame) for frame in paths],
@@ -165,23 +169,25 @@ def _plane(
     moving = element(
         "figure",
         element("figcaption", label),
-        element("canvas", width=GRID, height=GRID, role="img", aria_label=label),
+        element("canvas", width=size[0], height=size[1], role="img", aria_label=label),
         controls,
         element("script", Html(raw), type="application/json"),
         class_="flow chart",
     )
     entries = [("grey", "test data"), ("c0", "PF-ODE")]
-    entries += [(f"c{i + 1}", f"student, {k} step{'s' if k > 1 else ''}") for i, k in enumerate(ends)]
+    entries += [
+        (f"c{i + 1}", f"student, {k} step{'s' if k > 1 else ''}") for i, k in enumerate(ends)
+    ]
     still = [
         Series("test data", *reference.T, colour="grey", kind="dots"),
         Series("PF-ODE", *_joined(paths[:, :SHOWN_PATHS]), colour="c0"),
     ]
     for i, (steps, end) in enumerate(ends.items()):
         still.append(Series(str(steps), *end[:SHOWN_PATHS].T, colour=f"c{i + 1}", kind="dots"))
-    charts = [moving, draw(Chart(f"{SHOWN_PATHS} whole paths", still, square=True))]
+    charts = [moving, draw(Chart(f"{SHOWN_PATHS} whole paths", still, plane=True))]
     for i, (steps, end) in enumerate(ends.items()):
         error = np.sqrt(((end - paths[-1]) ** 2).sum(1))
-        title = f"from the path's end to the {steps}-step jump: median {np.median(error):.3g}"
+        title = f"end of the path to the {steps}-step jump: median {np.median(error):.3g}"
         pairs = np.stack([paths[-1], end])
         charts.append(
             draw(
@@ -192,14 +198,14 @@ def _plane(
                         Series("miss", *_joined(pairs), colour=f"c{i + 1}"),
                         Series("jump", *end.T, colour=f"c{i + 1}", kind="dots"),
                     ],
-                    square=True,
+                    plane=True,
                 )
             )
         )
     note = "Only the first two coordinates are shown." if more else None
     return join(
         legend(entries),
-        element("div", *charts, class_="charts four"),
+        element("div", *charts, class_="charts"),
         element("p", note, class_="note") if note else None,
     )
 

@@ -15,8 +15,8 @@ from scmkit.reporting.subjects import Asked, Subject, with_teachers
 
 LEDE = (
     "Samples against the test split, over the number of network evaluations (NFE) that one sample takes; "
-    "smaller is better. The band is what real training data scores, which a perfect model would match. Bars are "
-    "95% intervals, where there are any; in brackets stand multiples of the real score."
+    "smaller is better. The band is what real training data scores, which a perfect model would match. Bars "
+    "are 95% intervals, where there are any; in brackets stand multiples of the real score."
 )
 
 
@@ -30,16 +30,19 @@ def section(subjects: Sequence[Subject], asked: Asked) -> Section:
         # Data of one source has one set of baselines.
         first = all(s.data.source != subject.data.source for s in listed[: listed.index(subject)])
         rows[subject.name] = rows_of(subject, asked, baselines=first)
-    tables = [_table(s, rows) for s in _by_data(listed)]
-    colours = legend([(s.colour, s.name) for s in listed])
-    charts = [c for s in _by_data(listed) for c in _charts(s, rows)]
+    groups = _by_data(listed)
+    parts: list[Html] = [legend([(s.colour, s.name) for s in listed])]
+    for group in groups:
+        if len(groups) > 1:
+            parts.append(element("h3", group[0].data.source))
+        parts.append(element("div", *_charts(group, rows), class_="charts"))
+        parts.append(_table(group, rows))
     memory = peak_memory()
     note = "" if memory is None else f"Peak memory {memory[1]}: {number(memory[0])}B."
-    facts = {f"{k}: {_shown(v)}" for r in rows.values() for one in r for k, v in one.features.items()}
-    notes = element("p", " ".join([*sorted(facts), note]), class_="note")
-    return Section(
-        "Metrics", LEDE, join(colours, element("div", *charts, class_="charts three"), *tables, notes)
-    )
+    every = [row for some in rows.values() for row in some]
+    facts = {f"{k}: {_shown(v)}." for row in every for k, v in row.features.items()}
+    parts.append(element("p", " ".join([*sorted(facts), note]), class_="note"))
+    return Section("Metrics", LEDE, join(*parts))
 
 
 def rows_of(subject: Subject, asked: Asked, *, baselines: bool) -> list[Row]:
@@ -99,9 +102,10 @@ def _charts(group: Sequence[Subject], rows: Mapping[str, list[Row]]) -> list[Htm
         points = {k: v for k, v in points.items() if v}
         level = None
         if real is not None and metric in real.metrics:
-            level = real.intervals.get(metric, (real.metrics[metric],) * 2)
+            value = real.metrics[metric]
+            level = real.intervals.get(metric, (value, value))
         if points:
-            charts.append(metric_chart(f"{metric}, {group[0].data.source}", points, level))
+            charts.append(metric_chart(metric, points, level))
     return charts
 
 

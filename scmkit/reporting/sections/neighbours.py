@@ -13,10 +13,7 @@ from scmkit.reporting.sections.samples import unit_noise
 from scmkit.reporting.subjects import Asked, Subject
 
 SHOWN, COMPARED = 12, 256
-LEDE = (
-    "Samples in the fewest steps above, and below each the training image closest to it in pixels, with their "
-    "RMS distance. A model that copies is far closer than test images, which it has never seen, are."
-)
+LEDE = "Samples, and below each the training image closest to it in pixels, with their RMS distance. A model that copies is far closer than test images, which it has never seen, are."
 
 
 def section(subjects: Sequence[Subject], asked: Asked) -> Section:

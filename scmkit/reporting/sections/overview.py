@@ -46,7 +46,7 @@ def _facts(subject: Subject) -> dict[str, str]:
         "training time": duration(seconds) if seconds else "not in its log",
         "seed": str(train.seed),
         "starts from": teacher.path if isinstance(teacher, TeacherRecord) else "fresh weights",
-        "digest": run.digest()[:12],
+        "digest": run.digest()[:8],
     }
 
 

@@ -70,7 +70,7 @@ def against(
         inside = ((shown > low - margin) & (shown < high + margin)).all(1)
         x, y = shown[inside].T
         data = Series("test data", *reference[:, :2].T, colour="grey", kind="dots")
-        return Chart(title, [data, Series("samples", x, y, colour, "dots")], square=True)
+        return Chart(title, [data, Series("samples", x, y, colour, "dots")], plane=True)
     ends = (float(reference.min()), float(reference.max()))
     margin = 0.25 * (ends[1] - ends[0])
     edges = np.linspace(ends[0] - margin, ends[1] + margin, BINS + 1)

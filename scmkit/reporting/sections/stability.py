@@ -34,10 +34,11 @@ def section(subjects: Sequence[Subject], asked: Asked) -> Section:
                     for s in listed
                 ],
                 "angle t in radians",
+                log_y=True,
             )
         )
         for part, title in PARTS.items()
     ]
     colours = legend([(s.colour, s.name) for s in listed])
-    body = join(colours, element("div", *charts, class_="charts three"))
+    body = join(colours, element("div", *charts, class_="charts"))
     return Section("Stability", LEDE, body)
