@@ -58,7 +58,7 @@ def _lede(plan: Plan) -> str:
     )
     return (
         f"{plan.steps} training steps{batch} for every method and every teacher; {spread}. "
-        "Smaller is better; the band is what real training data scores, and in brackets stand multiples of it."
+        "Smaller is better; the band is what real training data scores, in brackets stand multiples of it."
     )
 
 

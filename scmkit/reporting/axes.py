@@ -53,7 +53,9 @@ def axis_of(
     if log:
         low, high = math.exp(low), math.exp(high)
     found = tuple(ticks) or (_log_ticks(low, high) if log else _linear_ticks(low, high))
-    return Axis(low, high, bool(log), tuple(t for t in found if low <= t <= high))
+    slack = 1e-9 * (high - low)  # An end that is a tick may be off by rounding.
+    kept = tuple(t for t in found if low - slack <= t <= high + slack)
+    return Axis(low, high, bool(log), kept)
 
 
 def _linear_ticks(low: float, high: float, count: int = 5) -> tuple[float, ...]:
@@ -71,7 +73,8 @@ def _log_ticks(low: float, high: float) -> tuple[float, ...]:
     stride = max(1, (last - first) // 6)
     decades = [10.0**k for k in range(first, last + 1, stride)]
     for multiples in ((1,), (1, 3), (1, 2, 5)):
-        inside = [m * d for d in decades for m in multiples if low <= m * d <= high]
+        tried = [m * d for d in decades for m in multiples]
+        inside = [t for t in tried if low * (1 - 1e-9) <= t <= high * (1 + 1e-9)]
         if len(inside) >= 3:
             return tuple(inside)
     return _linear_ticks(low, high)

@@ -1,17 +1,16 @@
-"""Paths of the PF-ODE, and the jumps a consistency model makes from the same noise."""
+"""Paths of the PF-ODE from noise to data."""
 
 from dataclasses import dataclass
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float
 
-from scmkit.interfaces import AbstractSampler, Conditioning
+from scmkit.interfaces import Conditioning
 from scmkit.model import AbstractModel
-from scmkit.sampling import angle_of, draw, solve_pf_ode, time_at_angle
+from scmkit.sampling import angle_of, solve_pf_ode, time_at_angle
 
 RATIO_MIN = 2e-3
 """Noise-to-signal ratio at which the paths end."""
@@ -44,40 +43,30 @@ def pf_ode_paths(
     smaller.
     """
     process, parameterization = model.process, model.parameterization
-    sigma_data = parameterization.sigma_data
     ratios = jnp.asarray([min(ratio_max, process.ratio_max), RATIO_MIN], jnp.float32)
     ends = angle_of(parameterization, jax.vmap(process.time_at)(ratios))
-    times = time_at_angle(parameterization, jnp.linspace(ends[0], ends[1], points))
-
-    @eqx.filter_jit
-    def solve(model: AbstractModel, noise: Array, cond: Conditioning | None) -> tuple[Array, Array]:
-        def one(eps: Array, cond: Conditioning | None) -> tuple[Array, Array]:
-            start = process.sigma(times[0]) * eps
-            solution = solve_pf_ode(model, start, cond, times, dense=True)
-            inner = jax.vmap(solution.evaluate)(times[1:])
-            states = jnp.concatenate([start[None], inner])
-            denoised = jax.vmap(lambda x, t: model.denoise(x, t, cond))(states, times)
-            # TrigFlow's scale: 1 / sqrt(alpha^2 + (sigma / sigma_data)^2).
-            scale = jax.vmap(lambda t: jnp.hypot(process.alpha(t), process.sigma(t) / sigma_data))
-            ones = (-1, *[1] * eps.ndim)
-            return states / scale(times).reshape(ones), denoised
-
-        return jax.vmap(one, out_axes=1)(noise, cond)
-
-    states, denoised = solve(model, noise, cond)
-    angle = angle_of(parameterization, times)
+    angle = jnp.linspace(ends[0], ends[1], points)
+    states, denoised = _solve(model, noise, cond, time_at_angle(parameterization, angle))
     return Paths(np.asarray(angle), np.asarray(states), np.asarray(denoised))
 
 
-def jump(
+@eqx.filter_jit
+def _solve(
     model: AbstractModel,
-    sampler: AbstractSampler,
     noise: Float[Array, "n *shape"],
     cond: Conditioning | None,
-    *,
-    steps: int,
-    seed: int = 0,
-) -> Float[np.ndarray, "n *shape"]:
-    """Where a sampler takes unit `noise` in `steps` steps, in the model's units."""
-    start = model.process.sigma(model.process.t_max) * noise
-    return np.asarray(draw(model, sampler, start, cond, steps=steps, key=jr.key(seed)).x)
+    times: Float[Array, " points"],
+) -> tuple[Float[Array, "points n *shape"], Float[Array, "points n *shape"]]:
+    process, sigma_data = model.process, model.parameterization.sigma_data
+
+    def one(eps: Array, cond: Conditioning | None) -> tuple[Array, Array]:
+        start = process.sigma(times[0]) * eps
+        solution = solve_pf_ode(model, start, cond, times, dense=True)
+        inner = jax.vmap(solution.evaluate)(times[1:])
+        states = jnp.concatenate([start[None], inner])
+        denoised = jax.vmap(lambda x, t: model.denoise(x, t, cond))(states, times)
+        # TrigFlow's scale: 1 / sqrt(alpha^2 + (sigma / sigma_data)^2).
+        size = jax.vmap(lambda t: jnp.hypot(process.alpha(t), process.sigma(t) / sigma_data))(times)
+        return states / size.reshape(-1, *[1] * eps.ndim), denoised
+
+    return jax.vmap(one, out_axes=1)(noise, cond)

@@ -1,13 +1,14 @@
 """What a report is about: runs, each with its teacher where that is at hand."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from scmkit.assembly import build_free
 from scmkit.composition import dataset_of
@@ -16,7 +17,11 @@ from scmkit.interfaces import AbstractDataset, AbstractSampler, Conditioning, Da
 from scmkit.plugin import Slot
 from scmkit.recipe import TeacherRecord
 from scmkit.reporting.charts import colour_of
+from scmkit.sampling import draw
 from scmkit.training.run import Run
+
+COLUMNS, ROWS, VECTORS = 8, 10, 1500
+"""Images in a grid across and, at the most, down; the number of vectors."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,7 @@ class Subject:
     colour: str
     asked: Asked
     teacher: "Subject | None" = None
+    _drawn: dict[int, np.ndarray] = field(default_factory=dict)
 
     @property
     def data(self) -> DataSpec:
@@ -75,12 +81,39 @@ class Subject:
         usual = self.sampler.usual_steps
         return (usual[0] // 4, usual[0] // 2, usual[0]) if usual[0] >= 8 else (1, 2, 4)
 
-    def labels(self, n: int) -> Conditioning | None:
-        """Conditioning of `n` samples in equal blocks of as many classes as there are, at most `n`."""
-        classes = self.data.num_classes
+    @property
+    def rows(self) -> int:
+        """The number of rows of `COLUMNS` images in a grid: one for each class, of many a few."""
+        return min(self.data.num_classes, ROWS) or COLUMNS
+
+    @property
+    def noise(self) -> Float[Array, "n *shape"]:
+        """Unit noise of every picture: the same for all runs on data of one shape."""
+        n = COLUMNS * self.rows if self.is_image else VECTORS
+        return jr.normal(jr.key(self.asked.seed), (n, *self.data.shape), jnp.float32)
+
+    @property
+    def cond(self) -> Conditioning | None:
+        """The class of each sample, a row of the grid each."""
+        classes, n = self.data.num_classes, len(self.noise)
         if not classes:
             return None
-        return Conditioning(jnp.asarray(np.arange(n) * min(classes, n) // n, jnp.int32))
+        return Conditioning(
+            jnp.arange(n, dtype=jnp.int32) // -(-n // self.rows) * classes // self.rows
+        )
+
+    def drawn(self, steps: int) -> Float[np.ndarray, "n *shape"]:
+        """The samples that `noise` leads to, in the data's units; drawn once."""
+        if steps not in self._drawn:
+            model, key = self.run.model, jr.key(self.asked.seed)
+            start = model.process.sigma(model.process.t_max) * self.noise
+            out = draw(model, self.sampler, start, self.cond, steps=steps, key=key)
+            self._drawn[steps] = self.data.denormalise(np.asarray(out.x))
+        return self._drawn[steps]
+
+    def shown(self, steps: int) -> str:
+        """How samples in `steps` steps are called."""
+        return f"{self.name}: {self.run.recipe.sampler}, {in_steps(steps)}"
 
     def reference(self, n: int) -> Float[np.ndarray, "m d"]:
         """`n` test samples as vectors, or all if they are fewer."""
@@ -125,6 +158,11 @@ def _find_teachers(found: list[Subject], asked: Asked) -> None:
             plain = Asked(n=asked.n, features=asked.features, seed=asked.seed)
             known[path] = Subject(name, run, colour_of(len(known)), plain)
         subject.teacher = known[path]
+
+
+def in_steps(steps: int) -> str:
+    """`"1 step"`, `"2 steps"`."""
+    return f"{steps} step{'s' if steps > 1 else ''}"
 
 
 def with_teachers(subjects: Sequence[Subject]) -> list[Subject]:

@@ -3,19 +3,19 @@
 import json
 from collections.abc import Sequence
 
+import jax
 import numpy as np
 from jaxtyping import Float
 
 from scmkit.reporting.charts import Chart, Series, draw, extent, legend
 from scmkit.reporting.markup import Html, element, join
-from scmkit.reporting.paths import Paths, jump, pf_ode_paths
+from scmkit.reporting.paths import Paths, pf_ode_paths
 from scmkit.reporting.pictures import tile
 from scmkit.reporting.section import Missing, Section
-from scmkit.reporting.sections.samples import unit_noise
-from scmkit.reporting.subjects import Asked, Subject
+from scmkit.reporting.subjects import Asked, Subject, in_steps
 
 STRIPS, FRAMES, POINTS, MOVING, SHOWN_PATHS = 5, 8, 61, 400, 80
-JUMPS = (1, 2)
+JUMPS = 2
 WIDTH = 1000
 """Positions in the animation are whole numbers from 0 to this across, and as far as it takes down."""
 LEDE = (
@@ -28,18 +28,18 @@ LEDE = (
 
 def section(subjects: Sequence[Subject], asked: Asked) -> Section:
     """For each run with an ODE, its own or its teacher's: film strips, an animation, or curves."""
-    parts = [_part(s, asked) for s in subjects if s.is_diffusion or s.teacher is not None]
-    if not parts:
+    some = [s for s in subjects if s.is_diffusion or s.teacher is not None]
+    if not some:
         raise Missing("no run here is a diffusion model, and none has its teacher at hand")
-    if len(subjects) > 1:
-        named = (s for s in subjects if s.is_diffusion or s.teacher is not None)
-        parts = [join(element("h3", s.name), p) for s, p in zip(named, parts, strict=True)]
+    parts = [join(element("h3", s.name) if len(subjects) > 1 else None, _part(s)) for s in some]
     return Section("Trajectories", LEDE, join(*parts))
 
 
-def _part(subject: Subject, asked: Asked) -> Html:
-    n = STRIPS if subject.is_image else MOVING
-    noise, cond = unit_noise(subject, n, asked.seed), subject.labels(n)
+def _part(subject: Subject) -> Html:
+    noise, cond = subject.noise, subject.cond
+    # Of images some of different classes.
+    some = np.arange(STRIPS) * len(noise) // STRIPS if subject.is_image else np.arange(MOVING)
+    noise, cond = jax.tree.map(lambda a: a[some], (noise, cond))
     source = subject if subject.is_diffusion else subject.teacher
     assert source is not None
     model = source.run.model
@@ -48,14 +48,13 @@ def _part(subject: Subject, asked: Asked) -> Html:
     jumps = {}
     if not subject.is_diffusion:
         # A jump with fresh noise on the way ends elsewhere; pictures show it, distances would mean nothing.
-        shown = JUMPS if subject.is_image else filter(subject.sampler.deterministic, JUMPS)
-        for steps in shown:
-            x = jump(subject.run.model, subject.sampler, noise, cond, steps=steps, seed=asked.seed)
-            jumps[steps] = subject.data.denormalise(x)
+        for steps in subject.steps[:JUMPS]:
+            if subject.is_image or subject.sampler.deterministic(steps):
+                jumps[steps] = subject.drawn(steps)[some]
     if subject.is_image:
         return _film(subject, source, paths, jumps)
     flat = _in_data_units(source, paths)
-    ends = {k: v.reshape(n, -1) for k, v in jumps.items()}
+    ends = {k: v.reshape(len(some), -1) for k, v in jumps.items()}
     if flat.shape[-1] == 1:
         return _curves(subject, paths.angle, flat, ends)
     return _plane(subject, paths.angle, flat, ends)
@@ -76,10 +75,7 @@ def _film(
     """For each noise a row of states, a row of predictions, and the jumps beside them."""
     frames = np.linspace(0, len(paths.angle) - 1, FRAMES).round().astype(int)
     heads = [element("th", f"t = {paths.angle[i]:.2f}", scope="col") for i in frames]
-    heads += [
-        element("th", f"student, {k} step{'s' if k > 1 else ''}", scope="col", class_="jump")
-        for k in jumps
-    ]
+    heads += [element("th", f"student, {in_steps(k)}", scope="col", class_="jump") for k in jumps]
     data = source.data
     states, denoised = (
         np.stack([data.denormalise(a[i]) for i in frames]) for a in (paths.states, paths.denoised)
@@ -122,7 +118,7 @@ def _curves(
     series = [Series("PF-ODE", x, y, "grey")]
     for i, (steps, end) in enumerate(ends.items()):
         at = np.full(SHOWN_PATHS, -float(angle[-1]) + 0.03 * (i + 1))
-        name = f"student, {steps} step{'s' if steps > 1 else ''}"
+        name = f"student, {in_steps(steps)}"
         series.append(Series(name, at, end[:SHOWN_PATHS, 0], f"c{i}", "dots"))
     chart = Chart(subject.name, series, "−t, from noise to data", log_y=False)
     entries = [(s.colour, s.name) for s in series]
@@ -175,9 +171,7 @@ def _plane(
         class_="flow chart",
     )
     entries = [("grey", "test data"), ("c0", "PF-ODE")]
-    entries += [
-        (f"c{i + 1}", f"student, {k} step{'s' if k > 1 else ''}") for i, k in enumerate(ends)
-    ]
+    entries += [(f"c{i + 1}", f"student, {in_steps(k)}") for i, k in enumerate(ends)]
     still = [
         Series("test data", *reference.T, colour="grey", kind="dots"),
         Series("PF-ODE", *_joined(paths[:, :SHOWN_PATHS]), colour="c0"),

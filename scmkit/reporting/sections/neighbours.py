@@ -6,14 +6,15 @@ import numpy as np
 
 from scmkit.reporting.markup import Html, element, join
 from scmkit.reporting.neighbours import SEARCHED, nearest
-from scmkit.reporting.paths import jump
 from scmkit.reporting.pictures import tile
 from scmkit.reporting.section import Missing, Section
-from scmkit.reporting.sections.samples import unit_noise
-from scmkit.reporting.subjects import Asked, Subject
+from scmkit.reporting.subjects import Asked, Subject, in_steps
 
 SHOWN, COMPARED = 12, 256
-LEDE = "Samples, and below each the training image closest to it in pixels, with their RMS distance. A model that copies is far closer than test images, which it has never seen, are."
+LEDE = (
+    "Samples, and below each the training image closest to it in pixels, with their RMS distance. A model "
+    "that copies is far closer than test images, which it has never seen, are."
+)
 
 
 def section(subjects: Sequence[Subject], asked: Asked) -> Section:
@@ -28,11 +29,9 @@ def section(subjects: Sequence[Subject], asked: Asked) -> Section:
 
 
 def _strip(subject: Subject, asked: Asked) -> Html:
-    noise = unit_noise(subject, SHOWN, asked.seed)
-    steps = subject.steps[0] if subject.steps[0] <= 4 else subject.steps[-1]
-    cond = subject.labels(SHOWN)
-    x = jump(subject.run.model, subject.sampler, noise, cond, steps=steps, seed=asked.seed)
-    x = subject.data.denormalise(x)
+    steps = subject.steps[-1] if subject.is_diffusion else subject.steps[0]
+    x = subject.drawn(steps)
+    x = x[np.linspace(0, len(x) - 1, SHOWN).astype(int)]
     dataset = subject.dataset
     index, distance = nearest(x, dataset, seed=asked.seed)
     closest = dataset.read("train", index)[0]
@@ -51,7 +50,7 @@ def _strip(subject: Subject, asked: Asked) -> Html:
     ]
     searched = f" Of the training images {SEARCHED} were searched."
     note = (
-        f"{steps} step{'s' if steps > 1 else ''}. Test images are {typical[1]:.3f} from their nearest "
+        f"In {in_steps(steps)}. Test images are {typical[1]:.3f} from their nearest "
         f"training image in the median, and one in twenty is closer than {typical[0]:.3f}."
         + (searched if dataset.size("train") > SEARCHED else "")
     )

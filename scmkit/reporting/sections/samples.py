@@ -2,19 +2,16 @@
 
 from collections.abc import Sequence
 
-import jax.numpy as jnp
-import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from scmkit.reporting.charts import Chart, Series, draw
 from scmkit.reporting.markup import Html, element, join
-from scmkit.reporting.paths import jump
 from scmkit.reporting.pictures import grid
 from scmkit.reporting.section import Section
-from scmkit.reporting.subjects import Asked, Subject
+from scmkit.reporting.subjects import COLUMNS, VECTORS, Asked, Subject
 
-COLUMNS, ROWS, VECTORS, BINS = 8, 10, 1500, 60
+BINS = 60
 LEDE = (
     "Unselected. The noise is the same for every run and number of steps, so that what differs is the model "
     "and the sampler."
@@ -25,35 +22,20 @@ def section(subjects: Sequence[Subject], asked: Asked) -> Section:
     """For each run its samples, and its teacher's at the end."""
     rows = []
     for subject in subjects:
-        pictures = [_picture(subject, count, asked) for count in subject.steps]
+        pictures = [_picture(subject, count) for count in subject.steps]
         if subject.teacher is not None and not any(subject.teacher is s for s in subjects):
             teacher = subject.teacher
-            pictures.append(_picture(teacher, teacher.steps[-1], asked))
+            pictures.append(_picture(teacher, teacher.steps[-1]))
         heading = element("h3", subject.name) if len(subjects) > 1 else None
         rows.append(join(heading, element("div", *pictures, class_="row")))
     return Section("Samples", LEDE, join(*rows))
 
 
-def unit_noise(subject: Subject, n: int, seed: int) -> Float[Array, "n *shape"]:
-    """The noise of every picture in a report."""
-    return jr.normal(jr.key(seed), (n, *subject.data.shape), jnp.float32)
-
-
-def _picture(subject: Subject, steps: int, asked: Asked) -> Html:
-    name = subject.run.recipe.sampler
-    title = f"{subject.name}: {name}, {steps} step{'s' if steps > 1 else ''}"
-    if subject.is_image:
-        rows = min(subject.data.num_classes, ROWS) or COLUMNS
-        n = COLUMNS * rows
-    else:
-        n = VECTORS
-    noise = unit_noise(subject, n, asked.seed)
-    cond = subject.labels(n)
-    x = jump(subject.run.model, subject.sampler, noise, cond, steps=steps, seed=asked.seed)
-    x = subject.data.denormalise(x)
+def _picture(subject: Subject, steps: int) -> Html:
+    title, x = subject.shown(steps), subject.drawn(steps)
     if subject.is_image:
         return element("figure", element("figcaption", title), grid(x, COLUMNS, title))
-    return draw(against(subject.reference(VECTORS), x.reshape(n, -1), title, subject.colour))
+    return draw(against(subject.reference(VECTORS), x.reshape(len(x), -1), title, subject.colour))
 
 
 def against(
