@@ -193,7 +193,7 @@ def test_names_and_paths_of_strangers_are_text(line, tmp_path):
     (run / "metrics.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
     page = Page(report([run], metrics=False, steps=[1]))
     assert hostile in page.text
-    assert "</div><script>alert(2)</script>" in page.text
+    assert "script>alert(2)</script>" in page.text
     assert "<b>loss</b>" in page.text
     assert page.tags.count("script") == 1
     assert not [v for tag, name, v in page.attributes if (tag, name) == ("img", "src")]
@@ -212,7 +212,7 @@ def test_a_section_that_fails_leaves_the_others(line, tmp_path):
     for reason in ("the runs have no metrics.jsonl", "pairs are shown for images"):
         assert f"Left out: {reason}" in page.text
     assert page.text.count("Left out: ") == 5
-    assert page.text.count(f"'{tmp_path / 'nowhere'}'") == 3
+    assert page.text.count(f"Left out: {tmp_path / 'nowhere'}: no such folder") == 3
     assert "−t, from noise to data" in page.text
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from scmkit.plugin import Slot
@@ -24,7 +25,7 @@ def recipe_picture(recipe: Recipe) -> Html:
     if Slot.dataset in recipe.slots:
         source = slot(Slot.dataset)
     else:
-        source = box("data", data.source, "×".join(map(str, data.shape)), {})
+        source = box("data", Path(data.source).name, "×".join(map(str, data.shape)), {})
     network = slot(Slot.network, slot(Slot.embedding), slot(Slot.norm), slot(Slot.attention))
     columns = [
         join(source),
@@ -86,7 +87,7 @@ def _teacher(recipe: Recipe) -> Html | None:
     teacher = recipe.teacher
     if not isinstance(teacher, TeacherRecord):
         return None
-    return box("teacher", teacher.path, f"digest {(teacher.digest or '?')[:8]}", {})
+    return box("teacher", Path(teacher.path).name, f"digest {(teacher.digest or '?')[:8]}", {})
 
 
 def _shown(value: Any) -> str:

@@ -14,8 +14,11 @@ from scmkit.reporting.pictures import tile
 from scmkit.reporting.section import Missing, Section
 from scmkit.reporting.subjects import Asked, Subject, in_steps
 
-STRIPS, FRAMES, POINTS, MOVING, SHOWN_PATHS = 5, 8, 61, 400, 80
+STRIPS, FRAMES, POINTS = 5, 8, 61
+MOVING, EVERY = 400, 5
+"""Vectors in the animation, and how many of them stand for one whole path."""
 JUMPS = 2
+"""Numbers of steps whose jumps are shown."""
 WIDTH = 1000
 """Positions in the animation are whole numbers from 0 to this across, and as far as it takes down."""
 LEDE = (
@@ -37,8 +40,8 @@ def section(subjects: Sequence[Subject], asked: Asked) -> Section:
 
 def _part(subject: Subject) -> Html:
     noise, cond = subject.noise, subject.cond
-    # Of images some of different classes.
-    some = np.arange(STRIPS) * len(noise) // STRIPS if subject.is_image else np.arange(MOVING)
+    shown = STRIPS if subject.is_image else MOVING
+    some = np.arange(shown) * len(noise) // shown  # Of every class some.
     noise, cond = jax.tree.map(lambda a: a[some], (noise, cond))
     source = subject if subject.is_diffusion else subject.teacher
     assert source is not None
@@ -111,15 +114,15 @@ def _curves(
     ends: dict[int, Float[np.ndarray, "n 1"]],
 ) -> Html:
     """One-dimensional paths over time."""
-    some = paths[:, :SHOWN_PATHS, 0].T
+    some = paths[:, ::EVERY, 0].T
     broken = np.full((len(some), 1), np.nan)
     x = np.concatenate([np.tile(-angle, (len(some), 1)), broken], axis=1).ravel()
     y = np.concatenate([some, broken], axis=1).ravel()
     series = [Series("PF-ODE", x, y, "grey")]
     for i, (steps, end) in enumerate(ends.items()):
-        at = np.full(SHOWN_PATHS, -float(angle[-1]) + 0.03 * (i + 1))
+        at = np.full(len(some), -float(angle[-1]) + 0.03 * (i + 1))
         name = f"student, {in_steps(steps)}"
-        series.append(Series(name, at, end[:SHOWN_PATHS, 0], f"c{i}", "dots"))
+        series.append(Series(name, at, end[::EVERY, 0], f"c{i}", "dots"))
     chart = Chart(subject.name, series, "−t, from noise to data", log_y=False)
     entries = [(s.colour, s.name) for s in series]
     return join(legend(entries), element("div", draw(chart), class_="charts"))
@@ -174,11 +177,11 @@ def _plane(
     entries += [(f"c{i + 1}", f"student, {in_steps(k)}") for i, k in enumerate(ends)]
     still = [
         Series("test data", *reference.T, colour="grey", kind="dots"),
-        Series("PF-ODE", *_joined(paths[:, :SHOWN_PATHS]), colour="c0"),
+        Series("PF-ODE", *_joined(paths[:, ::EVERY]), colour="c0"),
     ]
     for i, (steps, end) in enumerate(ends.items()):
-        still.append(Series(str(steps), *end[:SHOWN_PATHS].T, colour=f"c{i + 1}", kind="dots"))
-    charts = [moving, draw(Chart(f"{SHOWN_PATHS} whole paths", still, plane=True))]
+        still.append(Series(str(steps), *end[::EVERY].T, colour=f"c{i + 1}", kind="dots"))
+    charts = [moving, draw(Chart(f"{MOVING // EVERY} whole paths", still, plane=True))]
     for i, (steps, end) in enumerate(ends.items()):
         error = np.sqrt(((end - paths[-1]) ** 2).sum(1))
         title = f"end of the path to the {steps}-step jump: median {np.median(error):.3g}"
