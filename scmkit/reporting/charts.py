@@ -23,7 +23,8 @@ class Series:
     """One set of points.
 
     `colour` is a class of the style sheet: `c0` to `c7`, `q0` to `q3` (low to high noise) or `grey`.
-    `spread` holds the ends of each point's error bar. A NaN breaks a line.
+    `spread` holds the ends of each point's error bar, `shift` moves the marks aside by so many pixels. A NaN
+    breaks a line.
     """
 
     name: str
@@ -32,7 +33,7 @@ class Series:
     colour: str = "c0"
     kind: Literal["line", "markers", "dots"] = "line"
     spread: Float[np.ndarray, "n 2"] | None = None
-    dashed: bool = False
+    shift: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,8 @@ class Chart:
     log_y: bool | None = None
     x_ticks: Sequence[float] = ()
     band: Band | None = None
-    plane: bool = False
-    """One scale for both axes, without ticks: a picture of the plane."""
+    plane: Float[np.ndarray, "2 2"] | None = None
+    """Corners of a picture of the plane: one scale for both axes, without ticks (see `extent`)."""
 
 
 def colour_of(index: int) -> str:
@@ -74,7 +75,7 @@ def legend(entries: Sequence[tuple[str, str]]) -> Html:
 
 def draw(chart: Chart) -> Html:
     """The chart as a figure."""
-    content = _plane(chart) if chart.plane else _axes(chart)
+    content = _axes(chart) if chart.plane is None else _plane(chart, chart.plane)
     names = ", ".join(dict.fromkeys(s.name for s in chart.series if s.name))
     label = f"{chart.title}: {names}" if names else chart.title
     svg = element("svg", content[1], viewBox=content[0], role="img", aria_label=label)
@@ -90,9 +91,8 @@ def extent(points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "2 2"]:
     return np.stack([middle - size / 2, middle + size / 2])
 
 
-def _plane(chart: Chart) -> tuple[str, Html]:
-    points = np.concatenate([np.stack([s.x, s.y], axis=1) for s in chart.series])
-    low, high = extent(points)
+def _plane(chart: Chart, corners: Float[np.ndarray, "2 2"]) -> tuple[str, Html]:
+    low, high = corners
     width, height = WIDTH, round(WIDTH * float((high - low)[1] / (high - low)[0]))
     x, y = (Axis(float(a), float(b), False, ()) for a, b in zip(low, high, strict=True))
     frame = element("rect", x=0, y=0, width=width, height=height, class_="plane")
@@ -157,14 +157,13 @@ def _shapes(series: Series, x: Axis, y: Axis, across: Pixels, up: Pixels) -> Htm
         pixels[0] + (pixels[1] - pixels[0]) * axis.place(v)
         for axis, v, pixels in zip((x, y), values, (across, up), strict=True)
     ]
-    points = np.stack(places, axis=1).round(1)
+    points = (np.stack(places, axis=1) + [series.shift, 0.0]).round(1)
     marks: list[Html] = []
     if series.kind == "dots":
         dots = "".join(f"M{px:g} {py:g}h0" for px, py in points if np.isfinite(px + py))
         marks.append(element("path", d=dots, class_="dots"))
     else:
-        line = "line dashed" if series.dashed else "line"
-        marks.append(element("path", d=_path(points), class_=line))
+        marks.append(element("path", d=_path(points), class_="line"))
     if series.spread is not None:
         for (px, _), (low, high) in zip(points, series.spread, strict=True):
             ends = (_at(y, float(low), up), _at(y, float(high), up))

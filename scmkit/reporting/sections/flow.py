@@ -138,7 +138,8 @@ def _plane(
     more = paths.shape[-1] > 2
     paths, ends = paths[..., :2], {k: v[:, :2] for k, v in ends.items()}
     reference = subject.reference(MOVING * 2)[:, :2]
-    low, high = extent(np.concatenate([paths.reshape(-1, 2), reference]))
+    corners = extent(np.concatenate([paths.reshape(-1, 2), reference]))
+    low, high = corners
     scale = WIDTH / (high - low)[0]
     size = np.round((high - low) * scale).astype(int)
 
@@ -181,24 +182,17 @@ def _plane(
     ]
     for i, (steps, end) in enumerate(ends.items()):
         still.append(Series(str(steps), *end[::EVERY].T, colour=f"c{i + 1}", kind="dots"))
-    charts = [moving, draw(Chart(f"{MOVING // EVERY} whole paths", still, plane=True))]
+    charts = [moving, draw(Chart(f"{MOVING // EVERY} whole paths", still, plane=corners))]
     for i, (steps, end) in enumerate(ends.items()):
         error = np.sqrt(((end - paths[-1]) ** 2).sum(1))
-        title = f"end of the path to the {steps}-step jump: median {np.median(error):.3g}"
+        title = f"path's end to {steps}-step jump: median {np.median(error):.3g}"
         pairs = np.stack([paths[-1], end])
-        charts.append(
-            draw(
-                Chart(
-                    title,
-                    [
-                        still[0],
-                        Series("miss", *_joined(pairs), colour=f"c{i + 1}"),
-                        Series("jump", *end.T, colour=f"c{i + 1}", kind="dots"),
-                    ],
-                    plane=True,
-                )
-            )
-        )
+        misses = [
+            still[0],
+            Series("miss", *_joined(pairs), colour=f"c{i + 1}"),
+            Series("jump", *end.T, colour=f"c{i + 1}", kind="dots"),
+        ]
+        charts.append(draw(Chart(title, misses, plane=extent(np.concatenate([reference, *pairs])))))
     note = "Only the first two coordinates are shown." if more else None
     return join(
         legend(entries),

@@ -13,6 +13,8 @@ from scmkit.reporting.markup import Html, element, join, table
 from scmkit.reporting.section import Missing, Section
 from scmkit.reporting.subjects import Asked, Subject, with_teachers
 
+ASIDE = 3.0
+"""Pixels between the error bars of different runs at one NFE."""
 LEDE = (
     "Samples against the test split, over the number of network evaluations (NFE) that one sample takes; "
     "smaller is better. The band is what real training data scores, which a perfect model would match. Bars "
@@ -73,12 +75,20 @@ def metric_chart(
 ) -> Html:
     """One metric against NFE: for each (name, colour) its points `(nfe, value, interval)`."""
     series, ticks = [], set[float]()
-    for (name, colour), given in points.items():
+    for i, ((name, colour), given) in enumerate(points.items()):
         nfe, value, spread = zip(*sorted(given), strict=True)
         ticks |= set(nfe)
         ends = np.asarray([(np.nan, np.nan) if s is None else s for s in spread], float)
         series.append(
-            Series(name, np.asarray(nfe), np.asarray(value), colour, "markers", spread=ends)
+            Series(
+                name,
+                np.asarray(nfe),
+                np.asarray(value),
+                colour,
+                "markers",
+                spread=ends,
+                shift=ASIDE * (i - (len(points) - 1) / 2),
+            )
         )
     band = None if real is None else Band("real data", *real)
     return draw(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-from scmkit.reporting.charts import Chart, Series, draw
+from scmkit.reporting.charts import Chart, Series, draw, extent
 from scmkit.reporting.markup import Html, element, join
 from scmkit.reporting.pictures import grid
 from scmkit.reporting.section import Section
@@ -46,13 +46,11 @@ def against(
 ) -> Chart:
     """Vectors over test data: histograms in one dimension, else a scatter of the first two."""
     if reference.shape[1] > 1:
-        low, high = reference.min(0)[:2], reference.max(0)[:2]
-        margin = 0.25 * (high - low)
+        corners = extent(reference[:, :2])
         shown = samples[:, :2]
-        inside = ((shown > low - margin) & (shown < high + margin)).all(1)
-        x, y = shown[inside].T
+        x, y = shown[((shown > corners[0]) & (shown < corners[1])).all(1)].T
         data = Series("test data", *reference[:, :2].T, colour="grey", kind="dots")
-        return Chart(title, [data, Series("samples", x, y, colour, "dots")], plane=True)
+        return Chart(title, [data, Series("samples", x, y, colour, "dots")], plane=corners)
     ends = (float(reference.min()), float(reference.max()))
     margin = 0.25 * (ends[1] - ends[0])
     edges = np.linspace(ends[0] - margin, ends[1] + margin, BINS + 1)
