@@ -157,7 +157,7 @@ def _shapes(series: Series, x: Axis, y: Axis, across: Pixels, up: Pixels) -> Htm
         pixels[0] + (pixels[1] - pixels[0]) * axis.place(v)
         for axis, v, pixels in zip((x, y), values, (across, up), strict=True)
     ]
-    points = (np.stack(places, axis=1) + [series.shift, 0.0]).round(1)
+    points = np.stack([places[0] + series.shift, places[1]], axis=1).round(1)
     marks: list[Html] = []
     if series.kind == "dots":
         dots = "".join(f"M{px:g} {py:g}h0" for px, py in points if np.isfinite(px + py))
