@@ -14,7 +14,7 @@ import scmkit
 from scmkit.testing import assert_abstract_or_final
 
 LAYERS = [
-    {"types", "errors", "dtypes"},
+    {"types", "errors", "dtypes", "environment"},
     {"fused_attention"},
     {"interfaces", "files", "settings"},
     {"weights"},
@@ -30,6 +30,8 @@ LAYERS = [
     {"sampling"},
     {"training"},
     {"evaluation", "interop", "diagnosis", "likelihood", "editing", "tuning"},
+    {"reporting"},
+    {"benchmarking"},
     {"testing"},
 ]
 """The packages and modules of scmkit; each imports only from the lines above it, and its own."""

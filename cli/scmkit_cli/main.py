@@ -7,6 +7,7 @@ import typer
 
 from scmkit.errors import ScmkitError
 from scmkit_cli import (
+    bench,
     convert,
     data,
     diagnose,
@@ -14,6 +15,7 @@ from scmkit_cli import (
     evaluate,
     likelihood,
     plugins,
+    report,
     resume,
     sample,
     train,
@@ -36,6 +38,8 @@ app.command("sample")(sample.sample)
 app.command("eval")(evaluate.evaluate)
 app.command("tune")(tune.tune)
 app.command("likelihood")(likelihood.likelihood)
+app.command("report")(report.report)
+app.command("bench")(bench.bench)
 app.command("diagnose")(diagnose.diagnose)
 app.command("convert")(convert.convert)
 app.command("export")(convert.export)

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from scmkit.errors import OptionError
+from scmkit.errors import OptionError, UsageError
 
 Settings = Annotated[
     list[str] | None,
@@ -34,3 +34,13 @@ def by_plugin(settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
         plugin, _, option = key.partition(".")
         nested.setdefault(plugin, {})[option] = value
     return nested
+
+
+def counts(given: str | None, option: str = "--steps") -> tuple[int, ...] | None:
+    """`"1,2"` as `(1, 2)`; raises `UsageError` for anything but positive whole numbers."""
+    if given is None:
+        return None
+    parts = given.split(",")
+    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+        raise UsageError(f"{option} {given}: give positive whole numbers, such as 1,2")
+    return tuple(map(int, parts))

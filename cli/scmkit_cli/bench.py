@@ -1,0 +1,126 @@
+"""`scmkit bench`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from scmkit.errors import ScmkitError
+from scmkit_cli.options import Settings, counts, parse_settings
+from scmkit_cli.tables import print_table
+
+
+def bench(
+    method: Annotated[
+        list[str],
+        typer.Option(
+            "--method",
+            "-m",
+            metavar="PLUGINS",
+            help="Plugins of a method, joined by commas: trigflow,scd. Repeatable.",
+        ),
+    ],
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME|PATH",
+            help="A data set.  [default: digits] Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds 0, 1, ... of each training.")] = 3,
+    steps: Annotated[
+        int, typer.Option(min=1, help="Optimizer steps of every training, teachers' too.")
+    ] = 2000,
+    batch_size: Annotated[int | None, typer.Option(help="Samples per optimizer step.")] = None,
+    settings: Settings = None,
+    eval_steps: Annotated[
+        str | None,
+        typer.Option(
+            metavar="1,2,...",
+            help="Numbers of sampling steps.  [default: 1,2 for a consistency model, else 18]",
+            show_default=False,
+        ),
+    ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Metric plugin.  [default: all that apply] Repeatable.", show_default=False
+        ),
+    ] = None,
+    n: Annotated[
+        int | None,
+        typer.Option(
+            "--n",
+            min=2,
+            help="Samples of each evaluation.  [default: as many as the test split]",
+            show_default=False,
+        ),
+    ] = None,
+    features: Annotated[
+        str | None,
+        typer.Option(
+            help="Feature space of the metrics.  [default: the data's own]", show_default=False
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Directory of runs, bench.json and bench.html.")] = Path(
+        "bench"
+    ),
+) -> None:
+    """Train methods on data sets over seeds under one budget, and compare them.
+
+    A teacher that a method needs is trained once for each data set and seed, and shared. The same command
+    continues a bench that was stopped; what is finished is not done again. The table goes to stdout, numbers
+    and page to OUT/bench.json and OUT/bench.html.
+    """
+    sampling = counts(eval_steps, "--eval-steps")
+
+    import dataclasses
+    import json
+    import shlex
+    import sys
+
+    from scmkit.benchmarking import Plan, Result, bench_page, summarise, table_of
+    from scmkit.benchmarking import bench as run
+    from scmkit.environment import environment
+    from scmkit.evaluation import METRICS
+    from scmkit.files import write_text
+
+    plan = Plan(
+        methods=method,
+        data=data or ["digits"],
+        seeds=seeds,
+        steps=steps,
+        batch_size=batch_size,
+        settings=parse_settings(settings),
+        sampling=sampling,
+        metrics=metric or METRICS,
+        n=n,
+        features=features,
+    )
+    facts = environment(shlex.join(["scmkit", *sys.argv[1:]]))
+
+    def write(results: list[Result]) -> None:
+        content = {
+            "environment": facts,
+            "plan": dataclasses.asdict(plan),
+            "table": [dataclasses.asdict(line) for line in summarise(results)],
+            "results": [dataclasses.asdict(result) for result in results],
+        }
+        write_text(out / "bench.json", json.dumps(content, indent=1) + "\n")
+        write_text(out / "bench.html", bench_page(plan, results, facts))
+
+    results = run(plan, out, progress=lambda line: typer.echo(line, err=True), finished=write)
+    lines = summarise(results)
+    for source in plan.data:
+        mine = [line for line in lines if line.data == source]
+        if mine:
+            typer.echo(source)
+            print_table(table_of(mine))
+    typer.echo(f"page            {out / 'bench.html'}", err=True)
+    failed = [r for r in results if r.error is not None]
+    if failed:
+        first = failed[0]
+        raise ScmkitError(
+            f"{len(failed)} of {len(results)} runs failed; {first.cell.path}: {first.error}"
+        )

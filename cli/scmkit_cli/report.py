@@ -1,0 +1,68 @@
+"""`scmkit report`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from scmkit.errors import UsageError
+from scmkit_cli.options import counts
+
+
+def report(
+    runs: Annotated[
+        list[Path], typer.Argument(help="Runs to show side by side.", metavar="RUN...")
+    ],
+    out: Annotated[Path, typer.Option(help="The page, a .html.")] = Path("report.html"),
+    steps: Annotated[
+        str | None,
+        typer.Option(
+            metavar="1,2,...",
+            help="Numbers of sampling steps of the runs.  [default: 1,2,4 for a consistency model, else "
+            "4,9,18]",
+            show_default=False,
+        ),
+    ] = None,
+    n: Annotated[
+        int | None,
+        typer.Option(
+            "--n",
+            min=2,
+            help="Samples of each evaluation.  [default: as many as the test split]",
+            show_default=False,
+        ),
+    ] = None,
+    features: Annotated[
+        str | None,
+        typer.Option(
+            help="Feature space of the metrics.  [default: the data's own]", show_default=False
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of noise and subsets.")] = 0,
+    metrics: Annotated[
+        bool,
+        typer.Option("--metrics/--no-metrics", help="Whether to measure, which takes longest."),
+    ] = True,
+) -> None:
+    """Make one HTML page about runs: recipe, samples, trajectories, metrics, curves, neighbours.
+
+    The page holds all it shows and fetches nothing. A teacher inside a run is shown beside it.
+    """
+    if out.suffix != ".html":
+        raise UsageError(f"--out {out}: use a name that ends in .html")
+    chosen = counts(steps)
+
+    from scmkit.files import write_text
+    from scmkit.reporting import report as make
+
+    page = make(
+        runs,
+        steps=chosen,
+        n=n,
+        features=features,
+        seed=seed,
+        metrics=metrics,
+        progress=lambda line: typer.echo(line, err=True),
+    )
+    write_text(out, page)
+    typer.echo(str(out))

@@ -1,0 +1,3 @@
+"""Reports: pages of charts and pictures about runs."""
+
+from scmkit.reporting.report import report as report

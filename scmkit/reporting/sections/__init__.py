@@ -1,0 +1,1 @@
+"""The sections of a report, each `section(subjects, asked) -> Section`, in their order."""

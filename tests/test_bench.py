@@ -1,0 +1,225 @@
+"""Benches: one budget, shared teachers, nothing done twice, and failures that stay where they are."""
+
+import json
+import math
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from scmkit_cli.main import main
+from test_training import Reporter
+
+from scmkit import Recipe
+from scmkit.benchmarking import Cell, Plan, Result, bench, summarise, table_of
+from scmkit.benchmarking.plan import plain, teacher_path
+from scmkit.benchmarking.running import row_of
+from scmkit.benchmarking.summary import estimate
+from scmkit.errors import Interrupted, OptionError, PluginError, UsageError
+from scmkit.evaluation import REAL, Row
+
+TINY = {
+    "mlp.width": 8,
+    "mlp.depth": 1,
+    "mlp.embedding_dim": 8,
+    "positional.channels": 8,
+    "scd.warmup_steps": 1,
+}
+PLAN = Plan(
+    ("trigflow,diffusion", "trigflow,scd"),
+    data=("gmm",),
+    seeds=1,
+    steps=4,
+    batch_size=16,
+    settings=TINY,
+    sampling=(1,),
+    metrics=("energy-distance",),
+    n=64,
+)
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A bench stopped in the middle of its second run, and what was started until then."""
+    out = tmp_path_factory.mktemp("bench")
+    reporter = Reporter(("trigflow-scd-0", 2), lambda: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(Interrupted, match="run the same command again to continue"):
+        bench(PLAN, out, reporter=reporter)
+    return out, reporter
+
+
+@pytest.fixture(scope="module")
+def finished(stopped):
+    """The same bench, continued."""
+    reporter = Reporter()
+    told = []
+    results = bench(PLAN, stopped[0], reporter=reporter, finished=lambda r: told.append(len(r)))
+    assert told == [1, 2]
+    return stopped[0], reporter, results
+
+
+def test_a_stopped_bench_continues_where_it_was(stopped, finished):
+    _, first = stopped
+    _, second, results = finished
+    assert first.names == [("trigflow-diffusion-0", 0, 4), ("trigflow-scd-0", 0, 4)]
+    assert second.names == [("trigflow-scd-0", 2, 4)]
+    assert [r.error for r in results] == [None, None]
+
+
+def test_a_teacher_that_is_a_cell_is_trained_once(finished):
+    out, _, results = finished
+    assert results[1].teacher == "gmm/trigflow-diffusion-0"
+    assert results[1].teacher_seconds == results[0].seconds > 0
+    recipe = json.loads((out / "gmm/trigflow-scd-0/recipe.json").read_text())
+    assert recipe["teacher"]["path"] == str((out / "gmm/trigflow-diffusion-0").resolve())
+    assert not list((out / "gmm").glob("*/teacher"))
+
+
+def test_rows_of_real_data_come_once(finished):
+    names = [[row.name for row in result.rows] for result in finished[2]]
+    assert names[0][0] == REAL
+    assert names[1] == ["consistency, 1 step"]
+
+
+def test_finished_runs_are_neither_trained_nor_measured_again(finished, monkeypatch):
+    out, _, results = finished
+    monkeypatch.setattr("scmkit.benchmarking.running.evaluate", None)
+    reporter = Reporter()
+    assert bench(PLAN, out, reporter=reporter) == results
+    assert reporter.names == []
+
+
+def test_a_run_that_fails_loses_no_other(finished, tmp_path, monkeypatch):
+    out, _, results = finished
+    file = out / "gmm/trigflow-scd-0/recipe.json"
+    before = file.read_text()
+    recipe = json.loads(before)
+    recipe["train"]["lr"] = 1.0
+    file.write_text(json.dumps(recipe))
+    try:
+        again = bench(PLAN, out, reporter=Reporter())
+    finally:
+        file.write_text(before)
+    assert again[0] == results[0]
+    assert "was trained with other settings" in str(again[1].error)
+    assert again[1].rows == ()
+
+
+def test_the_command(finished, monkeypatch, capsys):
+    out, _, results = finished
+    argv = ["--method", "trigflow,diffusion", "--method", "trigflow,scd", "--data", "gmm"]
+    argv += ["--seeds", "1", "--steps", "4", "--batch-size", "16", "--eval-steps", "1", "--n", "64"]
+    argv += ["--metric", "energy-distance", "--out", str(out)]
+    for key, value in TINY.items():
+        argv += ["--set", f"{key}={value}"]
+    monkeypatch.setattr(sys, "argv", ["scmkit", "bench", *argv])
+    assert exit_code() == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == "gmm"
+    assert printed[1].split() == ["NFE", "energy-distance"]
+    assert [line for line in printed if line.startswith("trigflow,scd: consistency, 1 step")]
+    content = json.loads((out / "bench.json").read_text())
+    assert {"command", "date", "device", "python", "versions"} == set(content["environment"])
+    assert [row["method"] for row in content["table"]][-1] == "trigflow,scd"
+    assert content["results"][1]["parameters"] == results[1].parameters
+    page = (out / "bench.html").read_text()
+    assert "trigflow,scd: consistency, 1 step" in page
+    assert "http" not in page.replace("http-equiv", "")
+    monkeypatch.setattr(sys, "argv", ["scmkit", "bench", "-m", "scd", "--eval-steps", "x"])
+    assert exit_code() == 2
+    assert "--eval-steps x: give positive whole numbers" in capsys.readouterr().err
+
+
+def exit_code():
+    try:
+        main()
+    except SystemExit as stop:
+        return stop.code or 0
+    return 0
+
+
+def test_methods_with_the_same_model_share_a_teacher():
+    recipes = Plan(("trigflow,scd", "trigflow,sct", "edm,scd"), seeds=2).checked()
+    where = {cell: teacher_path(recipes, cell) for cell in recipes}
+    one, two, other = (
+        where[Cell("digits", m, 0)] for m in ("trigflow,scd", "trigflow,sct", "edm,scd")
+    )
+    assert one == two != other
+    assert one.parts[0] == "digits"
+    assert one.name.startswith("teacher-")
+    assert where[Cell("digits", "trigflow,scd", 1)] != one
+
+
+def test_the_budget_is_everyones():
+    plan = Plan(("trigflow,scd", "edm,diffusion"), seeds=2, steps=7, batch_size=32)
+    recipes = plan.checked()
+    teachers = [r.teacher for r in recipes.values() if isinstance(r.teacher, Recipe)]
+    assert len(recipes) == 4
+    assert len(teachers) == 2
+    assert {(r.train.steps, r.train.batch_size) for r in (*recipes.values(), *teachers)} == {
+        (7, 32)
+    }
+    assert [cell.seed for cell in recipes] == [0, 0, 1, 1]
+    assert [r.train.seed for r in recipes.values()] == [0, 0, 1, 1]
+
+
+def test_settings_go_where_they_belong():
+    given = {"sct.constant": 0.2, "scd.constant": 0.3, "mlp.width": 8}
+    sct, scd = Plan(("sct", "scd"), seeds=1, settings=given).checked().values()
+    assert sct.plugins["sct"].config["constant"] == 0.2
+    assert scd.plugins["scd"].config["constant"] == 0.3
+    assert sct.plugins["mlp"].config["width"] == scd.plugins["mlp"].config["width"] == 8
+
+
+@pytest.mark.parametrize(
+    ("plan", "error", "message"),
+    [
+        (Plan(()), UsageError, "a bench needs a method"),
+        (Plan(("scd", "scd")), UsageError, "name each method and data set once"),
+        (Plan(("trigflw,scd",)), PluginError, "did you mean 'trigflow'"),
+        (Plan(("scd",), settings={"mlpp.width": 8}), OptionError, "did you mean 'mlp'"),
+        (Plan(("scd",), settings={"mlp.widht": 8}), OptionError, "did you mean 'width'"),
+    ],
+)
+def test_what_cannot_work_is_said_before_training(plan, error, message, tmp_path):
+    with pytest.raises(error, match=message):
+        bench(plan, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_names_of_files():
+    assert plain("trigflow,scd") == "trigflow-scd"
+    assert plain("./data/photos.store/") == "photos.store"
+    assert plain("noise=pkg:edm,scd") == "noise-pkg-edm-scd"
+    assert Cell("gmm", "trigflow,scd", 2).path == Path("gmm/trigflow-scd-2")
+
+
+def test_an_interval_is_students():
+    """Of two values the half width is `tan(0.475 pi) |a - b| / 2`: t with one degree of freedom."""
+    two = estimate([1.0, 3.0])
+    assert two.mean == 2
+    assert two.half == pytest.approx(math.tan(0.475 * math.pi))
+    assert estimate([4.0]).half is None
+
+
+def test_the_summary_averages_over_seeds():
+    def result(seed, value):
+        rows = (Row(REAL, None, {"m": 1.0}), Row("one", 1.0, {"m": value}))
+        return Result(Cell("d", "a", seed), rows)
+
+    failed = Result(Cell("d", "b", 0), error="why")
+    lines = summarise([result(0, 2.0), failed, result(1, 4.0)])
+    assert [(line.method, line.name, line.nfe) for line in lines] == [
+        ("", REAL, None),
+        ("a", "one", 1.0),
+    ]
+    assert lines[1].metrics["m"].each == (2.0, 4.0)
+    assert table_of(lines)[2] == ["a: one", "1", "3.0000 ± 13 (3.00×)"]
+
+
+def test_rows_go_through_json():
+    row = Row("r", 2.0, {"m": 1.0}, {"m": (0.5, 1.5)}, 0.1, {"f": {"digest": "x"}})
+    import dataclasses
+
+    assert row_of(json.loads(json.dumps(dataclasses.asdict(row)))) == row
