@@ -7,6 +7,7 @@ from statistics import mean, stdev
 
 from scmkit.benchmarking.running import Result
 from scmkit.evaluation import Row
+from scmkit.reporting.sections.metrics import larger_is_better
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Line:
     name: str
     nfe: float | None
     metrics: dict[str, Estimate]
+    larger_is_better: frozenset[str] = frozenset()
 
 
 def estimate(values: Sequence[float]) -> Estimate:
@@ -54,7 +56,8 @@ def summarise(results: Sequence[Result]) -> list[Line]:
         names = dict.fromkeys(k for row in rows for k in row.metrics)
         metrics = {k: estimate([r.metrics[k] for r in rows if k in r.metrics]) for k in names}
         nfe = [row.nfe for row in rows if row.nfe is not None]
-        lines.append(Line(data, method, name, mean(nfe) if nfe else None, metrics))
+        larger = frozenset().union(*map(larger_is_better, rows))
+        lines.append(Line(data, method, name, mean(nfe) if nfe else None, metrics, larger))
     order = list(dict.fromkeys(line.data for line in lines))
     methods = ["", *dict.fromkeys(r.cell.method for r in results)]
     return sorted(lines, key=lambda line: (order.index(line.data), methods.index(line.method)))
