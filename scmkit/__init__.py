@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from scmkit.fused_attention.api import attention as attention
     from scmkit.guidance import Guided as Guided
     from scmkit.interfaces import Conditioning as Conditioning
+    from scmkit.likelihood import bits_per_dimension as bits_per_dimension
+    from scmkit.likelihood import log_likelihood as log_likelihood
     from scmkit.model import Model as Model
     from scmkit.plugin import Context as Context
     from scmkit.plugin import Plugin as Plugin
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from scmkit.training.pipeline import resume as resume
     from scmkit.training.pipeline import train as train
     from scmkit.training.run import Run as Run
+    from scmkit.tuning import search_angles as search_angles
 
 # name -> module; resolved on first use, so that `import scmkit` loads no jax.
 _PUBLIC = {
@@ -46,14 +49,17 @@ _PUBLIC = {
     "Slot": "scmkit.plugin",
     "TrainingSettings": "scmkit.settings",
     "attention": "scmkit.fused_attention.api",
+    "bits_per_dimension": "scmkit.likelihood",
     "build": "scmkit.assembly",
     "build_model": "scmkit.assembly",
     "compose": "scmkit.composition",
     "count_parameters": "scmkit.footprint",
     "dataset_of": "scmkit.composition",
     "evaluate": "scmkit.evaluation",
+    "log_likelihood": "scmkit.likelihood",
     "resume": "scmkit.training.pipeline",
     "sample": "scmkit.sampling.drawing",
+    "search_angles": "scmkit.tuning",
     "train": "scmkit.training.pipeline",
 }
 

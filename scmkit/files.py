@@ -1,6 +1,7 @@
 """Files that are written whole or not at all."""
 
 import contextlib
+import uuid
 from pathlib import Path
 
 from scmkit.errors import RunError
@@ -11,7 +12,8 @@ def write_bytes(path: Path, content: bytes) -> None:
 
     Raises `RunError` naming the path if it cannot be written; what was there before is untouched.
     """
-    temporary = path.with_name(path.name + ".tmp")
+    # Of a name of its own, so that two processes may write the same file.
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(content)

@@ -25,6 +25,11 @@ jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
+# Features and classifiers that tests derive from data sets; never in the user's own cache.
+os.environ.setdefault("SCMKIT_TESTS_CACHE", tempfile.mkdtemp(prefix="scmkit-tests-cache-"))
+os.environ["SCMKIT_CACHE"] = os.environ["SCMKIT_TESTS_CACHE"]
+
+
 @pytest.fixture
 def getkey():
     """Calls return one fresh PRNG key after another, the same in every run."""

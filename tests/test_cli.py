@@ -12,6 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 from scmkit_cli.main import main
+from scmkit_plugins import digits
+
+from scmkit.data import StoreWriter
 
 TINY = [
     *("--set", "mlp.width=8", "--set", "mlp.depth=1", "--set", "mlp.embedding_dim=8"),
@@ -103,6 +106,31 @@ def test_eval_table_and_json(scmkit, run):
     assert rows[0]["energy-distance"] < rows[1]["energy-distance"] < rows[2]["energy-distance"]
 
 
+def test_eval_in_the_space_of_a_classifier(scmkit, run):
+    few = ("--n", 40, "--steps", "1", "--features", "classifier", "--set", "classifier.steps=30")
+    code, out, err = scmkit("eval", run, *few)
+    assert code == 0, err
+    *table, told = out.splitlines()
+    assert len(table) == 4
+    assert "frechet-distance" in table[0]
+    assert "precision ↑" in table[0]
+    assert table[1].startswith("real (training data)")
+    assert table[1].count(" ±") == table[1].count("(1.00x)") == 5
+    assert told.startswith("classifier: digest ")
+    assert "test accuracy 0." in told
+    code, out, _ = scmkit("eval", run, *few, "--metric", "recall", "--json", "--resamples", 0)
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [row["intervals"] for row in rows] == [{}] * 3
+    assert [row["seconds"] is None for row in rows] == [True, True, False]
+    [digest] = {row["features"]["classifier"]["digest"] for row in rows}
+    assert digest[:12] in told
+    code, out, _ = scmkit("eval", run, "--n", 20, "--split", "train", "--metric", "mmd", "--json")
+    row = json.loads(out.splitlines()[0])
+    low, high = row["intervals"]["mmd"]
+    assert row["name"] == "real (test data)"
+    assert low < row["mmd"] < high
+
+
 def test_eval_knows_the_exact_map(scmkit, tmp_path):
     code, _, err = scmkit(
         *("train", *TINY, "--data", "gmm", "--steps", 2, "--name", "g", "--out", tmp_path),
@@ -186,6 +214,21 @@ def test_convert_names_what_is_wrong(scmkit, tmp_path):
     assert "plugin 'mlp' is no importer" in err
 
 
+def test_tune_prints_the_option(scmkit, run):
+    code, out, err = scmkit("tune", run, "--n", 50, "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert len(err.splitlines()) == 16
+    assert found["default"] == pytest.approx([1.1])
+    assert found["option"] == f"--set consistency.angles={found['angles'][0]}"
+    code, out, _ = scmkit("tune", run, "--n", 50)
+    assert code == 0
+    assert "standard error" in out
+    code, _, err = scmkit("tune", run / "teacher")
+    assert code == 2
+    assert "only consistency models" in err
+
+
 def test_diagnose_draws_and_writes_numbers(scmkit, run, tmp_path):
     out = tmp_path / "stability.png"
     few = ("--points", 5, "--samples", 8)
@@ -198,6 +241,65 @@ def test_diagnose_draws_and_writes_numbers(scmkit, run, tmp_path):
     for curve in curves.values():
         assert len(curve["angle"]) == 5
         assert np.isfinite([curve["space"], curve["time"], curve["total"]]).all()
+
+
+def test_likelihood_table_and_json(scmkit, run):
+    few = ("likelihood", run / "teacher", "--n", 4, "--trace", "hutchinson", "--probes", 2)
+    code, out, err = scmkit(*few)
+    assert code == 0, err
+    assert "4 of the test split, given their class" in out
+    assert "uniform over each of 17 levels: an upper bound" in out
+    assert "hutchinson, 2 probes" in out
+    code, out, _ = scmkit(*few, "--json")
+    found = json.loads(out)
+    assert code == 0
+    low, high = found["interval"]
+    assert low < found["bits_per_dimension"] < high
+    assert (found["n"], found["levels"], found["probes"]) == (4, 17, 2)
+    np.testing.assert_allclose(np.mean(found["each"]), found["bits_per_dimension"])
+
+
+def test_edits_of_digits(scmkit, run, tmp_path):
+    out = tmp_path / "x.npy"
+    quick = ("--steps", 2, "--variations", 3, "--index", "5,7")
+    code, printed, err = scmkit("edit", "inpaint", run, *quick, "--missing", "top", "--out", out)
+    assert (code, printed.strip()) == (0, str(out)), err
+    x, test = np.load(out), np.load(Path(digits.__file__).with_name("digits.npz"))["x_test"]
+    given = test[[5, 7], None].repeat(3, axis=0).astype(np.float32) / 8 - 1
+    assert x.shape == (6, 1, 8, 8)
+    np.testing.assert_array_equal(x[:, :, 4:], given[:, :, 4:])
+    assert (x[:, :, :4] != given[:, :, :4]).mean() > 0.5
+    picture = tmp_path / "x.png"
+    code, _, err = scmkit("edit", "interpolate", run, "--frames", 3, "--out", picture)
+    assert code == 0, err
+    with Image.open(picture) as image:
+        assert image.size == (8 + 5 * 72, 8 + 72)
+    for command in (
+        ("stroke", run, "--image", picture, "--class", 3, "--steps", 1),
+        ("inpaint", run, "--image", out, "--class", 3, "--missing", picture, "--steps", 1),
+    ):
+        code, _, err = scmkit("edit", *command, "--out", picture)
+        assert code == 0, err
+
+
+def test_edits_of_colour_images(scmkit, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 3, 4, 4), np.uint8)
+    with StoreWriter(tmp_path / "store", shape=(3, 4, 4), dtype="uint8") as store:
+        store.append("train", pixels)
+        store.append("test", pixels[:2])
+    code, _, err = scmkit(
+        *("train", *TINY, "--data", tmp_path / "store", "--teacher", "none", "--steps", 1),
+        *("--batch-size", 4, "--name", "c", "--out", tmp_path),
+    )
+    assert code == 0, err
+    made = tmp_path / "x.npy"
+    quick = ("--index", "0,1", "--steps", 1, "--variations", 2, "--out", made)
+    code, _, err = scmkit("edit", "colorize", tmp_path / "c", *quick)
+    assert code == 0, err
+    assert np.load(made).shape == (4, 3, 4, 4)
+    code, _, err = scmkit("edit", "interpolate", tmp_path / "c")
+    assert code == 2
+    assert "is a consistency model, which has no probability-flow ODE\n" in err
 
 
 def test_plugins_info_shows_sizes(scmkit):
@@ -245,17 +347,29 @@ def test_resume(scmkit, run):
         (["sample", "RUN", "--set", "consistency.angles=9"], "between 0 and pi/2"),
         (["eval", "RUN", "--steps", "one"], "--steps one: give positive whole numbers"),
         (["eval", "RUN", "--metric", "digits"], "plugin 'digits' is no metric"),
+        (["eval", "RUN", "--split", "valid"], "--split valid: there are test and train"),
+        (["eval", "RUN", "--resamples", "1"], "--resamples 1: give 2 or more"),
+        (["eval", "RUN", "--features", "inception"], "--set inception.weights=FILE"),
         (["data", "info", "nowhere"], "nowhere"),
+        (["likelihood", "RUN"], "but its teacher has: RUN/teacher"),
+        (["likelihood", "RUN/teacher", "--probes", "2"], "add --trace hutchinson"),
+        (["edit", "inpaint", "RUN/teacher"], "distil it with `scmkit train --plugin scd"),
+        (["edit", "inpaint", "RUN", "--index", "0,500"], "numbers from 0 to 499, such as 0,5,9"),
+        (["edit", "inpaint", "RUN", "--missing", "middle"], "left, right, top, bottom, centre"),
+        (["edit", "stroke", "RUN", "--image", "nowhere.png"], "cannot be read as an image"),
+        (["edit", "colorize", "RUN"], "three channels, and this data has 1"),
+        (["edit", "superres", "RUN", "--factor", "3"], "blocks of 3x3 pixels do not fill"),
+        (["edit", "interpolate", "RUN", "--index", "1"], "name two samples"),
         (["plugins", "info", "nope"], "no plugin 'nope'"),
     ],
 )
 def test_errors_are_one_line_and_exit_2(scmkit, run, tmp_path, monkeypatch, argv, message):
     monkeypatch.chdir(tmp_path)
-    code, out, err = scmkit(*(str(run) if a == "RUN" else a for a in argv))
+    code, out, err = scmkit(*(a.replace("RUN", str(run)) for a in argv))
     assert code == 2, err
     assert out == ""
     [line] = [text for text in err.splitlines() if text.startswith("error:")]
-    assert message in line
+    assert message.replace("RUN", str(run)) in line
     assert "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
 
@@ -274,7 +388,7 @@ def test_usage_errors_exit_2(scmkit):
 
 
 def test_every_command_explains_itself(scmkit):
-    for command in ("train", "resume", "sample", "eval", "plugins", "data"):
+    for command in ("train", "resume", "sample", "eval", "likelihood", "edit", "plugins", "data"):
         code, out, _ = scmkit(command, "--help")
         assert code == 0
         assert len(out.splitlines()) > 5

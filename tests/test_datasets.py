@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
-from scmkit_plugins import checkerboard, digits, gmm, two_moons
+from mnist_format import write_mnist_format
+from scmkit_plugins import checkerboard, digits, fashion_mnist, gmm, two_moons
 
-from scmkit.data import ArrayDataset, Mixture
+from scmkit.data import ArrayDataset, Mixture, import_data
+from scmkit.errors import DataError
 
 PLUGINS = [digits.plugin, two_moons.plugin, checkerboard.plugin, gmm.plugin]
 
@@ -88,6 +90,35 @@ def test_gmm_is_drawn_from_its_density(dimension):
     np.testing.assert_allclose((x < -0.1).mean(0), w[:, 0], atol=0.02)
 
 
+def test_fashion_mnist_is_what_its_files_hold(tmp_path):
+    """As a plugin and imported into a store, the same."""
+    files = write_mnist_format(tmp_path / "files")
+    dataset = build(fashion_mnist.plugin, path=str(files))
+    assert (dataset.shape, dataset.num_classes, dataset.levels) == ((1, 28, 28), 10, 256)
+    assert (dataset.size("train"), dataset.size("test")) == (40, 20)
+    store = import_data(files, tmp_path / "store")
+    for split in ("train", "test"):
+        for ours, stored in zip(everything(dataset, split), everything(store, split), strict=True):
+            np.testing.assert_array_equal(ours, stored)
+    x, labels = everything(dataset, "train")
+    np.testing.assert_array_equal((x[:, 0, :, 12] > 0.5).sum(1), 2 * labels + 2)
+
+
+@pytest.mark.parametrize(
+    ("missing", "match"),
+    [
+        ("*", "install Debian's package dataset-fashion-mnist, or name a folder"),
+        ("t10k*", "has no t10k files; add those two"),
+        ("train-labels*", "'train-labels-idx1-ubyte' is missing"),
+    ],
+)
+def test_fashion_mnist_says_what_is_missing(tmp_path, missing, match):
+    for file in write_mnist_format(tmp_path).glob(missing):
+        file.unlink()
+    with pytest.raises(DataError, match=match):
+        build(fashion_mnist.plugin, path=str(tmp_path))
+
+
 @pytest.mark.parametrize("plugin", PLUGINS[1:], ids=lambda p: p.name)
 def test_seeds_and_splits_differ(plugin):
     one, two = build(plugin, size=100, seed=1), build(plugin, size=100, seed=2)
@@ -109,3 +140,11 @@ def test_arrays_that_do_not_fit(arguments, message):
     x = np.zeros((3, 2), np.float32)
     with pytest.raises(ValueError, match=message):
         ArrayDataset(**({"train": x, "test": x} | arguments))
+
+
+def test_levels_are_of_discrete_data_only():
+    assert [build(plugin).levels for plugin in PLUGINS] == [17, 0, 0, 0]
+    samples = np.zeros((2, 1), np.float32)
+    assert ArrayDataset(samples, samples, levels=2).levels == 2
+    with pytest.raises(ValueError, match="levels=1: two at least"):
+        ArrayDataset(samples, samples, levels=1)

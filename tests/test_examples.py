@@ -116,6 +116,20 @@ def test_distillation_crosses_processes(run, tmp_path):
     assert runs == ["digits-flow-matching-diffusion-001", "digits-trigflow-scd-001"]
 
 
+def test_editing_draws_three_parts(run, tmp_path):
+    printed = run(EXAMPLES / "editing.py", "--steps", 2).splitlines()
+    assert [line.split()[0] for line in printed] == [
+        "teacher",
+        "Pixels",
+        "BlockMeans",
+        "editing.png",
+    ]
+    assert "off by 0.0e+00" in printed[1]
+    assert float(printed[0].split()[-1]) < 1e-3
+    with Image.open(tmp_path / "editing.png") as picture:
+        assert picture.size == (8 + 7 * 72, 3 * 8 + 9 * 72)
+
+
 def test_custom_loss_approaches_the_exact_map(run):
     printed = run(EXAMPLES / "custom_loss.py", "--steps", 20).splitlines()
     errors = [float(line.split()[-1]) for line in printed]

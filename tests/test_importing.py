@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from mnist_format import idx
 from PIL import Image
 from scmkit_cli.data import app, describe
 from typer.testing import CliRunner
@@ -367,12 +368,6 @@ def test_npz_bytes_that_are_wrong_are_a_data_error(tmp_path, data):
 
 
 # IDX files
-
-
-def idx(array):
-    return (
-        bytes((0, 0, 8, array.ndim)) + struct.pack(f">{array.ndim}I", *array.shape) + bytes(array)
-    )
 
 
 def write(path, content):

@@ -20,7 +20,6 @@ from scmkit.errors import OptionError, UsageError
 from scmkit.interfaces import AbstractNetwork, DataSpec
 from scmkit.model import Model
 from scmkit.sampling import (
-    angle_grid,
     angle_of,
     at_end,
     conditioning,
@@ -30,6 +29,7 @@ from scmkit.sampling import (
     sample,
     solve_pf_ode,
     time_at_angle,
+    time_grid,
 )
 
 PROCESSES = {
@@ -62,7 +62,7 @@ def test_velocity_converts_between_all_processes(ours, theirs, ratio):
 @pytest.mark.parametrize("name", PROCESSES)
 def test_grid_is_equal_in_angle(name):
     param = exact_model(PROCESSES[name]).parameterization
-    times = angle_grid(param, 10)
+    times = time_grid(param, 10)
     angles = angle_of(param, times)
     np.testing.assert_allclose(jnp.diff(angles), (angles[-1] - angles[0]) / 10, rtol=1e-2)
     np.testing.assert_allclose(param.process.ratio(times[0]), 80, rtol=1e-3)
@@ -91,7 +91,7 @@ def test_order_of_convergence(solver, order):
     exact = exact_end(process, x, process.t_max)
 
     def error(steps):
-        times = angle_grid(model.parameterization, steps, ratio_min=1e-4)
+        times = time_grid(model.parameterization, steps, ratio_min=1e-4)
         return float(jnp.abs(at_end(solve_pf_ode(model, x, None, times, solver=solver)) - exact)[0])
 
     measured = np.log2(error(16) / error(32))
@@ -153,7 +153,7 @@ def test_evaluations_are_counted(solver, controller, nfe):
     param = TrigFlowParameterization(PROCESSES["trigflow"], 0.5)
     counter = Counter()
     model = Model(param, Counted(counter))
-    times = angle_grid(param, 6)
+    times = time_grid(param, 6)
     solution = solve_pf_ode(model, jnp.ones(2), None, times, solver=solver, controller=controller)
     jax.block_until_ready(at_end(solution))
     claimed = int(evaluations(solution, solver, controller))
@@ -177,17 +177,13 @@ def test_consistency_sampling_has_the_right_spread(name, steps):
 
 
 def test_two_step_time_is_the_papers():
-    assert ConsistencySampler(()).schedule(2) == (1.1,)
-    assert ConsistencySampler((0.9, 0.4)).schedule(3) == (0.9, 0.4)
-    assert len(ConsistencySampler((0.9,)).schedule(4)) == 3
-    assert all(
-        a > b > 0
-        for a, b in zip(
-            (9, *ConsistencySampler(()).schedule(6)),
-            ConsistencySampler(()).schedule(6),
-            strict=False,
-        )
-    )
+    def angles(steps, given=()):
+        return [float(ConsistencySampler(given).angle(i, steps)) for i in range(1, steps)]
+
+    np.testing.assert_allclose(angles(2), [1.1])
+    np.testing.assert_allclose(angles(4), [1.1, 2.2 / 3, 1.1 / 3], rtol=1e-6)
+    np.testing.assert_allclose(angles(3, (0.9, 0.4)), [0.9, 0.4])
+    np.testing.assert_allclose(angles(4, (0.9,)), angles(4))
 
 
 def test_drawing_in_batches_changes_nothing(monkeypatch):

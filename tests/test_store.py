@@ -72,6 +72,7 @@ def test_floats_round_trip_without_labels(tmp_path, shape):
     x, labels = store.read("train", np.arange(20))
     np.testing.assert_array_equal(x, data)
     assert labels is None
+    assert store.levels == 0
     assert store.size("test") == 0
     axes = (0, *range(2, data.ndim))
     np.testing.assert_allclose(store.statistics().std, data.std(axes, dtype=np.float64), rtol=1e-9)
@@ -80,7 +81,9 @@ def test_floats_round_trip_without_labels(tmp_path, shape):
 def test_black_images_are_not_missing_ones(tmp_path):
     with StoreWriter(tmp_path / "s", shape=(1, 2, 2), dtype="uint8", num_classes=1) as writer:
         writer.append("train", np.zeros((3, 1, 2, 2), np.uint8), np.zeros(3, np.int32))
-    x, labels = Store(tmp_path / "s").read("train", np.arange(3))
+    store = Store(tmp_path / "s")
+    assert store.levels == 256
+    x, labels = store.read("train", np.arange(3))
     np.testing.assert_array_equal(x, np.full((3, 1, 2, 2), -1, np.float32))
     np.testing.assert_array_equal(labels, [0, 0, 0])
 

@@ -28,7 +28,7 @@ Interval = Annotated[
     str | None,
     typer.Option(
         metavar="LOW,HIGH",
-        help="Noise-to-signal ratios between which guidance acts.  [default: everywhere]",
+        help="Noise-to-signal ratios between which guidance acts. Default: everywhere.",
         show_default=False,
     ),
 ]

@@ -11,12 +11,15 @@ from scmkit_cli import (
     convert,
     data,
     diagnose,
+    edit,
     evaluate,
+    likelihood,
     plugins,
     report,
     resume,
     sample,
     train,
+    tune,
 )
 
 app = typer.Typer(
@@ -33,11 +36,14 @@ app.command("train")(train.train)
 app.command("resume")(resume.resume)
 app.command("sample")(sample.sample)
 app.command("eval")(evaluate.evaluate)
+app.command("tune")(tune.tune)
+app.command("likelihood")(likelihood.likelihood)
 app.command("report")(report.report)
 app.command("bench")(bench.bench)
 app.command("diagnose")(diagnose.diagnose)
 app.command("convert")(convert.convert)
 app.command("export")(convert.export)
+app.add_typer(edit.app, name="edit", help="Edit images, and walk between them.")
 app.add_typer(plugins.app, name="plugins", help="List, describe and check plugins.")
 app.add_typer(data.app, name="data", help="Import data and look at it.")
 

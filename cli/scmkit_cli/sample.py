@@ -17,22 +17,20 @@ def sample(
         int | None,
         typer.Option(
             min=1,
-            help="Sampling steps.  [default: 1 for a consistency model, else 18]",
+            help="Sampling steps. Default: 1 for a consistency model, else 18.",
             show_default=False,
         ),
     ] = None,
     sampler: Annotated[
         str | None,
-        typer.Option(
-            help="Sampler plugin.  [default: what fits the run's loss]", show_default=False
-        ),
+        typer.Option(help="Sampler plugin. Default: what fits the run's loss.", show_default=False),
     ] = None,
     label: Annotated[
         int | None,
         typer.Option(
             "--class",
             metavar="C",
-            help="Class to draw.  [default: all in turn]",
+            help="Class to draw. Default: all in turn.",
             show_default=False,
         ),
     ] = None,

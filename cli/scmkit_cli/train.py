@@ -32,7 +32,7 @@ def train(
         typer.Option(
             metavar="NAME|PATH",
             help="An embedded data set (digits, two-moons, checkerboard, gmm) or the path of a store "
-            "made by `scmkit data import`.  [default: digits]",
+            "made by `scmkit data import`. Default: digits.",
             show_default=False,
         ),
     ] = None,
@@ -51,7 +51,7 @@ def train(
     batch_size: Annotated[int | None, typer.Option(help="Samples per optimizer step.")] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the run.  [default: made up]")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run. Default: made up.")] = None,
     out: Annotated[Path, typer.Option(help="Where runs go.")] = Path("runs"),
 ) -> None:
     """Train a model; with no plugin named: TrigFlow and sCT on handwritten digits.

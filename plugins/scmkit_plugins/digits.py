@@ -30,6 +30,7 @@ def build_dataset(config: NoOptions) -> ArrayDataset:
         train_labels=labels["train"],
         test_labels=labels["test"],
         num_classes=10,
+        levels=17,
     )
 
 

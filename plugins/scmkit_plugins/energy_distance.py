@@ -1,8 +1,11 @@
 """Energy distance."""
 
+import numpy as np
+from jaxtyping import Float, Int
+
 from scmkit.interfaces import AbstractMetric, Evaluation
 from scmkit.plugin import NoOptions, Plugin, Slot
-from scmkit_plugins._pairwise import distances
+from scmkit_plugins._pairwise import pair_mean, shares, weighted_pair_sums
 
 
 class EnergyDistance(AbstractMetric):
@@ -17,7 +20,17 @@ class EnergyDistance(AbstractMetric):
 
     def __call__(self, evaluation: Evaluation) -> float:
         x, y = evaluation.samples, evaluation.reference
-        return float(2 * distances(x, y).mean() - distances(x, x).mean() - distances(y, y).mean())
+        across, *within = (pair_mean(np.sqrt, a, b) for a, b in ((x, y), (x, x), (y, y)))
+        return 2 * across - sum(within)
+
+    def resampled(
+        self, evaluation: Evaluation, indices: Int[np.ndarray, "r n"]
+    ) -> Float[np.ndarray, " r"]:
+        x, y = evaluation.samples, evaluation.reference
+        weights, equal = shares(indices, len(x)), np.full((1, len(y)), 1 / len(y))
+        across = weighted_pair_sums(np.sqrt, x, y, weights, equal)
+        within = weighted_pair_sums(np.sqrt, x, x, weights, weights)
+        return 2 * across - within - pair_mean(np.sqrt, y, y)
 
 
 def build(config: NoOptions) -> EnergyDistance:
@@ -26,6 +39,6 @@ def build(config: NoOptions) -> EnergyDistance:
 
 plugin = Plugin(
     name="energy-distance",
-    summary="energy distance in data space",
+    summary="energy distance",
     provides={Slot.metric: build},
 )

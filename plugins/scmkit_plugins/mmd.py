@@ -5,11 +5,20 @@ from typing import Annotated
 
 import numpy as np
 from annotated_types import Gt
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from scmkit.interfaces import AbstractMetric, Evaluation
 from scmkit.plugin import Plugin, Slot
-from scmkit_plugins._pairwise import squared_distances
+from scmkit_plugins._pairwise import (
+    PairFunction,
+    pair_mean,
+    shares,
+    squared_distances,
+    weighted_pair_sums,
+)
+
+SUBSET = 2000
+"""Vectors of the reference whose distances the median is taken of, at most."""
 
 
 class MMD(AbstractMetric):
@@ -27,16 +36,25 @@ class MMD(AbstractMetric):
 
     def __call__(self, evaluation: Evaluation) -> float:
         x, y = evaluation.samples, evaluation.reference
-        within = squared_distances(y, y)
-        bandwidth = self.scale**2 * np.median(within[~np.eye(len(y), dtype=bool)])
+        kernel = self._kernel(y)
+        across, *within = (pair_mean(kernel, a, b) for a, b in ((x, y), (x, x), (y, y)))
+        return float(np.sqrt(max(sum(within) - 2 * across, 0.0)))
 
-        def kernel(square: Float[np.ndarray, "n m"]) -> float:
-            return float(np.exp(-square / (2 * bandwidth)).mean())
+    def resampled(
+        self, evaluation: Evaluation, indices: Int[np.ndarray, "r n"]
+    ) -> Float[np.ndarray, " r"]:
+        x, y = evaluation.samples, evaluation.reference
+        kernel = self._kernel(y)
+        weights, equal = shares(indices, len(x)), np.full((1, len(y)), 1 / len(y))
+        across = weighted_pair_sums(kernel, x, y, weights, equal)
+        within = weighted_pair_sums(kernel, x, x, weights, weights) + pair_mean(kernel, y, y)
+        return np.sqrt(np.maximum(within - 2 * across, 0.0))
 
-        square = (
-            kernel(squared_distances(x, x)) + kernel(within) - 2 * kernel(squared_distances(x, y))
-        )
-        return float(np.sqrt(max(square, 0.0)))
+    def _kernel(self, reference: Float[np.ndarray, "m d"]) -> PairFunction:
+        some = reference[np.random.default_rng(0).permutation(len(reference))[:SUBSET]]
+        square = np.concatenate(list(squared_distances(some, some)))
+        bandwidth = self.scale**2 * np.median(square[~np.eye(len(some), dtype=bool)])
+        return lambda square: np.exp(-square / (2 * bandwidth))
 
 
 @dataclass(frozen=True)
@@ -53,7 +71,7 @@ def build(config: Options) -> MMD:
 
 plugin = Plugin(
     name="mmd",
-    summary="maximum mean discrepancy in data space, Gaussian kernel",
+    summary="maximum mean discrepancy, Gaussian kernel",
     provides={Slot.metric: build},
     config=Options,
 )

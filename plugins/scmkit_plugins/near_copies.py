@@ -5,10 +5,11 @@ from typing import Annotated
 
 import numpy as np
 from annotated_types import Gt, Lt
+from jaxtyping import Bool, Float, Int
 
 from scmkit.interfaces import AbstractMetric, Evaluation
 from scmkit.plugin import Plugin, Slot
-from scmkit_plugins._pairwise import distances
+from scmkit_plugins._pairwise import nearest
 
 
 class NearCopies(AbstractMetric):
@@ -18,6 +19,8 @@ class NearCopies(AbstractMetric):
     `quantile` itself, a model that memorises more.
     """
 
+    finds_training_data = True
+
     def __init__(self, quantile: float) -> None:
         self.quantile = quantile
 
@@ -25,9 +28,17 @@ class NearCopies(AbstractMetric):
         return True
 
     def __call__(self, evaluation: Evaluation) -> float:
-        real = distances(evaluation.reference, evaluation.train).min(1)
-        near = distances(evaluation.samples, evaluation.train).min(1)
-        return float((near < np.quantile(real, self.quantile)).mean())
+        return float(self._are_near(evaluation).mean())
+
+    def resampled(
+        self, evaluation: Evaluation, indices: Int[np.ndarray, "r n"]
+    ) -> Float[np.ndarray, " r"]:
+        return self._are_near(evaluation)[indices].mean(1)
+
+    def _are_near(self, evaluation: Evaluation) -> Bool[np.ndarray, " n"]:
+        real = np.sqrt(nearest(evaluation.reference, evaluation.train))
+        near = np.sqrt(nearest(evaluation.samples, evaluation.train))
+        return near < np.quantile(real, self.quantile)
 
 
 @dataclass(frozen=True)

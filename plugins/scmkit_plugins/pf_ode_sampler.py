@@ -5,39 +5,37 @@ from typing import Annotated, ClassVar
 
 import jax.numpy as jnp
 from annotated_types import Gt
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from scmkit.interfaces import AbstractSampler, Conditioning, SamplerOutput
 from scmkit.model import AbstractModel
 from scmkit.plugin import Plugin, Slot
 from scmkit.sampling import (
-    angle_grid,
+    GridOptions,
     at_end,
     controller_called,
     evaluations,
     solve_pf_ode,
     solver_called,
+    time_grid,
 )
 from scmkit.types import Key
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(GridOptions):
     """Options of the PF-ODE sampler."""
 
     solver: str = "Heun"
     """Any diffrax ODE solver, by name: Euler (DDIM), Heun, Tsit5, Dopri5, ..."""
     controller: str = "StepTo"
-    """`StepTo` (a fixed grid, equal in angle), `ConstantStepSize` or `PIDController` (adaptive)."""
+    """`StepTo` (the fixed grid), `ConstantStepSize` or `PIDController` (adaptive)."""
     rtol: Annotated[float, Gt(0)] = 1e-4
     """Relative tolerance of `PIDController`."""
     atol: Annotated[float, Gt(0)] = 1e-4
     """Absolute tolerance of `PIDController`."""
-    ratio_min: Annotated[float, Gt(0)] = 2e-3
-    """Noise-to-signal ratio at which integration ends."""
 
     def __post_init__(self) -> None:
-
         solver_called(self.solver)
         controller_called(self.controller, jnp.zeros(2), self.rtol, self.atol)
 
@@ -45,7 +43,9 @@ class Options:
 class PFODESampler(AbstractSampler):
     """The PF-ODE from the prior to the data, by diffrax (arXiv 2011.13456, Section 4.3).
 
-    `steps` is the number of fixed steps; an adaptive controller takes as many as it needs.
+    `steps` is the number of fixed steps; an adaptive controller takes as many as it needs. In a batch each
+    sample adapts its own steps and reports its own evaluations, but the batch takes the time of the slowest:
+    it computes the largest number for all.
     """
 
     options: Options
@@ -60,11 +60,11 @@ class PFODESampler(AbstractSampler):
         noise: Float[Array, "*shape"],
         cond: Conditioning | None,
         *,
-        steps: int,
+        steps: int | Int[Array, ""],
         key: Key,
     ) -> SamplerOutput:
         o = self.options
-        times = angle_grid(model.parameterization, steps, o.ratio_min)
+        times = time_grid(model.parameterization, int(steps), grid=o.grid, ratio_min=o.ratio_min)
         solution = solve_pf_ode(
             model,
             noise,

@@ -56,7 +56,7 @@ def build(config: Options) -> SlicedWasserstein:
 
 plugin = Plugin(
     name="sliced-wasserstein",
-    summary="sliced Wasserstein-1 distance in data space",
+    summary="sliced Wasserstein-1 distance",
     provides={Slot.metric: build},
     config=Options,
 )

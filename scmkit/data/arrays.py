@@ -16,6 +16,7 @@ class ArrayDataset(AbstractDataset):
     - `train_labels`, `test_labels`: class indices from 0, both or neither.
     - `num_classes`: the number of classes; 0 without labels.
     - `density`: what the samples were drawn from, where it is known in closed form.
+    - `levels`: how many equally spaced values from -1 to 1 images are made of; 0 if continuous.
 
     Raises `ValueError` where these do not fit together.
     """
@@ -29,6 +30,7 @@ class ArrayDataset(AbstractDataset):
         test_labels: Int[np.ndarray, " m"] | None = None,
         num_classes: int = 0,
         density: AbstractDensity | None = None,
+        levels: int = 0,
     ) -> None:
         self.shape = tuple(train.shape[1:])
         self.num_classes = num_classes
@@ -38,6 +40,7 @@ class ArrayDataset(AbstractDataset):
         }
         self._labels: dict[Split, np.ndarray] = {}
         self._density = density
+        self.levels = levels
         self._statistics: Statistics | None = None
         if not self.shape or test.shape[1:] != train.shape[1:]:
             raise ValueError(
@@ -46,6 +49,8 @@ class ArrayDataset(AbstractDataset):
             )
         if not len(train):
             raise ValueError("the train split is empty")
+        if levels < 0 or levels == 1:
+            raise ValueError(f"levels={levels}: two at least, or 0 for continuous samples")
         if num_classes:
             self._labels["train"] = self._checked(train_labels, "train")
             self._labels["test"] = self._checked(test_labels, "test")

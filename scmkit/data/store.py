@@ -47,6 +47,7 @@ class Store(AbstractDataset):
         self.shape = self.metadata.shape
         self.num_classes = self.metadata.num_classes
         self.class_names = self.metadata.class_names
+        self.levels = 256 if self.metadata.dtype == "uint8" else 0
         self._ram_limit = ram_limit
         self._arrays: dict[tuple[Split, str], Any] = {}
         self._check_files()

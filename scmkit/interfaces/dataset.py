@@ -77,5 +77,8 @@ class DataSpec:
 
     def denormalise(self, x: Float[np.ndarray, "n *shape"]) -> Float[np.ndarray, "n *shape"]:
         """From the model's units back to the data's; images are clipped to [-1, 1]."""
-        raw = x / self._channelwise(self.scale) + self._channelwise(self.shift)
+        return self.clipped(x / self._channelwise(self.scale) + self._channelwise(self.shift))
+
+    def clipped(self, raw: Float[np.ndarray, "n *shape"]) -> Float[np.ndarray, "n *shape"]:
+        """Images clipped to [-1, 1]; other data as it is."""
         return np.clip(raw, -1.0, 1.0) if len(self.shape) == 3 and self.clip else raw

@@ -1,10 +1,10 @@
 """Evaluation metrics."""
 
 import abc
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,16 @@ class Evaluation:
     exact: Float[np.ndarray, "n d"] | None = None
     probabilities: Float[np.ndarray, "n c"] | None = None
 
+    def at(self, indices: Int[np.ndarray, " k"]) -> "Evaluation":
+        """The same of the samples at `indices`, which may repeat."""
+        exact, classes = self.exact, self.probabilities
+        return replace(
+            self,
+            samples=self.samples[indices],
+            exact=None if exact is None else exact[indices],
+            probabilities=None if classes is None else classes[indices],
+        )
+
 
 class AbstractMetric(abc.ABC):
     """A number for a set of samples; smaller is better unless it says otherwise."""
@@ -30,6 +40,8 @@ class AbstractMetric(abc.ABC):
     larger_is_better: bool = False
     space: str | None = None
     """The features plugin the metric is defined in; None where any space will do."""
+    finds_training_data: bool = False
+    """Whether it looks for copies of `train`, so that it says nothing of training data itself."""
 
     @abc.abstractmethod
     def applies(self, evaluation: Evaluation) -> bool:
@@ -38,3 +50,9 @@ class AbstractMetric(abc.ABC):
     @abc.abstractmethod
     def __call__(self, evaluation: Evaluation) -> float:
         """The value; deterministic in its input."""
+
+    def resampled(
+        self, evaluation: Evaluation, indices: Int[np.ndarray, "r n"]
+    ) -> Float[np.ndarray, " r"]:
+        """The values for the samples at each row of `indices`; for a metric to do faster, if it can."""
+        return np.asarray([self(evaluation.at(row)) for row in indices])

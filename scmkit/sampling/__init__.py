@@ -1,13 +1,29 @@
-"""Sampling: the PF-ODE, time grids, and drawing many samples."""
+"""Sampling: solvers for every process, the PF-ODE, time grids, and drawing many samples."""
 
+from scmkit.sampling.angular import end_angles as end_angles
+from scmkit.sampling.angular import integrate as integrate
+from scmkit.sampling.batches import each_batch as each_batch
+from scmkit.sampling.batches import in_batches as in_batches
+from scmkit.sampling.denoising import Step as Step
+from scmkit.sampling.denoising import ddim_step as ddim_step
+from scmkit.sampling.denoising import denoised_at as denoised_at
+from scmkit.sampling.denoising import descend as descend
+from scmkit.sampling.denoising import posterior_step as posterior_step
+from scmkit.sampling.denoising import reverse_diffusion_step as reverse_diffusion_step
 from scmkit.sampling.drawing import conditioning as conditioning
 from scmkit.sampling.drawing import draw as draw
+from scmkit.sampling.drawing import draw_batches as draw_batches
 from scmkit.sampling.drawing import prior as prior
 from scmkit.sampling.drawing import sample as sample
+from scmkit.sampling.drawing import steps_for as steps_for
 from scmkit.sampling.drawing import with_guidance as with_guidance
-from scmkit.sampling.grid import angle_grid as angle_grid
+from scmkit.sampling.grid import DescentOptions as DescentOptions
+from scmkit.sampling.grid import Grid as Grid
+from scmkit.sampling.grid import GridOptions as GridOptions
 from scmkit.sampling.grid import angle_of as angle_of
+from scmkit.sampling.grid import ratio_on_grid as ratio_on_grid
 from scmkit.sampling.grid import time_at_angle as time_at_angle
+from scmkit.sampling.grid import time_grid as time_grid
 from scmkit.sampling.pf_ode import at_end as at_end
 from scmkit.sampling.pf_ode import controller_called as controller_called
 from scmkit.sampling.pf_ode import evaluations as evaluations

@@ -1,5 +1,7 @@
 """Drawing many samples."""
 
+from collections.abc import Iterator
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,7 @@ from scmkit.errors import UsageError
 from scmkit.interfaces import AbstractSampler, Conditioning, DataSpec, SamplerOutput
 from scmkit.model import AbstractModel
 from scmkit.plugin import Slot
+from scmkit.sampling.batches import each_batch, in_batches
 from scmkit.types import Key, Keys
 
 BATCH = 512
@@ -24,7 +27,7 @@ def _draw(
     sampler: AbstractSampler,
     noise: Float[Array, "n *shape"],
     cond: Conditioning | None,
-    steps: int,
+    steps: int | Int[Array, ""],
     keys: Keys,
 ) -> SamplerOutput:
     def one(noise: Array, cond: Conditioning | None, key: Key) -> SamplerOutput:
@@ -36,6 +39,16 @@ def _draw(
     return jax.vmap(one)(noise, cond, keys)
 
 
+def steps_for(sampler: AbstractSampler, steps: int) -> int | Int[Array, ""]:
+    """`steps` as a sampler takes it: traced, where one program serves all numbers; for `filter_jit`.
+
+    Raises `UsageError` for less than one step.
+    """
+    if steps < 1:
+        raise UsageError(f"{steps} sampling steps: take at least one")
+    return jnp.asarray(steps, jnp.int32) if sampler.traces_steps else steps
+
+
 def draw(
     model: AbstractModel,
     sampler: AbstractSampler,
@@ -45,23 +58,47 @@ def draw(
     steps: int,
     key: Key,
 ) -> SamplerOutput:
-    """The samples that given noise leads to, in the model's units, a batch of `BATCH` at a time."""
-    n = noise.shape[0]
-    keys = jr.split(key, n)
-    size = min(BATCH, n)
-    # Padding the last batch keeps its shape, so that it needs no compilation of its own.
-    pad = -n % size
-    padded = jax.tree.map(lambda a: jnp.concatenate([a, a[:pad]]), (noise, cond, keys))
-    parts = []
-    for start in range(0, n + pad, size):
-        some, given, key = jax.tree.map(lambda a, i=start: a[i : i + size], padded)
-        parts.append(_draw(model, sampler, some, given, steps, key))
-    return jax.tree.map(lambda *a: jnp.concatenate(a)[:n], *parts)
+    """The samples that given noise leads to, in the model's units, a batch of `BATCH` at a time.
+
+    Samplers with `traces_steps` are compiled once for all numbers of steps. Raises `UsageError` for less
+    than one step.
+    """
+    given_steps = steps_for(sampler, steps)
+    keys = jr.split(key, noise.shape[0])
+
+    def some(noise: Array, cond: Conditioning | None, keys: Keys) -> SamplerOutput:
+        return _draw(model, sampler, noise, cond, given_steps, keys)
+
+    return in_batches(some, (noise, cond, keys), BATCH)
+
+
+def draw_batches(
+    model: AbstractModel,
+    sampler: AbstractSampler,
+    data: DataSpec,
+    n: int,
+    cond: Conditioning | None,
+    *,
+    steps: int,
+    noise_key: Key,
+    key: Key,
+) -> Iterator[SamplerOutput]:
+    """What `draw` gives for `prior(model, data, n, key=noise_key)`, a batch of `BATCH` at a time."""
+    given_steps = steps_for(sampler, steps)
+
+    def some(noise_keys: Keys, cond: Conditioning | None, keys: Keys) -> SamplerOutput:
+        return _draw(model, sampler, _prior(model, data, noise_keys), cond, given_steps, keys)
+
+    return each_batch(some, (jr.split(noise_key, n), cond, jr.split(key, n)), BATCH)
 
 
 def prior(model: AbstractModel, data: DataSpec, n: int, *, key: Key) -> Float[Array, "n *shape"]:
     """`n` draws of the process's prior."""
-    return jax.vmap(lambda k: model.process.prior(data.shape, key=k))(jr.split(key, n))
+    return _prior(model, data, jr.split(key, n))
+
+
+def _prior(model: AbstractModel, data: DataSpec, keys: Keys) -> Float[Array, "n *shape"]:
+    return jax.vmap(lambda k: model.process.prior(data.shape, key=k))(keys)
 
 
 def conditioning(data: DataSpec, n: int, *, label: int | None = None) -> Conditioning | None:

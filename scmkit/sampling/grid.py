@@ -1,9 +1,36 @@
-"""Time grids that mean the same for every noise process."""
+"""Grids of noise levels that mean the same for every noise process."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import jax.numpy as jnp
+from annotated_types import Gt
 from jaxtyping import Array, Float
 
 from scmkit.interfaces import AbstractParameterization
+from scmkit.types import Scalar
+
+Grid = Literal["angle", "karras", "log-snr", "time", "quadratic"]
+"""What the steps of a grid are equal in."""
+
+
+@dataclass(frozen=True)
+class GridOptions:
+    """Where the steps of a sampler lie."""
+
+    grid: Grid = "angle"
+    """Steps are equal in TrigFlow's angle, Karras's rho = 7, log-SNR, the process's time or its root."""
+    ratio_min: Annotated[float, Gt(0)] = 2e-3
+    """Noise-to-signal ratio at which the grid ends."""
+
+
+@dataclass(frozen=True)
+class DescentOptions(GridOptions):
+    """What samplers on `descend` have in common; their options extend it."""
+
+    to_zero: bool = True
+    """Whether the last step goes on from there to ratio 0, which takes one step from the grid."""
 
 
 def angle_of(
@@ -23,14 +50,55 @@ def time_at_angle(
     return jnp.vectorize(parameterization.process.time_at)(ratio)
 
 
-def angle_grid(
-    parameterization: AbstractParameterization, steps: int, ratio_min: float = 2e-3
-) -> Float[Array, " points"]:
-    """`steps + 1` times from `t_max` down to the ratio `ratio_min`, equally spaced in angle.
+def ratio_on_grid(
+    parameterization: AbstractParameterization,
+    u: Scalar,
+    *,
+    grid: Grid = "angle",
+    ratio_min: float = 2e-3,
+) -> Scalar:
+    r"""The noise-to-signal ratio a part $u \in [0, 1]$ of the way down, in the dtype of `u`.
 
-    In TrigFlow's time, equal steps beat Karras's grid at every budget tried for DDIM.
+    $$\rho(u) = g^{-1}\big(g(\rho_{max}) + u\,(g(\rho_{min}) - g(\rho_{max}))\big)$$
+
+    | `grid` | $g(\rho)$ | from |
+    | --- | --- | --- |
+    | `angle` | $\arctan(\rho/\sigma_d)$ | arXiv 2410.11081 |
+    | `karras` | $\rho^{1/7}$ | arXiv 2206.00364, Eq. 5 |
+    | `log-snr` | $\log\rho$ | arXiv 2206.00927, Section 3.3 |
+    | `time` | $t(\rho)$, the process's time | |
+    | `quadratic` | $\sqrt{t(\rho)}$ | arXiv 2010.02502, Appendix D.2 |
+
+    Which is best depends on the solver (`docs/samplers.md`): the angle for DDIM, log-SNR for the DPM-Solvers.
     """
     process = parameterization.process
-    ends = jnp.stack([process.t_max, process.time_at(jnp.asarray(ratio_min, jnp.float32))])
-    first, last = angle_of(parameterization, ends)
-    return time_at_angle(parameterization, jnp.linspace(first, last, steps + 1))
+    scales: dict[Grid, tuple[Callable[[Scalar], Scalar], Callable[[Scalar], Scalar]]] = {
+        "angle": (
+            lambda r: jnp.arctan(r / parameterization.sigma_data),
+            lambda g: parameterization.sigma_data * jnp.tan(g),
+        ),
+        "karras": (lambda r: r ** (1 / 7), lambda g: g**7),
+        "log-snr": (jnp.log, jnp.exp),
+        "time": (process.time_at, process.ratio),
+        "quadratic": (lambda r: jnp.sqrt(process.time_at(r)), lambda g: process.ratio(g**2)),
+    }
+    scale, inverse = scales[grid]
+    first = scale(process.ratio(process.t_max.astype(u.dtype)))
+    last = scale(jnp.asarray(ratio_min, u.dtype))
+    return inverse(first + u * (last - first))
+
+
+def time_grid(
+    parameterization: AbstractParameterization,
+    steps: int,
+    *,
+    grid: Grid = "angle",
+    ratio_min: float = 2e-3,
+) -> Float[Array, " points"]:
+    """`steps + 1` times of the process from `t_max` down to the ratio `ratio_min`."""
+
+    def time(u: Scalar) -> Scalar:
+        ratio = ratio_on_grid(parameterization, u, grid=grid, ratio_min=ratio_min)
+        return parameterization.process.time_at(ratio)
+
+    return jnp.vectorize(time)(jnp.linspace(0, 1, steps + 1))

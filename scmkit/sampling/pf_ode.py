@@ -7,6 +7,7 @@ from jaxtyping import Array, Float, Int
 from scmkit.errors import OptionError, did_you_mean
 from scmkit.interfaces import Conditioning
 from scmkit.model import AbstractModel
+from scmkit.sampling.unrolled import unrolled
 
 
 def _concrete(base: type, excluding: tuple[type, ...] = ()) -> dict[str, type]:
@@ -73,10 +74,13 @@ def solve_pf_ode(
 ) -> diffrax.Solution:
     r"""Integrate $dx/dt = v(x, t)$ from `times[0]` to `times[-1]`, either way.
 
+    Under `vmap` every sample has its own adaptive steps, but all take part in each: the loop runs as long as
+    the slowest sample needs.
+
     **Arguments:**
 
     - `x`: the state at `times[0]`, in the model's units.
-    - `times`: for fixed steps, every time visited (see `angle_grid`); an adaptive controller uses its
+    - `times`: for fixed steps, every time visited (see `time_grid`); an adaptive controller uses its
         ends only.
     - `solver`, `controller`: names from diffrax.
     - `dense`: keep a continuous solution, for `solution.evaluate(t)`; otherwise `ys[0]` is the end.
@@ -89,7 +93,7 @@ def solve_pf_ode(
     adaptive = controller == "PIDController"
     return diffrax.diffeqsolve(
         diffrax.ODETerm(lambda t, x, _: model.velocity(x, jnp.asarray(t), cond)),
-        method,
+        method if adaptive or dense else unrolled(method),
         t0=times[0],
         t1=times[-1],
         dt0=None
@@ -104,7 +108,10 @@ def solve_pf_ode(
 
 
 def evaluations(solution: diffrax.Solution, solver: str, controller: str) -> Int[Array, ""]:
-    """The number of velocity evaluations a solution took (-1 for implicit solvers: not counted)."""
+    """The number of velocity evaluations a solution took (-1 for implicit solvers: not counted).
+
+    Under `vmap`, what each sample needed. The slowest decides what was computed: the largest of them.
+    """
     steps = jnp.asarray(solution.stats["num_steps"], jnp.int32)
     if solver == "Euler":
         return steps

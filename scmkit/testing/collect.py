@@ -13,6 +13,7 @@ from scmkit.testing import (
     dataset,
     declaration,
     embedding,
+    features,
     importer,
     loss,
     metric,
@@ -44,6 +45,7 @@ FAMILIES: dict[Slot, Family] = {
     Slot.metric: metric.FAMILY,
     Slot.tracker: tracker.FAMILY,
     Slot.importer: importer.FAMILY,
+    Slot.features: features.FAMILY,
 }
 
 CHOOSY = (Slot.parameterization, Slot.network)

@@ -57,6 +57,21 @@ def samples_are_float32_of_one_shape(given: Data) -> None:
         )
 
 
+def samples_lie_on_their_levels(given: Data) -> None:
+    levels = given.dataset.levels
+    if not levels:
+        return
+    require(levels > 1, f"levels must be 0 or at least 2, not {levels}")
+    for split in SPLITS:
+        steps = (given.some(split)[0].astype(np.float64) + 1) / 2 * (levels - 1)
+        off = np.abs(steps - np.round(steps)).max()
+        require(
+            off < 1e-3,
+            f"levels is {levels}, but {split} samples are off those equally spaced values in [-1, 1] "
+            f"by {off:.2g} of their distance",
+        )
+
+
 def labels_are_class_indices(given: Data) -> None:
     classes = given.dataset.num_classes
     for split in SPLITS:
@@ -160,6 +175,7 @@ FAMILY = Family(
     arrange,
     (
         samples_are_float32_of_one_shape,
+        samples_lie_on_their_levels,
         labels_are_class_indices,
         reading_follows_the_indices,
         building_again_gives_the_same,

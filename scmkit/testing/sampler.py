@@ -6,11 +6,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from scmkit.interfaces import AbstractSampler, Conditioning, SamplerOutput
 from scmkit.model import Model
 from scmkit.plugin import Slot
+from scmkit.sampling import steps_for
 from scmkit.testing.bench import DATA_STD, Bench, Case
 from scmkit.testing.check import require, require_finite
 from scmkit.testing.family import Family
@@ -27,7 +28,7 @@ def drawn(
     model: Model,
     noise: Float[Array, "n *shape"],
     cond: Conditioning | None,
-    steps: int,
+    steps: int | Int[Array, ""],
     key: Key,
 ) -> SamplerOutput:
     """A batch of samples, compiled, as `scmkit.sampling.draw` draws them."""
@@ -46,7 +47,11 @@ class Sampling:
     bench: Bench
 
     def draw(self, model: Model, steps: int, seed: int = 0) -> SamplerOutput:
-        """Samples from the process's prior; `seed` is for fresh noise on the way."""
+        """Samples from the process's prior, `steps` traced if it may be; `seed` is for fresh noise."""
+        return self.draw_in(model, steps_for(self.sampler, steps), seed)
+
+    def draw_in(self, model: Model, steps: int | Int[Array, ""], seed: int = 0) -> SamplerOutput:
+        """The same, with `steps` as it is."""
         shape, classes = self.bench.data.shape, self.bench.data.num_classes
         noise = model.process.prior((N, *shape), key=jr.key(3))
         cond = Conditioning(jnp.arange(N, dtype=jnp.int32) % classes) if classes else None
@@ -93,6 +98,18 @@ def determinism_is_as_claimed(given: Sampling) -> None:
         )
 
 
+def traced_steps_change_nothing(given: Sampling) -> None:
+    if not given.sampler.traces_steps:
+        return
+    out = {kind: given.draw_in(given.model, kind(3)) for kind in (int, jnp.asarray)}
+    difference = jnp.abs(out[int].x - out[jnp.asarray].x).max()
+    require(
+        difference < 1e-4 and (out[int].nfe == out[jnp.asarray].nfe).all(),
+        f"samples in 3 steps differ by {difference:.2g} when the number is traced, which "
+        "traces_steps promises it may be",
+    )
+
+
 def samples_of_an_exact_model_are_the_data(given: Sampling) -> None:
     steps, param = given.sampler.usual_steps[0], given.bench.build(Slot.parameterization)
     data = Gaussian.isotropic(DATA_STD)
@@ -115,6 +132,7 @@ FAMILY = Family(
         usual_steps_are_positive,
         samples_are_like_the_noise,
         determinism_is_as_claimed,
+        traced_steps_change_nothing,
         samples_of_an_exact_model_are_the_data,
     ),
     # Labels, and a process that cannot be taken for TrigFlow.

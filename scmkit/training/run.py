@@ -12,7 +12,7 @@ from scmkit.assembly import build_model
 from scmkit.errors import RunError, UsageError
 from scmkit.files import write_text
 from scmkit.model import Model
-from scmkit.recipe import Recipe, read_run_recipe
+from scmkit.recipe import Recipe, TeacherRecord, read_run_recipe
 from scmkit.training import checkpoint
 from scmkit.training.metrics_file import read_metrics
 
@@ -87,3 +87,30 @@ class Run:
         latest = checkpoint.latest(self.checkpoints)
         skeleton = eqx.filter_eval_shape(build_model, self.recipe, key=jr.key(0))
         return checkpoint.restore(latest, skeleton, prefix="players/generator/ema")
+
+    @property
+    def diffusion_model(self) -> Model:
+        """`model`, where it is a diffusion model and so has a PF-ODE; raises `UsageError`."""
+        if self.recipe.teacher_role != "none":
+            teacher = self.teacher
+            other = "" if teacher is None else f", but its teacher has: {teacher}"
+            raise UsageError(
+                f"'{self.path}' is a consistency model, which has no probability-flow ODE{other}"
+            )
+        return self.model
+
+    @property
+    def consistency_model(self) -> Model:
+        """`model`, where it is a consistency model; raises `UsageError`."""
+        if self.recipe.teacher_role == "none":
+            raise UsageError(
+                f"'{self.path}' is a diffusion model, and this takes a consistency model: distil it with "
+                f"`scmkit train --plugin scd --teacher {self.path}`"
+            )
+        return self.model
+
+    @property
+    def teacher(self) -> Path | None:
+        """Where the run's teacher is; None without one."""
+        record = self.recipe.teacher
+        return self.path / record.path if isinstance(record, TeacherRecord) else None

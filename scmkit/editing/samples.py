@@ -1,0 +1,124 @@
+"""Editing many samples, in the data's units."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from scmkit.editing.latents import decode, decode_at_once, encode, interpolate
+from scmkit.editing.projections import Projection
+from scmkit.editing.zero_shot import edit, edit_times
+from scmkit.interfaces import Conditioning, DataSpec
+from scmkit.model import AbstractModel
+from scmkit.sampling import in_batches
+from scmkit.training.run import Run
+from scmkit.types import Key, Keys
+
+BATCH = 256
+CLIPPINGS = 64
+
+
+class _Scaled(eqx.Module):
+    """A projection of samples in the data's units, for samples in the model's."""
+
+    known: Projection
+    scale: Float[Array, "..."]
+
+    def __call__(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        return self.scale * self.known(x / self.scale)
+
+
+def edit_samples(
+    model: AbstractModel,
+    data: DataSpec,
+    samples: Float[np.ndarray, "n *shape"],
+    known: Projection,
+    labels: Int[np.ndarray, " n"] | None = None,
+    *,
+    steps: int = 16,
+    angle: float | None = None,
+    variations: int = 1,
+    seed: int = 0,
+) -> Float[np.ndarray, "n variations *shape"]:
+    """Samples of a consistency model that share with each of `samples` what is `known` of it.
+
+    From noise, or, where an `angle` is given (TrigFlow's time in radians, whatever the process), from
+    the samples noised that far: the smaller, the closer. `variations` have different noise. What
+    `known`, a projection in the data's units, keeps as it is comes back bit for bit; images stay within
+    [-1, 1]. (arXiv 2303.01469, Algorithm 4, see `edit`.)
+    """
+    raw = np.repeat(np.asarray(samples, np.float32), variations, axis=0)
+    given = np.asarray(jax.vmap(known)(jnp.asarray(raw)))
+    scale = jnp.asarray(data.scale, jnp.float32).reshape(-1, *[1] * (len(data.shape) - 1))
+    inside = _Scaled(known, jnp.broadcast_to(scale, data.shape))
+    start = jnp.asarray(data.normalise(given if angle is None else raw))
+    cond = None if labels is None else Conditioning(jnp.repeat(jnp.asarray(labels), variations))
+    times = edit_times(model.parameterization, steps, angle)
+    keys = jr.split(jr.key(seed), len(raw))
+    x = in_batches(lambda *some: _edit(model, inside, times, *some), (start, cond, keys), BATCH)
+    made = data.denormalise(np.asarray(x))
+    made = np.asarray(_agreeing(jnp.asarray(made), jnp.asarray(given), known, data))
+    return made.reshape(len(samples), variations, *data.shape)
+
+
+def interpolate_samples(
+    run: Run,
+    samples: Float[np.ndarray, "2 *shape"],
+    labels: Int[np.ndarray, " 2"] | None = None,
+    *,
+    frames: int = 8,
+) -> Float[np.ndarray, "frames *shape"]:
+    """A walk from one sample to another, through the latents of both; labels change half-way.
+
+    A diffusion run encodes and decodes; for a consistency run its teacher encodes, and it decodes in one
+    step. Raises `UsageError` for a consistency run without a teacher, which cannot encode.
+    """
+    data, consistent = run.recipe.data, run.recipe.teacher_role != "none"
+    teacher = run.teacher if consistent else None
+    encoder = run.diffusion_model if teacher is None else Run.load(teacher).diffusion_model
+    cond = None if labels is None else Conditioning(jnp.asarray(labels))
+    a, b = eqx.filter_jit(jax.vmap(encode, (None, 0, 0)))(
+        encoder, jnp.asarray(data.normalise(samples)), cond
+    )
+    weights = jnp.linspace(0, 1, frames)
+    latents = jax.vmap(interpolate, (None, None, 0))(a, b, weights)
+    nearest = jax.tree.map(lambda c: c[(weights > 0.5).astype(jnp.int32)], cond)
+    back = eqx.filter_jit(jax.vmap(decode_at_once if consistent else decode, (None, 0, 0)))
+    return data.denormalise(np.asarray(back(run.model, latents, nearest)))
+
+
+@eqx.filter_jit
+def _edit(
+    model: AbstractModel,
+    known: Projection,
+    times: Float[Array, " steps"],
+    start: Float[Array, "n *shape"],
+    cond: Conditioning | None,
+    keys: Keys,
+) -> Float[Array, "n *shape"]:
+    def one(start: Array, cond: Conditioning | None, key: Key) -> Array:
+        return edit(model, start, known, cond, times=times, key=key)
+
+    return jax.vmap(one)(start, cond, keys)
+
+
+@eqx.filter_jit
+def _agreeing(
+    made: Float[Array, "n *shape"],
+    given: Float[Array, "n *shape"],
+    known: Projection,
+    data: DataSpec,
+) -> Float[Array, "n *shape"]:
+    """`made` with the known part once more put in, in the data's units: neither normalisation nor
+    clipping kept it. Projections on both sets in turn approach an image that is in both."""
+    clipped = len(data.shape) == 3 and data.clip
+
+    def once(_: Any, made: Array) -> Array:
+        agreeing = given + (made - jax.vmap(known)(made))
+        return jnp.clip(agreeing, -1, 1) if clipped else agreeing
+
+    return jax.lax.fori_loop(0, CLIPPINGS if clipped else 1, once, made)

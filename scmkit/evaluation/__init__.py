@@ -1,0 +1,237 @@
+"""Evaluation: a run's samples against real data, beside what other real data scores."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Float
+
+from scmkit.assembly import build_free
+from scmkit.composition import dataset_of
+from scmkit.derived import digest, directory_of
+from scmkit.discovery import entries
+from scmkit.errors import UsageError
+from scmkit.evaluation.baselines import gaussian, subset
+from scmkit.evaluation.comparison import Comparison, Scores
+from scmkit.evaluation.generated import generated
+from scmkit.evaluation.intervals import resampled_indices
+from scmkit.evaluation.rows import GAUSSIAN as GAUSSIAN
+from scmkit.evaluation.rows import REAL as REAL
+from scmkit.evaluation.rows import Row as Row
+from scmkit.evaluation.rows import real_name
+from scmkit.evaluation.spaces import BATCH, Progress, Selection, Space
+from scmkit.evaluation.spaces import DATA as DATA
+from scmkit.interfaces import (
+    AbstractDataset,
+    AbstractMetric,
+    AbstractSampler,
+    Conditioning,
+    DataSpec,
+    Split,
+)
+from scmkit.model import AbstractModel
+from scmkit.plugin import Slot
+from scmkit.sampling import draw_batches, prior, with_guidance
+from scmkit.training.run import Run
+from scmkit.types import Key
+
+METRICS = ("energy-distance", "sliced-wasserstein", "mmd", "near-copies", "exact-map")
+"""What is computed in data space where no metric is named; those that do not apply are left out."""
+
+FEATURE_METRICS = ("frechet-distance", "precision", "recall", "coverage", "classifier-score")
+"""The same in a feature space, and those that are not installed are left out, too."""
+
+DEFAULT_METRICS = {
+    DATA: METRICS,
+    "inception": ("fid", "kid", "inception-score", "precision", "recall", "coverage"),
+}
+"""The same by space, where it has a list of its own."""
+
+RESAMPLES = 20
+"""For intervals: their standard deviation is then known to about a sixth."""
+
+_REAL_DRAWS = 5
+
+
+def _silent(what: str, done: int, total: int) -> None: ...
+
+
+def evaluate(
+    run: Run,
+    *,
+    steps: Sequence[int] | None = None,
+    sampler: str | None = None,
+    metrics: Sequence[str] | None = None,
+    n: int | None = None,
+    seed: int = 0,
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
+    baselines: bool = True,
+    model: AbstractModel | None = None,
+    guidance: float | None = None,
+    features: str | None = None,
+    resamples: int = RESAMPLES,
+    split: Split = "test",
+    progress: Progress = _silent,
+) -> list[Row]:
+    """Metrics of a run's samples at each number of steps, against real data.
+
+    Every row uses `n` samples (default: as many as the split has, 2000 at the most), so that the bias of
+    each metric is the same in all; labels follow the split's. With `baselines` the first rows are real data
+    of the other split, what a perfect model would score, and a Gaussian with the training data's mean and
+    covariance. Samples are drawn and mapped a batch at a time; only vectors are kept.
+
+    **Arguments:**
+
+    - `sampler`, `metrics`: plugins; by default the recipe's, and what is usual in the space.
+    - `features`: the plugin in whose space metrics without one of their own are computed; the data's own by
+        default. Features of real data are kept in `scmkit.derived.directory_of(dataset)`.
+    - `resamples`: of the bootstrap behind the 95% intervals (see `scmkit.evaluation.intervals`); 0 for none.
+    - `split`: what samples are held against.
+    - `settings`: plugin options by plugin name.
+    - `model`: takes the place of the run's own, such as a `Guided` one; `guidance` is what it is told.
+    - `progress`: told `(what, done, total)` after each batch.
+
+    Raises `UsageError` and `PluginError`.
+    """
+    recipe, options = run.recipe, dict(settings or {})
+    model = model or run.model
+    dataset = dataset_of(recipe)
+    size = dataset.size(split)
+    if not size:
+        raise UsageError(f"data '{recipe.data.source}' has no {split} split; choose the other")
+    n = min(size, 2000) if n is None else n
+    if not n > 0:
+        raise UsageError(f"--n {n}: draw at least one sample")
+    if resamples < 0 or resamples == 1:
+        raise UsageError(f"--resamples {resamples}: give 2 or more, or 0 for no intervals")
+    sampler = sampler or recipe.sampler
+    recorded = recipe.plugins[sampler].config if sampler in recipe.plugins else {}
+    draws: AbstractSampler = build_free(
+        Slot.sampler, sampler, {**recorded, **options.get(sampler, {})}
+    )
+    measures = _measures(metrics or _usual(features or DATA), split, options)
+
+    rng = np.random.default_rng(seed)
+    reference = Selection(split, np.sort(rng.permutation(size)[:n]))
+    train = Selection("train", subset(rng, dataset.size("train")))
+    pool = train
+    if split == "train" and dataset.size("test"):
+        pool = Selection("test", subset(rng, dataset.size("test")))
+    spaces = _spaces(dataset, measures, features or DATA, options, n)
+    used = [space for space in spaces if space.features is not None]
+    where = (directory_of(dataset), digest(dataset)) if used else None
+    indices = resampled_indices(n, resamples, seed) if resamples else None
+    comparisons = []
+    for space in spaces:
+        held, others = (space.of_real(dataset, s, where, progress) for s in (reference, pool))
+        of_train = others if pool is train else held
+        comparisons.append(Comparison(space, held, of_train, others, indices))
+    facts = {s.name: {"digest": s.features.digest, **s.features.facts} for s in used if s.features}
+
+    def row(name: str, scores: Sequence[Scores], **told: Any) -> Row:
+        values = {k: v for some, _ in scores for k, v in some.items()}
+        return Row(
+            name=name,
+            metrics={k: values[k] for k in measures if k in values},
+            intervals={k: v for _, some in scores for k, v in some.items()},
+            features=facts,
+            larger_is_better=frozenset(k for k in values if measures[k].larger_is_better),
+            **told,
+        )
+
+    rows = []
+    if baselines and pool.split != split:
+        picks = [rng.permutation(len(pool.indices))[:n] for _ in range(_REAL_DRAWS)]
+        rows.append(row(real_name(split), [c.of_real(picks) for c in comparisons], nfe=None))
+    if baselines:
+        images, _ = dataset.read("train", train.indices)
+        fit = gaussian(rng, images.reshape(len(images), -1), n).reshape(n, *dataset.shape)
+        # Features are of images, which end at -1 and 1.
+        fits = [fit if s.features is None else recipe.data.clipped(fit) for s in spaces]
+        scores = [c(c.space(x)) for c, x in zip(comparisons, fits, strict=True)]
+        rows.append(row(GAUSSIAN, scores, nfe=None))
+
+    cond = with_guidance(_conditioning(dataset, reference, n), n, guidance)
+    k_noise, k_sampler = jr.split(jr.key(seed))
+    exact = _exact_map(model, recipe.data, dataset, n, k_noise)
+    for count in steps or draws.usual_steps:
+        name = f"{sampler}, {count} step{'s' if count > 1 else ''}"
+        keys = {"noise_key": k_noise, "key": k_sampler}
+        found = generated(
+            lambda c=count, k=keys: draw_batches(model, draws, recipe.data, n, cond, steps=c, **k),
+            recipe.data,
+            spaces,
+            progress=lambda done, name=name: progress(name, done, n),
+        )
+        ends = exact if draws.deterministic(count) else None
+        scores = [
+            c(f, ends if c.space.features is None else None)
+            for c, f in zip(comparisons, found.features, strict=True)
+        ]
+        rows.append(row(name, scores, nfe=found.nfe, seconds=found.seconds))
+    return rows
+
+
+def _usual(space: str) -> Sequence[str]:
+    """The metrics of a space where nobody named any, as far as they are installed."""
+    installed = {entry.name for entry in entries()}
+    return [m for m in DEFAULT_METRICS.get(space, FEATURE_METRICS) if m in installed]
+
+
+def _measures(
+    names: Sequence[str], split: Split, options: Mapping[str, Mapping[str, Any]]
+) -> dict[str, AbstractMetric]:
+    """The metrics, less those that look for training data where that is the reference."""
+    built = {name: build_free(Slot.metric, name, options.get(name, {})) for name in names}
+    return {k: m for k, m in built.items() if split != "train" or not m.finds_training_data}
+
+
+def _spaces(
+    dataset: AbstractDataset,
+    measures: Mapping[str, AbstractMetric],
+    default: str,
+    options: Mapping[str, Mapping[str, Any]],
+    n: int,
+) -> list[Space]:
+    """Each space that a metric asks for, `default` for those that do not."""
+    metrics: dict[str, dict[str, AbstractMetric]] = {}
+    for name, metric in measures.items():
+        metrics.setdefault(metric.space or default, {})[name] = metric
+    return [
+        Space(
+            name,
+            own,
+            None
+            if name == DATA
+            else build_free(
+                Slot.features, name, options.get(name, {}), dataset, directory_of(dataset)
+            ),
+            batch=min(BATCH, n),
+        )
+        for name, own in metrics.items()
+    ]
+
+
+def _conditioning(dataset: AbstractDataset, reference: Selection, n: int) -> Conditioning | None:
+    """Labels as those of the reference, over and over."""
+    if not dataset.num_classes:
+        return None
+    blocks = (labels for _, labels in reference.blocks(dataset))
+    labels = np.concatenate([block for block in blocks if block is not None])
+    return Conditioning(jnp.asarray(labels[np.arange(n) % len(labels)]))
+
+
+def _exact_map(
+    model: AbstractModel, data: DataSpec, dataset: AbstractDataset, n: int, key: Key
+) -> Float[np.ndarray, "n d"] | None:
+    """The exact ends of the PF-ODE paths that start at the noise drawn with `key`, in the data's units."""
+    density = dataset.density()
+    if density is None:
+        return None
+    ours = density.affine(jnp.asarray(data.shift), jnp.asarray(data.scale))
+    noise = prior(model, data, n, key=key)
+    ends = jax.vmap(lambda x: ours.consistency(model.process, x, model.process.t_max))(noise)
+    return data.denormalise(np.asarray(ends))

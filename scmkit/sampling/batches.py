@@ -1,0 +1,37 @@
+"""Many samples, a batch at a time."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+
+def each_batch(
+    f: Callable[..., Any], args: tuple[PyTree[Array], ...], size: int
+) -> Iterator[PyTree[Array]]:
+    """`f(*args)` of `size` samples after another, where all arrays have a leading axis of samples."""
+    n = jax.tree.leaves(args)[0].shape[0]
+    size = min(size, n)
+    # Padding the last batch keeps its shape, so that it needs no compilation of its own.
+    pad = -n % size
+    padded = jax.tree.map(lambda a: jnp.concatenate([a, a[:pad]]), args)
+    for start in range(0, n + pad, size):
+        part = f(*jax.tree.map(lambda a, i=start: a[i : i + size], padded))
+        yield jax.tree.map(lambda a, left=n - start: a[:left], part)
+
+
+def in_batches(
+    f: Callable[..., Any],
+    args: tuple[PyTree[Array], ...],
+    size: int,
+    done: Callable[[int], object] | None = None,
+) -> PyTree[Array]:
+    """All that `each_batch` gives, joined; `done` is told after each batch how many samples it was."""
+    parts = []
+    for part in each_batch(f, args, size):
+        parts.append(part)
+        if done is not None:
+            done(jax.tree.leaves(jax.block_until_ready(part))[0].shape[0])
+    return jax.tree.map(lambda *a: jnp.concatenate(a), *parts)

@@ -1,0 +1,241 @@
+"""Evaluation: streamed, in any space, with intervals that cover, beside what real data scores."""
+
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from fake_distributions import Installer
+from scmkit_plugins import digits, energy_distance
+from scmkit_plugins.consistency_sampler import ConsistencySampler
+
+import scmkit.evaluation as evaluation
+from scmkit import Run, build_model, compose, evaluate
+from scmkit.errors import PluginError, UsageError
+from scmkit.evaluation import GAUSSIAN, REAL, baselines
+from scmkit.evaluation.comparison import Comparison
+from scmkit.evaluation.intervals import resampled_indices
+from scmkit.evaluation.spaces import Space
+from scmkit.interfaces import AbstractMetric, Conditioning, Evaluation, Features
+from scmkit.plugin import NoOptions
+from scmkit.sampling import draw, draw_batches, prior
+
+TINY = {
+    "mlp.width": 8,
+    "mlp.depth": 1,
+    "mlp.embedding_dim": 8,
+    "positional.channels": 8,
+}
+PLUGINS = """
+import numpy as np
+from scmkit.interfaces import AbstractFeatures, AbstractMetric, Evaluation, Features
+from scmkit.plugin import NoOptions, Plugin, Slot
+
+
+class Halves(AbstractFeatures):
+    digest = "ab" * 16
+    facts = {"halves": 2.0}
+    calls = []
+
+    def __call__(self, samples):
+        assert np.abs(samples).max() <= 1
+        self.calls.append(len(samples))
+        x = samples.reshape(len(samples), 2, -1).mean(2)
+        classes = np.full((len(x), 2), 0.5, np.float32)
+        return Features(x, classes)
+
+
+class Dimensions(AbstractMetric):
+    larger_is_better = True
+
+    def __init__(self, space):
+        self.space = space
+
+    def applies(self, evaluation: Evaluation) -> bool:
+        return self.space is None or evaluation.probabilities is not None
+
+    def __call__(self, evaluation: Evaluation) -> float:
+        sizes = {a.shape[1] for a in (evaluation.samples, evaluation.reference, evaluation.train)}
+        assert len(sizes) == 1
+        return float(sizes.pop())
+
+
+features = Plugin("halves", "means of two halves", {Slot.features: lambda c, d, p: Halves()})
+own = Plugin("own", "dimensions of halves", {Slot.metric: lambda c: Dimensions("halves")})
+any_ = Plugin("any", "dimensions of any space", {Slot.metric: lambda c: Dimensions(None)})
+"""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Run:
+    """A run on digits whose model has fresh weights."""
+    path = tmp_path_factory.mktemp("runs") / "r"
+    run = Run.create(path, compose(["trigflow", "sct"], TINY, data="digits"))
+    run.model = build_model(run.recipe, key=jr.key(0))
+    return run
+
+
+@pytest.fixture
+def halves(tmp_path, monkeypatch):
+    """The features above, and metrics of their space and of any."""
+    monkeypatch.setenv("SCMKIT_CACHE", str(tmp_path / "cache"))
+    names = {"halves": "features", "own": "own", "any": "any_"}
+    Installer(tmp_path / "site", monkeypatch)("halves-pack", names, source=PLUGINS)
+
+
+def test_values_are_those_of_everything_at_once(run):
+    rows = evaluate(run, n=60, steps=(1, 2), metrics=["energy-distance", "near-copies"], seed=3)
+    dataset, metric = digits.build_dataset(NoOptions()), energy_distance.EnergyDistance()
+    rng = np.random.default_rng(3)
+    chosen = np.sort(rng.permutation(500)[:60])
+    reference, labels = dataset.read("test", chosen)
+    train = dataset.read("train", np.arange(1297))[0].reshape(1297, -1)
+
+    def score(samples: np.ndarray) -> float:
+        return metric(Evaluation(samples.reshape(60, -1), reference.reshape(60, -1), train))
+
+    real = [score(train[rng.permutation(1297)[:60]]) for _ in range(5)]
+    k_noise, key = jr.split(jr.key(3))
+    noise = prior(run.model, run.recipe.data, 60, key=k_noise)
+    assert labels is not None
+    for row, steps in zip(rows[2:], (1, 2), strict=True):
+        cond = Conditioning(jnp.asarray(labels))
+        out = draw(run.model, ConsistencySampler(()), noise, cond, steps=steps, key=key)
+        samples = run.recipe.data.denormalise(np.asarray(out.x))
+        assert row.metrics["energy-distance"] == pytest.approx(score(samples), rel=1e-6)
+        assert row.nfe == steps
+        assert row.seconds is not None
+        assert row.seconds > 0
+    assert [row.name for row in rows[:2]] == [REAL, GAUSSIAN]
+    assert rows[0].metrics == {"energy-distance": pytest.approx(np.mean(real), rel=1e-9)}
+    half = 1.96 * np.std(real, ddof=1)
+    low, high = rows[0].intervals["energy-distance"]
+    assert (low, high) == (pytest.approx(np.mean(real) - half), pytest.approx(np.mean(real) + half))
+    assert set(rows[1].intervals) == {"energy-distance", "near-copies"}
+
+
+def test_batches_are_what_is_drawn_at_once(run, monkeypatch):
+    keys = {"noise_key": jr.key(1), "key": jr.key(2)}
+    given = run.model, ConsistencySampler(()), run.recipe.data
+    cond = Conditioning(jnp.arange(10, dtype=jnp.int32))
+    noise = prior(run.model, run.recipe.data, 10, key=jr.key(1))
+    whole = draw(*given[:2], noise, cond, steps=2, key=jr.key(2))
+    monkeypatch.setattr("scmkit.sampling.drawing.BATCH", 4)
+    parts = list(draw_batches(*given, 10, cond, steps=2, **keys))
+    assert [len(part.x) for part in parts] == [4, 4, 2]
+    np.testing.assert_allclose(np.concatenate([part.x for part in parts]), whole.x, rtol=1e-5)
+
+
+def test_each_metric_in_its_space(run, halves):
+    told = []
+    options = {"n": 20, "steps": (1,), "progress": lambda *a: told.append(a)}
+    rows = evaluate(run, metrics=["any", "own"], **options)
+    assert [dict(row.metrics) for row in rows] == [{"any": 64.0, "own": 2.0}] * 3
+    assert rows[0].larger_is_better == {"any", "own"}
+    assert rows[0].features == {"halves": {"digest": "ab" * 16, "halves": 2.0}}
+    assert ("halves features of train", 1297, 1297) in told
+    assert ("consistency, 1 step", 20, 20) in told
+    rows = evaluate(run, metrics=["own", "any"], features="halves", baselines=False, **options)
+    assert [list(row.metrics.items()) for row in rows] == [[("own", 2.0), ("any", 2.0)]]
+    [row] = evaluate(run, metrics=["any"], features="data", baselines=False, **options)
+    assert (row.metrics, row.features) == ({"any": 64.0}, {})
+
+
+def test_features_of_real_data_that_are_kept_give_the_same_rows(run, halves):
+    from halves_pack import Halves  # pyright: ignore[reportMissingImports]
+
+    def rows():
+        Halves.calls.clear()
+        found = evaluate(run, metrics=["energy-distance"], features="halves", n=300, steps=(1,))
+        return [(row.metrics, row.intervals) for row in found], list(Halves.calls)
+
+    first, calls = rows()
+    again, fewer = rows()
+    assert first == again
+    # All of one shape: 300 test and 1297 train samples, 300 Gaussian and 300 drawn ones.
+    assert calls == [256] * (2 + 6 + 2 + 2)
+    assert fewer == [256] * 4
+
+
+def test_what_is_usual_in_a_space(run, halves, monkeypatch):
+    monkeypatch.setattr(evaluation, "FEATURE_METRICS", ("sliced-wasserstein", "not-installed"))
+    [row] = evaluate(run, features="halves", n=20, steps=(1,), baselines=False, resamples=0)
+    assert set(row.metrics) == {"sliced-wasserstein"}
+    assert row.intervals == {}
+
+
+def test_against_the_training_split(run):
+    rows = evaluate(run, metrics=["mmd", "near-copies"], split="train", n=30, steps=(1,))
+    assert [row.name for row in rows] == ["real (test data)", GAUSSIAN, "consistency, 1 step"]
+    assert {name for row in rows for name in row.metrics} == {"mmd"}
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        ({"resamples": 1}, UsageError, "--resamples 1: give 2 or more"),
+        ({"n": 0}, UsageError, "--n 0"),
+        ({"features": "mmd"}, PluginError, "plugin 'mmd' is no features"),
+        ({"features": "classifer"}, PluginError, "did you mean 'classifier'"),
+    ],
+)
+def test_what_makes_no_sense_is_said(run, options, error, match):
+    with pytest.raises(error, match=match):
+        evaluate(run, metrics=["mmd"], **options)
+
+
+class Mean(AbstractMetric):
+    """The mean of one-dimensional samples, of known distribution."""
+
+    def applies(self, evaluation: Evaluation) -> bool:
+        return True
+
+    def __call__(self, evaluation: Evaluation) -> float:
+        return float(evaluation.samples.mean())
+
+
+def interval(samples: np.ndarray, resamples: int, seed: int = 0) -> tuple[float, float]:
+    real = Features(np.zeros((3, 1)))
+    space = Space("data", {"mean": Mean()}, None, batch=1)
+    indices = resampled_indices(len(samples), resamples, seed)
+    _, intervals = Comparison(space, real, real, real, indices)(Features(samples))
+    return intervals["mean"]
+
+
+def test_intervals_are_as_wide_as_theory_says():
+    x = np.random.default_rng(0).normal(5, 2, size=(400, 1))
+    low, high = interval(x, 2000)
+    assert (low + high) / 2 == pytest.approx(x.mean())
+    assert (high - low) / 2 == pytest.approx(1.96 * x.std() / np.sqrt(400), rel=0.05)
+
+
+def test_intervals_cover():
+    rng = np.random.default_rng(0)
+    intervals = [interval(rng.normal(size=(200, 1)), 20, seed) for seed in range(1000)]
+    # P(|t| < 1.96) with the 19 degrees of freedom of a standard deviation from 20 resamples.
+    covered = np.mean([low < 0 < high for low, high in intervals])
+    assert covered == pytest.approx(0.935, abs=0.02)
+
+
+def test_other_samples_at_given_indices():
+    rng = np.random.default_rng(0)
+    x, exact, p = rng.normal(size=(4, 3)), rng.normal(size=(4, 3)), rng.random((4, 2))
+    whole = Evaluation(x, x, x, exact, p)
+    some = whole.at(np.asarray([2, 2]))
+    np.testing.assert_array_equal(some.samples, x[[2, 2]])
+    np.testing.assert_array_equal(some.exact, exact[[2, 2]])
+    np.testing.assert_array_equal(some.probabilities, p[[2, 2]])
+    np.testing.assert_array_equal(some.reference, x)
+
+
+@pytest.mark.parametrize("limit", [0, 4096])
+def test_gaussians_have_the_datas_moments(monkeypatch, limit):
+    monkeypatch.setattr(baselines, "_EIGENVECTORS", limit)
+    rng = np.random.default_rng(0)
+    data = (rng.normal(size=(500, 3)) @ rng.normal(size=(3, 3)) + 7).astype(np.float32)
+    drawn = baselines.gaussian(rng, data, 20_000)
+    assert drawn.dtype == np.float32
+    np.testing.assert_allclose(drawn.mean(0), data.mean(0), atol=0.05)
+    scale = np.cov(data, rowvar=False).max()
+    np.testing.assert_allclose(
+        np.cov(drawn, rowvar=False), np.cov(data, rowvar=False), atol=0.03 * scale
+    )
