@@ -57,8 +57,8 @@ def _lede(plan: Plan) -> str:
         else "one seed"
     )
     return (
-        f"{plan.steps} training steps{batch} for every method and every teacher; {spread}. Smaller is better, "
-        "larger where an arrow points up. The band is what real training data scores; in brackets stand "
+        f"{plan.steps} training steps{batch} for every method and every teacher; {spread}. Smaller is "
+        "better, larger where an arrow points up. The band is what real training data scores; in brackets stand "
         "multiples of it."
     )
 
