@@ -58,14 +58,14 @@ def _lede(plan: Plan) -> str:
     )
     return (
         f"{plan.steps} training steps{batch} for every method and every teacher; {spread}. Smaller is "
-        "better, larger where an arrow points up. The band is what real training data scores; in brackets stand "
-        "multiples of it."
+        "better, larger where an arrow points up. The band is what real training data scores; in brackets "
+        "stand multiples of it."
     )
 
 
 def _results(lines: Sequence[Line], colours: Mapping[str, str]) -> Html:
     real = next((line.metrics for line in lines if line.name == REAL), {})
-    larger = frozenset().union(*(line.larger_is_better for line in lines))
+    larger = frozenset[str]().union(*(line.larger_is_better for line in lines))
     charts = []
     for metric in dict.fromkeys(k for line in lines for k in line.metrics):
         points = {}
@@ -100,7 +100,7 @@ def table_of(lines: Sequence[Line]) -> list[list[str]]:
     """The lines of one data set as text, the head first."""
     metrics = list(dict.fromkeys(k for line in lines for k in line.metrics))
     real = next((line.metrics for line in lines if line.name == REAL), {})
-    larger = frozenset().union(*(line.larger_is_better for line in lines))
+    larger = frozenset[str]().union(*(line.larger_is_better for line in lines))
     rows = [["", "NFE", *(titled(m, larger) for m in metrics)]]
     for line in lines:
         name = f"{line.method}: {line.name}" if line.method else line.name

@@ -150,5 +150,5 @@ def _read(file: Path) -> dict[str, Any]:
 def row_of(raw: Mapping[str, Any]) -> Row:
     """A row from its JSON."""
     intervals = {k: (float(low), float(high)) for k, (low, high) in raw["intervals"].items()}
-    lists = {k: frozenset(v) for k, v in raw.items() if isinstance(v, list)}
-    return Row(**{**raw, "intervals": intervals, **lists})
+    larger = frozenset(raw["larger_is_better"])
+    return Row(**{**raw, "intervals": intervals, "larger_is_better": larger})

@@ -7,7 +7,6 @@ from statistics import mean, stdev
 
 from scmkit.benchmarking.running import Result
 from scmkit.evaluation import Row
-from scmkit.reporting.sections.metrics import larger_is_better
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ def summarise(results: Sequence[Result]) -> list[Line]:
         names = dict.fromkeys(k for row in rows for k in row.metrics)
         metrics = {k: estimate([r.metrics[k] for r in rows if k in r.metrics]) for k in names}
         nfe = [row.nfe for row in rows if row.nfe is not None]
-        larger = frozenset().union(*map(larger_is_better, rows))
+        larger = frozenset[str]().union(*(row.larger_is_better for row in rows))
         lines.append(Line(data, method, name, mean(nfe) if nfe else None, metrics, larger))
     order = list(dict.fromkeys(line.data for line in lines))
     methods = ["", *dict.fromkeys(r.cell.method for r in results)]

@@ -100,7 +100,7 @@ def metric_chart(
 def _charts(group: Sequence[Subject], rows: Mapping[str, list[Row]]) -> list[Html]:
     everything = [row for s in group for row in rows[s.name]]
     real = next((r for r in everything if r.name == REAL), None)
-    larger = frozenset().union(*map(larger_is_better, everything))
+    larger = frozenset[str]().union(*(row.larger_is_better for row in everything))
     charts = []
     for metric in _metrics(everything):
         points = {
@@ -121,11 +121,6 @@ def _charts(group: Sequence[Subject], rows: Mapping[str, list[Row]]) -> list[Htm
     return charts
 
 
-def larger_is_better(row: Row) -> frozenset[str]:
-    """The metrics of a row of which more is better."""
-    return getattr(row, "larger_is_better", frozenset())
-
-
 def titled(metric: str, larger: frozenset[str]) -> str:
     """A metric's name, with an arrow if larger is better."""
     return f"{metric} ↑" if metric in larger else metric
@@ -140,7 +135,7 @@ def _table(group: Sequence[Subject], rows: Mapping[str, list[Row]]) -> Html:
     names = _metrics([row for _, row in everything])
     timed = any(row.seconds is not None for _, row in everything)
     real = next((r.metrics for _, r in everything if r.name == REAL), {})
-    larger = frozenset().union(*(larger_is_better(row) for _, row in everything))
+    larger = frozenset[str]().union(*(row.larger_is_better for _, row in everything))
     head = [
         "",
         "NFE",
