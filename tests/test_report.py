@@ -22,6 +22,7 @@ from scmkit.recipe import TeacherRecord
 from scmkit.reporting import report
 from scmkit.reporting.axes import axis_of, number
 from scmkit.reporting.charts import Band, Chart, Series, draw
+from scmkit.reporting.cost import duration
 from scmkit.reporting.markup import Html, element, join
 from scmkit.reporting.neighbours import nearest
 from scmkit.reporting.paths import RATIO_MIN, pf_ode_paths
@@ -293,6 +294,20 @@ def test_axes_place_their_ends_and_tick_in_round_numbers():
 )
 def test_numbers_are_short(value, shown):
     assert number(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (3.7e-5, "37 µs"),
+        (1.5e-3, "1.5 ms"),
+        (35.0, "35 s"),
+        (250.0, "4 min 10 s"),
+        (7500.0, "2 h 5 min"),
+    ],
+)
+def test_times_are_what_people_say(seconds, shown):
+    assert duration(seconds) == shown
 
 
 def test_a_chart_holds_its_points_and_bars():

@@ -83,7 +83,6 @@ def bench(
     from scmkit.benchmarking import Plan, Result, bench_page, summarise, table_of
     from scmkit.benchmarking import bench as run
     from scmkit.environment import environment
-    from scmkit.evaluation import METRICS
     from scmkit.files import write_text
 
     plan = Plan(
@@ -94,7 +93,7 @@ def bench(
         batch_size=batch_size,
         settings=parse_settings(settings),
         sampling=sampling,
-        metrics=metric or METRICS,
+        metrics=metric,
         n=n,
         features=features,
     )
@@ -107,7 +106,7 @@ def bench(
             "table": [dataclasses.asdict(line) for line in summarise(results)],
             "results": [dataclasses.asdict(result) for result in results],
         }
-        write_text(out / "bench.json", json.dumps(content, indent=1) + "\n")
+        write_text(out / "bench.json", json.dumps(content, indent=1, default=sorted) + "\n")
         write_text(out / "bench.html", bench_page(plan, results, facts))
 
     results = run(plan, out, progress=lambda line: typer.echo(line, err=True), finished=write)

@@ -13,7 +13,7 @@ from scmkit.reporting.cost import duration
 from scmkit.reporting.markup import Html, element, join, table
 from scmkit.reporting.page import page
 from scmkit.reporting.section import Section
-from scmkit.reporting.sections.metrics import metric_chart
+from scmkit.reporting.sections.metrics import metric_chart, titled
 
 
 def bench_page(plan: Plan, results: Sequence[Result], facts: Mapping[str, Any]) -> Html:
@@ -57,13 +57,15 @@ def _lede(plan: Plan) -> str:
         else "one seed"
     )
     return (
-        f"{plan.steps} training steps{batch} for every method and every teacher; {spread}. "
-        "Smaller is better; the band is what real training data scores, in brackets stand multiples of it."
+        f"{plan.steps} training steps{batch} for every method and every teacher; {spread}. Smaller is "
+        "better, larger where an arrow points up. The band is what real training data scores; in brackets "
+        "stand multiples of it."
     )
 
 
 def _results(lines: Sequence[Line], colours: Mapping[str, str]) -> Html:
     real = next((line.metrics for line in lines if line.name == REAL), {})
+    larger = frozenset[str]().union(*(line.larger_is_better for line in lines))
     charts = []
     for metric in dict.fromkeys(k for line in lines for k in line.metrics):
         points = {}
@@ -86,7 +88,7 @@ def _results(lines: Sequence[Line], colours: Mapping[str, str]) -> Html:
                 if level is None
                 else (level.mean - (level.half or 0), level.mean + (level.half or 0))
             )
-            charts.append(metric_chart(metric, points, band))
+            charts.append(metric_chart(titled(metric, larger), points, band))
     head, *rows = table_of(lines)
     names = legend([(colour, method) for method, colour in colours.items()])
     return join(
@@ -98,7 +100,8 @@ def table_of(lines: Sequence[Line]) -> list[list[str]]:
     """The lines of one data set as text, the head first."""
     metrics = list(dict.fromkeys(k for line in lines for k in line.metrics))
     real = next((line.metrics for line in lines if line.name == REAL), {})
-    rows = [["", "NFE", *metrics]]
+    larger = frozenset[str]().union(*(line.larger_is_better for line in lines))
+    rows = [["", "NFE", *(titled(m, larger) for m in metrics)]]
     for line in lines:
         name = f"{line.method}: {line.name}" if line.method else line.name
         cells = [_shown(line.metrics.get(m), real.get(m)) for m in metrics]

@@ -10,7 +10,6 @@ from typing import Any
 
 from scmkit.composition import compose
 from scmkit.errors import OptionError, UsageError, did_you_mean
-from scmkit.evaluation import METRICS
 from scmkit.recipe import Recipe
 
 
@@ -51,7 +50,7 @@ class Plan:
     batch_size: int | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     sampling: Sequence[int] | None = None
-    metrics: Sequence[str] = METRICS
+    metrics: Sequence[str] | None = None
     n: int | None = None
     features: str | None = None
 

@@ -113,7 +113,7 @@ def _measured(plan: Plan, cell: Cell, run: Run, progress: Callable[[str], None])
     asked = {
         "checkpoint": run.digest(),
         "sampling": None if plan.sampling is None else list(plan.sampling),
-        "metrics": list(plan.metrics),
+        "metrics": None if plan.metrics is None else list(plan.metrics),
         "n": plan.n,
         "features": plan.features,
         "baselines": cell.method == plan.methods[0],
@@ -123,18 +123,18 @@ def _measured(plan: Plan, cell: Cell, run: Run, progress: Callable[[str], None])
     if kept.get("asked") == asked:
         return [row_of(raw) for raw in kept["rows"]]
     progress("measuring ...")
-    extra: dict[str, Any] = {} if plan.features is None else {"features": plan.features}
+    given = {"metrics": plan.metrics, "features": plan.features}
+    extra: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
     rows = evaluate(
         run,
         steps=plan.sampling,
-        metrics=plan.metrics,
         n=plan.n,
         seed=cell.seed,
         baselines=asked["baselines"],
         **extra,
     )
     raw = [dataclasses.asdict(row) for row in rows]
-    write_text(file, json.dumps({"asked": asked, "rows": raw}, indent=1) + "\n")
+    write_text(file, json.dumps({"asked": asked, "rows": raw}, indent=1, default=sorted) + "\n")
     return rows
 
 
@@ -150,4 +150,5 @@ def _read(file: Path) -> dict[str, Any]:
 def row_of(raw: Mapping[str, Any]) -> Row:
     """A row from its JSON."""
     intervals = {k: (float(low), float(high)) for k, (low, high) in raw["intervals"].items()}
-    return Row(**{**raw, "intervals": intervals})
+    larger = frozenset(raw["larger_is_better"])
+    return Row(**{**raw, "intervals": intervals, "larger_is_better": larger})

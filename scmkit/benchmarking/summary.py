@@ -30,6 +30,7 @@ class Line:
     name: str
     nfe: float | None
     metrics: dict[str, Estimate]
+    larger_is_better: frozenset[str] = frozenset()
 
 
 def estimate(values: Sequence[float]) -> Estimate:
@@ -54,7 +55,8 @@ def summarise(results: Sequence[Result]) -> list[Line]:
         names = dict.fromkeys(k for row in rows for k in row.metrics)
         metrics = {k: estimate([r.metrics[k] for r in rows if k in r.metrics]) for k in names}
         nfe = [row.nfe for row in rows if row.nfe is not None]
-        lines.append(Line(data, method, name, mean(nfe) if nfe else None, metrics))
+        larger = frozenset[str]().union(*(row.larger_is_better for row in rows))
+        lines.append(Line(data, method, name, mean(nfe) if nfe else None, metrics, larger))
     order = list(dict.fromkeys(line.data for line in lines))
     methods = ["", *dict.fromkeys(r.cell.method for r in results)]
     return sorted(lines, key=lambda line: (order.index(line.data), methods.index(line.method)))

@@ -31,7 +31,9 @@ def peak_memory() -> tuple[int, str] | None:
 
 
 def duration(seconds: float) -> str:
-    """A time as people say it: `35 s`, `4 min 10 s`, `2 h 5 min`."""
+    """A time as people say it: `37 µs`, `1.5 ms`, `35 s`, `4 min 10 s`, `2 h 5 min`."""
+    if 0 < seconds < 0.1:
+        return f"{1e6 * seconds:.3g} µs" if seconds < 1e-4 else f"{1e3 * seconds:.3g} ms"
     if seconds < 100:
         return f"{seconds:.3g} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -17,8 +17,9 @@ ASIDE = 3.0
 """Pixels between the error bars of different runs at one NFE."""
 LEDE = (
     "Samples against the test split, over the number of network evaluations (NFE) that one sample takes; "
-    "smaller is better. The band is what real training data scores, which a perfect model would match. Bars "
-    "are 95% intervals, where there are any; in brackets stand multiples of the real score."
+    "smaller is better, larger where an arrow points up. The band is what real training data scores, which a "
+    "perfect model would match. Bars are 95% intervals, where there are any; in brackets stand multiples of "
+    "the real score."
 )
 
 
@@ -99,6 +100,7 @@ def metric_chart(
 def _charts(group: Sequence[Subject], rows: Mapping[str, list[Row]]) -> list[Html]:
     everything = [row for s in group for row in rows[s.name]]
     real = next((r for r in everything if r.name == REAL), None)
+    larger = frozenset[str]().union(*(row.larger_is_better for row in everything))
     charts = []
     for metric in _metrics(everything):
         points = {
@@ -115,8 +117,13 @@ def _charts(group: Sequence[Subject], rows: Mapping[str, list[Row]]) -> list[Htm
             value = real.metrics[metric]
             level = real.intervals.get(metric, (value, value))
         if points:
-            charts.append(metric_chart(metric, points, level))
+            charts.append(metric_chart(titled(metric, larger), points, level))
     return charts
+
+
+def titled(metric: str, larger: frozenset[str]) -> str:
+    """A metric's name, with an arrow if larger is better."""
+    return f"{metric} ↑" if metric in larger else metric
 
 
 def _metrics(rows: Sequence[Row]) -> list[str]:
@@ -128,7 +135,13 @@ def _table(group: Sequence[Subject], rows: Mapping[str, list[Row]]) -> Html:
     names = _metrics([row for _, row in everything])
     timed = any(row.seconds is not None for _, row in everything)
     real = next((r.metrics for _, r in everything if r.name == REAL), {})
-    head = ["", "NFE", *names, *(["time per sample"] if timed else [])]
+    larger = frozenset[str]().union(*(row.larger_is_better for _, row in everything))
+    head = [
+        "",
+        "NFE",
+        *(titled(name, larger) for name in names),
+        *(["time per sample"] if timed else []),
+    ]
     lines = []
     for subject, row in everything:
         cells = [row.name if row.nfe is None else f"{subject.name}: {row.name}"]
