@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from scmkit_cli.main import main
+from rich.text import Text
+from scmkit_cli.main import app, main
 from scmkit_plugins import digits
+from typer.main import get_command
 
 from scmkit.data import StoreWriter
 
@@ -53,6 +55,21 @@ def run(tmp_path_factory):
     assert "training one first" in done.stderr
     assert "Traceback" not in done.stderr
     return out / "r"
+
+
+def test_no_help_is_lost_as_markup():
+    """Rich takes `[default: ...]` in a help text for a style, and shows nothing."""
+
+    def helps(command):
+        for parameter in command.params:
+            yield getattr(parameter, "help", None)
+        for inner in getattr(command, "commands", {}).values():
+            yield from (inner.help, *helps(inner))
+
+    texts = [text for text in helps(get_command(app)) if text]
+    assert len(texts) > 80
+    for text in texts:
+        assert Text.from_markup(text).plain == text
 
 
 def test_the_run_is_complete(run):

@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from scmkit.errors import ScmkitError
-from scmkit_cli.options import Settings, counts, parse_settings
-from scmkit_cli.tables import print_table
+from scmkit_cli.options import Features, Metrics, Samples, Settings, counts, parse_settings
+from scmkit_cli.tables import aligned
 
 
 def bench(
@@ -24,7 +24,7 @@ def bench(
         list[str] | None,
         typer.Option(
             metavar="NAME|PATH",
-            help="A data set.  [default: digits] Repeatable.",
+            help="A data set. Default: digits. Repeatable.",
             show_default=False,
         ),
     ] = None,
@@ -38,31 +38,13 @@ def bench(
         str | None,
         typer.Option(
             metavar="1,2,...",
-            help="Numbers of sampling steps.  [default: 1,2 for a consistency model, else 18]",
+            help="Numbers of sampling steps. Default: what is usual of the sampler.",
             show_default=False,
         ),
     ] = None,
-    metric: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Metric plugin.  [default: all that apply] Repeatable.", show_default=False
-        ),
-    ] = None,
-    n: Annotated[
-        int | None,
-        typer.Option(
-            "--n",
-            min=2,
-            help="Samples of each evaluation.  [default: as many as the test split]",
-            show_default=False,
-        ),
-    ] = None,
-    features: Annotated[
-        str | None,
-        typer.Option(
-            help="Feature space of the metrics.  [default: the data's own]", show_default=False
-        ),
-    ] = None,
+    metric: Metrics = None,
+    n: Samples = None,
+    features: Features = None,
     out: Annotated[Path, typer.Option(help="Directory of runs, bench.json and bench.html.")] = Path(
         "bench"
     ),
@@ -115,7 +97,8 @@ def bench(
         mine = [line for line in lines if line.data == source]
         if mine:
             typer.echo(source)
-            print_table(table_of(mine))
+            for row in aligned(table_of(mine)):
+                typer.echo(row)
     typer.echo(f"page            {out / 'bench.html'}", err=True)
     failed = [r for r in results if r.error is not None]
     if failed:

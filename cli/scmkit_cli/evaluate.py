@@ -8,7 +8,15 @@ import typer
 
 from scmkit.errors import UsageError
 from scmkit_cli.guidance import Guidance, Guide, Interval, guided
-from scmkit_cli.options import Settings, by_plugin, parse_settings
+from scmkit_cli.options import (
+    Features,
+    Metrics,
+    Samples,
+    Settings,
+    by_plugin,
+    counts,
+    parse_settings,
+)
 
 
 def evaluate(
@@ -17,7 +25,7 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="1,2,...",
-            help="Numbers of sampling steps. Default: 1,2 for a consistency model, else 18.",
+            help="Numbers of sampling steps. Default: what is usual of the sampler, such as 1,2.",
             show_default=False,
         ),
     ] = None,
@@ -25,30 +33,9 @@ def evaluate(
         str | None,
         typer.Option(help="Sampler plugin. Default: what fits the run's loss.", show_default=False),
     ] = None,
-    metric: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Metric plugin. Default: all that apply. Repeatable.", show_default=False
-        ),
-    ] = None,
-    n: Annotated[
-        int | None,
-        typer.Option(
-            "--n",
-            min=2,
-            help="Samples per row. Default: as many as the test split.",
-            show_default=False,
-        ),
-    ] = None,
-    features: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Features plugin in whose space metrics are computed that have none of their own: "
-            "classifier, which is trained on the data itself, or inception. Default: data.",
-            show_default=False,
-        ),
-    ] = None,
+    metric: Metrics = None,
+    n: Samples = None,
+    features: Features = None,
     split: Annotated[
         str, typer.Option(metavar="test|train", help="What samples are held against.")
     ] = "test",
@@ -82,18 +69,13 @@ def evaluate(
     from scmkit_cli.scores import Drawing, lines, record
 
     loaded = Run.load(run)
-    try:
-        counts = tuple(int(s) for s in steps.split(",")) if steps else None
-    except ValueError:
-        counts = (0,)
-    if counts is not None and not all(c > 0 for c in counts):
-        raise UsageError(f"--steps {steps}: give positive whole numbers, such as 1,2")
+    chosen = counts(steps)
     if split not in ("test", "train"):
         raise UsageError(f"--split {split}: there are test and train")
     with Drawing() as progress:
         rows = measure(
             loaded,
-            steps=counts,
+            steps=chosen,
             sampler=sampler,
             metrics=metric,
             n=n,

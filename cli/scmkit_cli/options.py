@@ -15,6 +15,33 @@ Settings = Annotated[
     ),
 ]
 
+Metrics = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--metric",
+        help="Metric plugin. Default: what is usual in the space. Repeatable.",
+        show_default=False,
+    ),
+]
+Features = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Features plugin in whose space metrics are computed that have none of their own: "
+        "classifier, which is trained on the data itself, or inception. Default: data.",
+        show_default=False,
+    ),
+]
+Samples = Annotated[
+    int | None,
+    typer.Option(
+        "--n",
+        min=2,
+        help="Samples of each evaluation. Default: as many as the test split, 2000 at the most.",
+        show_default=False,
+    ),
+]
+
 
 def parse_settings(given: list[str] | None) -> dict[str, Any]:
     """`["a.b=c"]` as `{"a.b": "c"}`; raises `OptionError` for anything else."""

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from scmkit.errors import UsageError
-from scmkit_cli.options import counts
+from scmkit_cli.options import Features, Samples, counts
 
 
 def report(
@@ -18,26 +18,13 @@ def report(
         str | None,
         typer.Option(
             metavar="1,2,...",
-            help="Numbers of sampling steps of the runs.  [default: 1,2,4 for a consistency model, else "
-            "4,9,18]",
+            help="Numbers of sampling steps of the runs. Default: 1,2,4 for a consistency model, else "
+            "a quarter, half and all of its sampler's usual.",
             show_default=False,
         ),
     ] = None,
-    n: Annotated[
-        int | None,
-        typer.Option(
-            "--n",
-            min=2,
-            help="Samples of each evaluation.  [default: as many as the test split]",
-            show_default=False,
-        ),
-    ] = None,
-    features: Annotated[
-        str | None,
-        typer.Option(
-            help="Feature space of the metrics.  [default: the data's own]", show_default=False
-        ),
-    ] = None,
+    n: Samples = None,
+    features: Features = None,
     seed: Annotated[int, typer.Option(help="Seed of noise and subsets.")] = 0,
     metrics: Annotated[
         bool,

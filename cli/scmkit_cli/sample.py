@@ -17,7 +17,7 @@ def sample(
         int | None,
         typer.Option(
             min=1,
-            help="Sampling steps. Default: 1 for a consistency model, else 18.",
+            help="Sampling steps. Default: what is usual of the sampler, such as 1.",
             show_default=False,
         ),
     ] = None,

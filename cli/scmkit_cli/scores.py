@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from scmkit_cli.tables import aligned
+
 if TYPE_CHECKING:
     from scmkit.evaluation import Row
 
@@ -80,9 +82,7 @@ def lines(rows: Sequence["Row"]) -> Iterator[str]:
         nfe = "" if row.nfe is None else f"{row.nfe:g}"
         seconds = "" if row.seconds is None else f"{1000 * row.seconds:.3g}"
         table.append([row.name, nfe, seconds, *(_cell(row, k, real) for k in names)])
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for line in table:
-        yield "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip()
+    yield from aligned(table)
     for name, facts in (rows[0].features if rows else {}).items():
         shown = {**facts, "digest": str(facts["digest"])[:12]}
         told = (f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in shown.items())

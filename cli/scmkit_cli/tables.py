@@ -1,13 +1,11 @@
 """Tables on a terminal."""
 
-from collections.abc import Sequence
-
-import typer
+from collections.abc import Iterator, Sequence
 
 
-def print_table(rows: Sequence[Sequence[str]]) -> None:
-    """Rows in columns of equal width, on stdout."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Rows as lines, in columns of equal width."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        typer.echo("  ".join(cells).rstrip())
+        yield "  ".join(cells).rstrip()
