@@ -3,6 +3,7 @@
 import itertools
 import os
 import tempfile
+from pathlib import Path
 
 # A suite of small arrays; JAX_PLATFORMS=cuda runs it on a GPU all the same.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -30,6 +31,15 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 # Features and classifiers that tests derive from data sets; never in the user's own cache.
 os.environ.setdefault("SCMKIT_TESTS_CACHE", tempfile.mkdtemp(prefix="scmkit-tests-cache-"))
 os.environ["SCMKIT_CACHE"] = os.environ["SCMKIT_TESTS_CACHE"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_programs():
+    """Drops compiled programs before their mappings reach Linux's limit of 65530, where XLA crashes."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > 15_000:
+        jax.clear_caches()
 
 
 @pytest.fixture
