@@ -21,7 +21,9 @@ def write_bytes(path: Path, content: bytes) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise RunError(f"'{path}' cannot be written: {error.strerror}") from error
+        raise RunError(
+            f"'{path}' cannot be written: {error.strerror}; free some space or make the place writable"
+        ) from error
 
 
 def write_text(path: Path, content: str) -> None:

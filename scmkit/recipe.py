@@ -124,13 +124,22 @@ def read_run_recipe(run: Path) -> Recipe:
     """The recipe of the run at a path; raises `UsageError` if there is none, `RunError` for a torn one."""
     file = run / "recipe.json"
     if not file.is_file():
-        kind = "no such directory" if not run.exists() else "it has no recipe.json"
+        kind = "no such directory"
+        if run.exists():
+            kind = "it has no recipe.json; if its start was cut short, `scmkit train` with that --name again"
         raise UsageError(f"'{run}' is not a run: {kind}")
     try:
         raw = json.loads(file.read_text())
     except (OSError, ValueError) as error:
         raise RunError(f"'{file}' cannot be read: {error}; restore it from a backup") from None
-    return Recipe.from_json(raw)
+    try:
+        return Recipe.from_json(raw)
+    except UsageError as error:
+        raise OptionError(f"'{file}': {error}") from None
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise RunError(
+            f"'{file}' is no recipe ({type(error).__name__}: {error}); restore it from a backup"
+        ) from None
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,7 @@ def teacher(tmp_path_factory):
 
 def test_a_run_leaves_everything(teacher):
     assert sorted(p.name for p in teacher.path.iterdir()) == [
+        ".lock",
         "checkpoints",
         "metrics.jsonl",
         "recipe.json",

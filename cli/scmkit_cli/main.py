@@ -17,6 +17,7 @@ from scmkit_cli import (
     plugins,
     report,
     resume,
+    run,
     sample,
     train,
     tune,
@@ -45,6 +46,7 @@ app.command("convert")(convert.convert)
 app.command("export")(convert.export)
 app.add_typer(edit.app, name="edit", help="Edit images, and walk between them.")
 app.add_typer(plugins.app, name="plugins", help="List, describe and check plugins.")
+app.add_typer(run.app, name="run", help="Look after runs.")
 app.add_typer(data.app, name="data", help="Import data and look at it.")
 
 

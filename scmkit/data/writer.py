@@ -1,5 +1,7 @@
 """Writing a store: streamed, and complete or not there at all."""
 
+import contextlib
+import glob
 import json
 import os
 import shutil
@@ -23,8 +25,9 @@ from scmkit.data.layout import (
     samples_per_shard,
 )
 from scmkit.data.statistics import RunningStatistics
-from scmkit.errors import DataError
+from scmkit.errors import DataError, RunError
 from scmkit.interfaces import Split
+from scmkit.locks import LOCK, DirectoryLock
 
 
 def refuse_existing(path: Path) -> None:
@@ -123,6 +126,7 @@ class StoreWriter:
         self.num_classes = num_classes
         self.class_names = class_names
         self._folder: Path | None = None
+        self._lock: DirectoryLock | None = None
         self._made: list[Path] = []
         self._splits: dict[Split, _SplitWriter] = {}
         self._statistics = RunningStatistics(shape[0])
@@ -136,14 +140,17 @@ class StoreWriter:
                 if not parent.exists():
                     parent.mkdir()
                     self._made.append(parent)
+            _remove_abandoned(target)
             folder.mkdir()
             self._folder = folder
+            self._lock = DirectoryLock(folder)
+            self._lock.__enter__()
             for split in SPLITS:
                 writer = _SplitWriter(
                     folder / split, self.shape, self.dtype, labelled=self.num_classes > 0
                 )
                 self._splits[split] = writer
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, RunError) as error:
             self._discard()
             raise self._explained(error) from error
         except BaseException:
@@ -210,6 +217,7 @@ class StoreWriter:
             writer.flush()
         for group in (folder, *(folder / split for split in SPLITS)):
             (group / "zarr.json").write_text('{"zarr_format": 3, "node_type": "group"}\n')
+        (folder / LOCK).unlink()
         files = {
             file.relative_to(folder).as_posix(): file.stat().st_size
             for file in sorted(folder.rglob("*"))
@@ -237,6 +245,9 @@ class StoreWriter:
 
     def _discard(self) -> None:
         """Removes what was written, unless it has been renamed into place."""
+        if self._lock is not None:
+            self._lock.__exit__(None, None, None)
+            self._lock = None
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
@@ -254,6 +265,17 @@ class StoreWriter:
             f"{self.path}: cannot write the store ({text}); "
             f"check that the place is writable and has room"
         )
+
+
+def _remove_abandoned(target: Path) -> None:
+    """Removes what killed writers of the same store left: folders whose lock nobody holds."""
+    for folder in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
+        # One without a lock was made this very moment, or has nothing in it.
+        if not (folder / LOCK).exists():
+            continue
+        with contextlib.suppress(RunError), DirectoryLock(folder) as lock:
+            if lock.held:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _check_labels(

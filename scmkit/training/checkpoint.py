@@ -35,6 +35,8 @@ from scmkit.training.manifest import (
 
 _TEMPORARY = ".tmp-"
 _REPLACED = ".old"
+DAMAGED = "damaged-"
+"""What the name of a checkpoint begins with that was set aside."""
 
 
 def save(
@@ -68,6 +70,7 @@ def save(
         leaves = write_arrays(temporary, tree)
         commit(temporary, step, metadata or {}, leaves)
         _put_in_place(temporary, target)
+        shutil.rmtree(directory / f"{DAMAGED}{target.name}", ignore_errors=True)
         older = [path for other, path in _complete(directory).items() if other < step]
         for path in older[: len(older) - keep + 1] if 0 < keep <= len(older) else []:
             _remove(path)
@@ -137,6 +140,48 @@ def latest(directory: Path) -> Path:
             f"{directory} holds no complete checkpoint; train until the first one is saved"
         )
     return complete[max(complete)]
+
+
+def problem(path: Path) -> str | None:
+    """What is wrong with the checkpoint at `path`, naming the file; None if every byte is right."""
+    try:
+        verify(path, read_manifest(path)[0].files)
+    except Damage as error:
+        return str(error)
+    return None
+
+
+def recover(directory: Path) -> list[str]:
+    """Finish what a crash left, and set aside the damaged checkpoints newer than the newest good one.
+
+    They are renamed to `damaged-STEP`, do not count any more, and go when training has saved that step
+    again. Returns a line on each. Raises `CheckpointError`, having renamed none, if there are
+    checkpoints and none is good, or if the directory cannot be written.
+    """
+    damaged: list[tuple[Path, str]] = []
+    try:
+        _clean(directory)
+        for path in reversed(_complete(directory).values()):
+            wrong = problem(path)
+            if wrong is None:
+                break
+            damaged.append((path, wrong))
+        else:
+            if damaged:
+                raise _damaged(damaged[0][0], Damage(damaged[0][1]))
+        for path, _ in damaged:
+            aside = path.with_name(DAMAGED + path.name.removesuffix(_REPLACED))
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
+    except OSError as error:
+        raise CheckpointError(
+            f"{directory} cannot be written ({error.strerror}); make it writable or work on a copy"
+        ) from error
+    step = max(_complete(directory), default=0)
+    return [
+        f"checkpoint {path} {wrong}; it is set aside, and training continues from step {step}"
+        for path, wrong in damaged
+    ]
 
 
 def _complete(directory: Path) -> dict[int, Path]:

@@ -87,15 +87,17 @@ class Trainer:
                     else:
                         self.reporter.advance(self.step, None)
                     stopped = stop.received is not None
+                    # Before the checkpoint, which promises that all before it is on disk.
+                    if last or self._due(settings.sample_every):
+                        self._draw()
                     if last or stopped or self._due(settings.checkpoint_every):
+                        log.sync()
                         saved = self._save()
                         if stopped and not last:
                             raise stop.error(
                                 f"stopped at step {self.step}, saved to {saved}; "
                                 f"continue with `scmkit resume {self.run.path}`"
                             )
-                    if last or self._due(settings.sample_every):
-                        self._draw()
         finally:
             self.reporter.stop()
             log.close()
@@ -158,6 +160,7 @@ class Trainer:
         )
 
     def _draw(self) -> None:
+        self._check(leave=0)
         pixels = picture(self.state.generator.ema, self.run.recipe, self.dataset)
         save_png(preview_path(self.run.path, self.step), pixels)
         for tracker in self.trackers:

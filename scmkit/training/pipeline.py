@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import equinox as eqx
@@ -11,13 +12,14 @@ import jax.random as jr
 from scmkit.assembly import build, build_model, named_key
 from scmkit.conditioning import GuidanceEmbedding
 from scmkit.errors import RunError, UsageError
+from scmkit.locks import DirectoryLock
 from scmkit.model import Model
 from scmkit.plugin import Slot
 from scmkit.recipe import Recipe, TeacherRecord
 from scmkit.training import checkpoint
 from scmkit.training.loop import Trainer
 from scmkit.training.progress import Bar, Reporter
-from scmkit.training.run import Run
+from scmkit.training.run import Run, refuse_begun
 
 TEACHER = "teacher"
 """The run inside a run that holds a teacher trained along the way."""
@@ -39,14 +41,27 @@ def train(
         raise UsageError(
             f"run name '{name}': use letters, digits, '.', '_' and '-' (the directory is --out)"
         )
-    path = Path(out) / (name or _free_name(Path(out), recipe))
     if isinstance(recipe.teacher, TeacherRecord):
         _check_teacher(recipe, Run.load(recipe.teacher.path))
     # Shapes alone, with the model as its own teacher: what cannot be built is said before hours of training.
     eqx.filter_eval_shape(
         lambda key: build(recipe, key=key, teacher=build_model(recipe, key=key)), jr.key(0)
     )
-    return _advance(Run.create(path, recipe), reporter or Bar())
+    reporter = reporter or Bar()
+    if name is not None:
+        refuse_begun(Path(out) / name)  # Before the lock, which leaves its file.
+        with _locked(Path(out) / name, reporter):
+            return _advance(Run.create(Path(out) / name, recipe), reporter)
+    while True:
+        path = Path(out) / _free_name(Path(out), recipe)
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            continue  # Another process was faster: the next number is ours.
+        except OSError as error:
+            raise RunError(f"run '{path}' cannot be created: {error.strerror}") from error
+        with _locked(path, reporter):
+            return _advance(Run.create(path, recipe), reporter)
 
 
 def resume(path: str | Path, *, steps: int | None = None, reporter: Reporter | None = None) -> Run:
@@ -54,20 +69,49 @@ def resume(path: str | Path, *, steps: int | None = None, reporter: Reporter | N
 
     `steps` changes how many there are in all. Raises `UsageError` if there is nothing left to do.
     """
-    run = Run.load(path)
-    if run.step and "converted" in checkpoint.metadata(checkpoint.latest(run.checkpoints)):
-        raise UsageError(
-            f"run '{path}' holds converted weights and no state of training; train from them with "
-            f"`scmkit train --plugin scd --teacher {path}`"
-        )
-    if steps is not None:
-        settings = run.recipe.to_json()["train"] | {"steps": steps}
-        run.write_recipe(Recipe.from_json(run.recipe.to_json() | {"train": settings}))
-    if run.finished:
-        raise UsageError(
-            f"run '{path}' is finished at step {run.step}; train on with --steps N, N > {run.step}"
-        )
-    return _advance(run, reporter or Bar())
+    Run.load(path)  # Before the lock, which would leave its file in what is no run.
+    reporter = reporter or Bar()
+    with _locked(Path(path), reporter):
+        run = Run.load(path)
+        _recover(run, reporter)
+        if run.step and "converted" in checkpoint.metadata(checkpoint.latest(run.checkpoints)):
+            raise UsageError(
+                f"run '{path}' holds converted weights and no state of training; train from them with "
+                f"`scmkit train --plugin scd --teacher {path}`"
+            )
+        if steps is not None:
+            settings = run.recipe.to_json()["train"] | {"steps": steps}
+            run.write_recipe(Recipe.from_json(run.recipe.to_json() | {"train": settings}))
+        if run.finished:
+            raise UsageError(
+                f"run '{path}' is finished at step {run.step}; train on with --steps N, N > {run.step}"
+            )
+        return _advance(run, reporter)
+
+
+@contextlib.contextmanager
+def _locked(path: Path, reporter: Reporter) -> Iterator[None]:
+    """Hold a run's directory, made if need be, against other processes."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"run '{path}' cannot be created: {error.strerror}") from error
+    with DirectoryLock(path) as lock:
+        if not lock.held:
+            reporter.message(
+                f"the file system of '{path}' has no locks: see that no other process trains there"
+            )
+        yield
+
+
+def _recover(run: Run, reporter: Reporter) -> None:
+    """Remove what a crash left half written, and set aside what is damaged."""
+    for pattern in ("recipe.json.*.tmp", "metrics.jsonl.*.tmp", "samples/[0-9]*.png.*.tmp"):
+        for path in run.path.glob(pattern):
+            with contextlib.suppress(OSError):
+                path.unlink()
+    for line in checkpoint.recover(run.checkpoints):
+        reporter.message(line)
 
 
 def _free_name(out: Path, recipe: Recipe) -> str:
@@ -105,13 +149,16 @@ def _teacher(run: Run, reporter: Reporter) -> Run | None:
     record = run.recipe.teacher
     if isinstance(record, Recipe):
         path = run.path / TEACHER
-        teacher = Run.load(path) if (path / "recipe.json").exists() else Run.create(path, record)
-        if not teacher.finished:
-            reporter.message(
-                f"'{run.recipe.slots[Slot.tangent]}' starts from a diffusion model and --teacher names "
-                f"none: training one first, as {path}"
-            )
-            _advance(teacher, reporter)
+        with _locked(path, reporter):
+            begun = (path / "recipe.json").exists()
+            teacher = Run.load(path) if begun else Run.create(path, record)
+            _recover(teacher, reporter)
+            if not teacher.finished:
+                reporter.message(
+                    f"'{run.recipe.slots[Slot.tangent]}' starts from a diffusion model and --teacher "
+                    f"names none: training one first, as {path}"
+                )
+                _advance(teacher, reporter)
         record = TeacherRecord(path=TEACHER, digest=teacher.digest())
         run.write_recipe(run.recipe.replace(teacher=record))
         return teacher

@@ -11,10 +11,12 @@ import jax.random as jr
 from scmkit.assembly import build_model
 from scmkit.errors import RunError, UsageError
 from scmkit.files import write_text
+from scmkit.locks import LOCK
 from scmkit.model import Model
 from scmkit.recipe import Recipe, TeacherRecord, read_run_recipe
 from scmkit.training import checkpoint
 from scmkit.training.metrics_file import read_metrics
+from scmkit.training.verification import Check, verify_run
 
 
 class Run:
@@ -34,13 +36,13 @@ class Run:
 
     @staticmethod
     def create(path: Path, recipe: Recipe) -> "Run":
-        """A new run directory; raises `UsageError` if the path is taken."""
-        if path.exists():
-            raise UsageError(
-                f"run '{path}' exists; continue it with `scmkit resume {path}`, or choose another --name"
-            )
+        """A new run directory, or one that a crash left before it had a recipe.
+
+        Raises `UsageError` if the path is taken, `RunError` if it cannot be written.
+        """
+        refuse_begun(path)
         try:
-            path.mkdir(parents=True)
+            path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(f"run '{path}' cannot be created: {error.strerror}") from error
         run = Run(path, recipe)
@@ -56,6 +58,10 @@ class Run:
         """Replace the recipe, atomically."""
         write_text(self.path / "recipe.json", json.dumps(recipe.to_json(), indent=2) + "\n")
         self.recipe = recipe
+
+    def verify(self) -> list[Check]:
+        """The state of everything in the run that can be checked, its teacher's too."""
+        return verify_run(self.path)
 
     @property
     def checkpoints(self) -> Path:
@@ -114,3 +120,18 @@ class Run:
         """Where the run's teacher is; None without one."""
         record = self.recipe.teacher
         return self.path / record.path if isinstance(record, TeacherRecord) else None
+
+
+def refuse_begun(path: Path) -> None:
+    """Raises `UsageError` if anything is at `path` but what a run has before its recipe."""
+    entries = path.iterdir() if path.is_dir() else ()
+    if (path.exists() and not path.is_dir()) or not all(
+        _before_the_recipe(entry.name) for entry in entries
+    ):
+        raise UsageError(
+            f"run '{path}' exists; continue it with `scmkit resume {path}`, or choose another --name"
+        )
+
+
+def _before_the_recipe(name: str) -> bool:
+    return name == LOCK or (name.startswith("recipe.json.") and name.endswith(".tmp"))

@@ -1,0 +1,38 @@
+"""`scmkit run`: what is in a run's directory."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.callback()
+def options() -> None:
+    """Look after runs."""
+
+
+@app.command("verify")
+def verify(
+    run: Annotated[Path, typer.Argument(help="The run's directory.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Check every byte of a run's checkpoints, its recipe and metrics, and its teacher's.
+
+    Exits with 0 if all is good, with 1 otherwise.
+    """
+    from dataclasses import asdict
+
+    from scmkit.training.verification import verify_run
+
+    checks = verify_run(run)
+    if as_json:
+        typer.echo(json.dumps([asdict(check) for check in checks], indent=2))
+    else:
+        for check in checks:
+            state = "good" if check.problem is None else check.problem
+            typer.echo(f"{check.path}  {check.size} bytes  {state}")
+    if any(check.problem is not None for check in checks):
+        raise typer.Exit(1)
