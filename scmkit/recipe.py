@@ -132,6 +132,10 @@ def read_run_recipe(run: Path) -> Recipe:
         raw = json.loads(file.read_text())
     except (OSError, ValueError) as error:
         raise RunError(f"'{file}' cannot be read: {error}; restore it from a backup") from None
+    if not isinstance(raw, dict):
+        raise RunError(
+            f"'{file}' holds a {type(raw).__name__}, no recipe; restore it from a backup"
+        )
     try:
         return Recipe.from_json(raw)
     except UsageError as error:

@@ -1,0 +1,83 @@
+"""Does a run survive being killed at any moment? Kills real processes and compares with undisturbed ones.
+
+Each killed run starts anew until `--kills` kills have struck. The harness is `tests/crashes.py`.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from common import write
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+import crashes
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--import-kills", type=int, default=10)
+    parser.add_argument("--kills-per-run", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    began, struck, runs, bad = time.monotonic(), Counter[str](), 0, []
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        cache = root / "cache"
+        crashes.train(root, "warm", steps=args.steps, cache=cache)
+        one = crashes.train(root, "one", steps=args.steps, cache=cache)
+        assert crashes.differences(root / "warm", one) == []
+        while struck.total() < args.kills:
+            kills = min(args.kills_per_run, args.kills - struck.total())
+            struck += crashes.train_through(
+                root,
+                f"run-{runs}",
+                steps=args.steps,
+                cache=cache,
+                kills=kills,
+                seed=args.seed + runs,
+            )
+            bad += crashes.differences(one, root / f"run-{runs}")
+            runs += 1
+            print(f"{struck.total()} kills, {runs} runs, {len(bad)} differences", flush=True)
+        imported, stores = Counter[str](), 0
+        if args.import_kills:
+            source = root / "source.npz"
+            images = np.random.default_rng(0).integers(0, 256, (8000, 1, 64, 64), np.uint8)
+            np.savez(source, images=images)
+            tick = time.monotonic()
+            crashes.import_through(source, root / "store", cache=cache, kills=0, seconds=0)
+            seconds = time.monotonic() - tick
+            while imported.total() < args.import_kills:
+                dest = root / f"store-{stores}"
+                imported += crashes.import_through(
+                    source, dest, cache=cache, kills=5, seconds=seconds, seed=stores
+                )
+                if not crashes.same_store(root / "store", dest):
+                    bad.append(f"{dest}: differs, or something is left")
+                stores += 1
+    for place, count in (struck + imported).most_common():
+        print(f"{place:<40} {count:5d}")
+    print(f"{runs} runs and {stores} stores; files that differ or are left: {len(bad)}")
+    for line in bad:
+        print(line)
+    results = {
+        "kills": struck.total() + imported.total(),
+        "struck": dict((struck + imported).most_common()),
+        "runs": runs,
+        "stores": stores,
+        "differences": bad,
+        "seconds": time.monotonic() - began,
+    }
+    write(args.out, results)
+    sys.exit(bool(bad))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,213 @@
+"""Runs that survive: killed processes, damaged files, full disks, and two processes at once."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import crashes
+import pytest
+from scmkit_cli.main import main
+
+from scmkit import Run, resume
+from scmkit.errors import RunError, UsageError
+from scmkit.locks import LOCK, DirectoryLock
+from scmkit.training import checkpoint
+
+
+@pytest.fixture(scope="module")
+def cache():
+    return os.environ["JAX_COMPILATION_CACHE_DIR"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, cache):
+    return crashes.train(tmp_path_factory.mktemp("runs"), "r", steps=30, cache=cache)
+
+
+@pytest.fixture
+def copy(undisturbed, tmp_path):
+    return shutil.copytree(undisturbed, tmp_path / "copy")
+
+
+@pytest.fixture
+def scmkit(monkeypatch, capsys):
+    def run(*argv):
+        monkeypatch.setattr(sys, "argv", ["scmkit", *map(str, argv)])
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code or 0
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return code, captured.out, captured.err
+
+    return run
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def an_array(run, step):
+    arrays = run / "checkpoints" / f"{step:08d}" / "arrays"
+    return max((p for p in arrays.rglob("0*") if p.is_file()), key=lambda p: p.stat().st_size)
+
+
+def test_killed_runs_end_where_the_undisturbed_one_ends(undisturbed, tmp_path, cache):
+    struck = crashes.train_through(tmp_path, "r", steps=30, cache=cache, kills=2, seed=3)
+    assert struck.total() >= 1
+    assert crashes.differences(undisturbed, tmp_path / "r") == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_many_kills(tmp_path, cache, seed):
+    one = crashes.train(tmp_path, "one", steps=60, cache=cache)
+    crashes.train_through(tmp_path, "two", steps=60, cache=cache, kills=10, seed=seed)
+    assert crashes.differences(one, tmp_path / "two") == []
+
+
+class Quiet:
+    def __init__(self):
+        self.messages = []
+
+    def message(self, text):
+        self.messages.append(text)
+
+    def start(self, name, step, steps):
+        pass
+
+    def advance(self, step, line):
+        pass
+
+    def stop(self):
+        pass
+
+
+def test_resume_passes_over_damage(undisturbed, copy):
+    flip(an_array(copy, 30))
+    quiet = Quiet()
+    resume(copy, reporter=quiet)
+    [line] = [text for text in quiet.messages if "set aside" in text]
+    assert "00000030" in line
+    assert "continues from step 25" in line
+    assert crashes.differences(undisturbed, copy) == []
+
+
+def test_nothing_good_is_left_alone(copy, scmkit):
+    for step in (25, 30):
+        flip(an_array(copy, step))
+    code, _, err = scmkit("resume", copy)
+    assert code == 1
+    assert "restore a backup" in err
+    assert checkpoint.steps(copy / "checkpoints") == [25, 30]
+
+
+def test_verify_names_what_is_wrong(copy, scmkit):
+    assert scmkit("run", "verify", copy)[0] == 0
+    assert all(check.problem is None for check in Run.load(copy).verify())
+    flip(an_array(copy, 25))
+    flip(an_array(copy / "teacher", 30))
+    with (copy / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3')
+    code, out, _ = scmkit("run", "verify", copy, "--json")
+    assert code == 1
+    bad = {(c["what"], c["step"]): c["problem"] for c in json.loads(out) if c["problem"]}
+    assert set(bad) == {("checkpoint", 25), ("checkpoint", 30), ("metrics", None)}
+    assert "SHA-256" in bad["checkpoint", 25]
+
+
+@pytest.mark.parametrize(
+    ("edit", "code"),
+    [
+        (lambda text: text[:-20], 1),
+        (lambda text: "[]", 1),
+        (lambda text: text.replace('"batch_size"', '"batch_sise"'), 2),
+        (lambda text: text.replace('"mlp"', '"mlpp"'), 2),
+    ],
+)
+def test_recipes_edited_by_hand(copy, scmkit, edit, code):
+    recipe = copy / "recipe.json"
+    recipe.write_text(edit(recipe.read_text()))
+    got, _, err = scmkit("resume", copy, "--steps", "60")
+    assert got == code, err
+    assert "recipe.json" in err or "mlpp" in err
+    assert err.count("\n") == 1
+    assert "bug in scmkit" not in err
+
+
+def test_a_start_cut_short_is_answered(tmp_path, scmkit):
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "recipe.json.0123abcd.tmp").write_text("{")
+    code, _, err = scmkit("resume", tmp_path / "r")
+    assert code == 2
+    assert "--name again" in err
+    assert not (tmp_path / "r" / LOCK).exists()
+
+
+def test_one_process_at_a_time(copy):
+    with DirectoryLock(copy), pytest.raises(RunError, match=f"in use by process {os.getpid()} on"):
+        resume(copy, steps=40, reporter=Quiet())
+    with pytest.raises(UsageError, match="finished"):
+        resume(copy, reporter=Quiet())
+
+
+def test_a_dead_owner_holds_nothing(tmp_path):
+    code = "import sys, time; from pathlib import Path; from scmkit.locks import DirectoryLock\n"
+    code += (
+        "DirectoryLock(Path(sys.argv[1])).__enter__(); print('held', flush=True); time.sleep(60)"
+    )
+    owner = subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE)
+    assert owner.stdout is not None
+    owner.stdout.readline()
+    with pytest.raises(RunError, match=f"process {owner.pid} on"), DirectoryLock(tmp_path):
+        pass
+    owner.kill()
+    owner.communicate()
+    with DirectoryLock(tmp_path) as lock:
+        assert lock.held
+
+
+def test_full_disks_are_one_line(undisturbed, tmp_path, cache):
+    """A limit on the size of a file fails as a full disk does, in checkpoints and metrics alike."""
+    copy = shutil.copytree(undisturbed, tmp_path / "copy")
+    before = checkpoint.digest(copy / "checkpoints" / "00000030")
+    code = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))\n"
+    code += "from scmkit_cli.main import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "resume", copy, "--steps", "60"],
+        env=os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    [line] = [text for text in done.stderr.splitlines() if text.startswith("error: ")]
+    assert "cannot be written" in line
+    assert "bug in scmkit" not in line
+    assert "Traceback" not in done.stderr
+    assert checkpoint.digest(copy / "checkpoints" / "00000030") == before
+
+
+def test_a_second_ctrl_c_kills_and_loses_nothing(tmp_path, cache):
+    process = crashes.start(
+        "train", *crashes.every(1_000_000), "--teacher", "none", "-p", "sct",
+        "--out", tmp_path, "--name", "r", cache=cache,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not checkpoint.steps(tmp_path / "r" / "checkpoints") and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    # Two signals that arrive as one are the first, which saves.
+    assert process.returncode in (-signal.SIGINT, 130)
+    newest = checkpoint.latest(tmp_path / "r" / "checkpoints")
+    assert checkpoint.problem(newest) is None
