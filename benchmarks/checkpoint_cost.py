@@ -76,7 +76,8 @@ def main() -> None:
         row = rows[-1]
         print(
             f"{parameters / 1e6:8.1f}M  {row['state_bytes'] / 2**20:8.1f} MiB  "
-            f"save {row['save_seconds']:.3f} s  fsync {row['fsync_seconds']:.3f} s  sha256 {row['sha256_seconds_one_thread']:.3f} s  "
+            f"save {row['save_seconds']:.3f} s  fsync {row['fsync_seconds']:.3f} s  "
+            f"sha256 {row['sha256_seconds_one_thread']:.3f} s  "
             f"{100 * row['share_at_60_s']:.2f} %"
         )
     write(args.out, {"interval_seconds": INTERVAL, "cpus": os.cpu_count(), "rows": rows})

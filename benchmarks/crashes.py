@@ -1,6 +1,6 @@
 """Does a run survive being killed at any moment? Kills real processes and compares with undisturbed ones.
 
-Each killed run starts anew until `--kills` kills have struck. The harness is `tests/crashes.py`.
+Each killed run starts anew until `--kills` kills have struck. The harness is `tests/killing.py`.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import numpy as np
 from common import write
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-import crashes
+import killing
 
 
 def main() -> None:
@@ -30,12 +30,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         cache = root / "cache"
-        crashes.train(root, "warm", steps=args.steps, cache=cache)
-        one = crashes.train(root, "one", steps=args.steps, cache=cache)
-        assert crashes.differences(root / "warm", one) == []
+        killing.train(root, "warm", steps=args.steps, cache=cache)
+        one = killing.train(root, "one", steps=args.steps, cache=cache)
+        assert killing.differences(root / "warm", one) == []
         while struck.total() < args.kills:
             kills = min(args.kills_per_run, args.kills - struck.total())
-            struck += crashes.train_through(
+            struck += killing.train_through(
                 root,
                 f"run-{runs}",
                 steps=args.steps,
@@ -43,7 +43,7 @@ def main() -> None:
                 kills=kills,
                 seed=args.seed + runs,
             )
-            bad += crashes.differences(one, root / f"run-{runs}")
+            bad += killing.differences(one, root / f"run-{runs}")
             runs += 1
             print(f"{struck.total()} kills, {runs} runs, {len(bad)} differences", flush=True)
         imported, stores = Counter[str](), 0
@@ -52,14 +52,14 @@ def main() -> None:
             images = np.random.default_rng(0).integers(0, 256, (8000, 1, 64, 64), np.uint8)
             np.savez(source, images=images)
             tick = time.monotonic()
-            crashes.import_through(source, root / "store", cache=cache, kills=0, seconds=0)
+            killing.import_through(source, root / "store", cache=cache, kills=0, seconds=0)
             seconds = time.monotonic() - tick
             while imported.total() < args.import_kills:
                 dest = root / f"store-{stores}"
-                imported += crashes.import_through(
+                imported += killing.import_through(
                     source, dest, cache=cache, kills=5, seconds=seconds, seed=stores
                 )
-                if not crashes.same_store(root / "store", dest):
+                if not killing.same_store(root / "store", dest):
                     bad.append(f"{dest}: differs, or something is left")
                 stores += 1
     for place, count in (struck + imported).most_common():

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 
-import crashes
+import killing
 import pytest
 from scmkit_cli.main import main
 
@@ -25,7 +25,7 @@ def cache():
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, cache):
-    return crashes.train(tmp_path_factory.mktemp("runs"), "r", steps=30, cache=cache)
+    return killing.train(tmp_path_factory.mktemp("runs"), "r", steps=30, cache=cache)
 
 
 @pytest.fixture
@@ -61,17 +61,17 @@ def an_array(run, step):
 
 
 def test_killed_runs_end_where_the_undisturbed_one_ends(undisturbed, tmp_path, cache):
-    struck = crashes.train_through(tmp_path, "r", steps=30, cache=cache, kills=2, seed=3)
+    struck = killing.train_through(tmp_path, "r", steps=30, cache=cache, kills=2, seed=3)
     assert struck.total() >= 1
-    assert crashes.differences(undisturbed, tmp_path / "r") == []
+    assert killing.differences(undisturbed, tmp_path / "r") == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_many_kills(tmp_path, cache, seed):
-    one = crashes.train(tmp_path, "one", steps=60, cache=cache)
-    crashes.train_through(tmp_path, "two", steps=60, cache=cache, kills=10, seed=seed)
-    assert crashes.differences(one, tmp_path / "two") == []
+    one = killing.train(tmp_path, "one", steps=60, cache=cache)
+    killing.train_through(tmp_path, "two", steps=60, cache=cache, kills=10, seed=seed)
+    assert killing.differences(one, tmp_path / "two") == []
 
 
 class Quiet:
@@ -98,7 +98,7 @@ def test_resume_passes_over_damage(undisturbed, copy):
     [line] = [text for text in quiet.messages if "set aside" in text]
     assert "00000030" in line
     assert "continues from step 25" in line
-    assert crashes.differences(undisturbed, copy) == []
+    assert killing.differences(undisturbed, copy) == []
 
 
 def test_nothing_good_is_left_alone(copy, scmkit):
@@ -197,17 +197,17 @@ def test_full_disks_are_one_line(undisturbed, tmp_path, cache):
 
 
 def test_a_second_ctrl_c_kills_and_loses_nothing(tmp_path, cache):
-    process = crashes.start(
-        "train", *crashes.every(1_000_000), "--teacher", "none", "-p", "sct",
-        "--out", tmp_path, "--name", "r", cache=cache,
-    )  # fmt: skip
+    process = killing.start(
+        "train", *killing.every(1_000_000), "--out", tmp_path, "--name", "r", cache=cache
+    )
     deadline = time.monotonic() + 120
-    while not checkpoint.steps(tmp_path / "r" / "checkpoints") and time.monotonic() < deadline:
+    saved = tmp_path / "r" / "teacher" / "checkpoints"
+    while process.poll() is None and not checkpoint.steps(saved) and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
     # Two signals that arrive as one are the first, which saves.
     assert process.returncode in (-signal.SIGINT, 130)
-    newest = checkpoint.latest(tmp_path / "r" / "checkpoints")
+    newest = checkpoint.latest(saved)
     assert checkpoint.problem(newest) is None
