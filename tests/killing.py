@@ -10,6 +10,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from scmkit.training.metrics_file import read_metrics
+
 TINY = [
     *("--data", "gmm", "-p", "trigflow", "-p", "scd", "--batch-size", "16", "--lr", "1e-3"),
     *("--set", "mlp.width=8", "--set", "mlp.depth=1", "--set", "mlp.embedding_dim=8"),
@@ -52,35 +54,48 @@ def train_through(out, name, *, steps, cache, kills, seed=0):
     while True:
         verb = ["resume", run] if (run / "recipe.json").exists() else None
         verb = verb or ["train", *every(steps), "--out", out, "--name", name]
-        before, began = _progress(run), time.monotonic()
+        before, began = _standing(run), time.monotonic()
         process = start(*verb, cache=cache)
         if sum(struck.values()) < kills:
             if random_.random() < 0.2:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(random_.uniform(0, startup))
             else:
-                while process.poll() is None and _progress(run) == before:
-                    time.sleep(0.001)
+                while process.poll() is None and not _advanced(run, before):
+                    time.sleep(0.002)
                 startup = time.monotonic() - began
-                time.sleep(random_.uniform(0, 0.3))
+                time.sleep(random_.uniform(0, 0.5))
             if process.poll() is None:
                 process.kill()
                 process.communicate()
-                struck[where(run, moved=_progress(run) != before)] += 1
+                struck[where(run, moved=_advanced(run, before))] += 1
                 continue
         said = process.communicate(timeout=600)[0].decode()
         assert process.returncode == 0, said
         return struck
 
 
-def _progress(run):
-    """Changes with every line, picture and checkpoint of a run or its teacher."""
-    state = []
+def _standing(run):
+    """Of a run and its teacher: the checkpoints, and when the file of metrics was last written."""
+    found = {}
     for place in (run, run / "teacher"):
-        for name in ("metrics.jsonl", "checkpoints", "samples"):
-            with contextlib.suppress(FileNotFoundError):
-                state.append((place / name).stat().st_mtime_ns)
-    return state
+        saved = {path.name for path in (place / "checkpoints").glob("*")}
+        with contextlib.suppress(FileNotFoundError):
+            found[place] = saved, (place / "metrics.jsonl").stat().st_mtime_ns
+    return found
+
+
+def _advanced(run, before):
+    """Whether a step was taken since: there is another checkpoint, or a line beyond those there were."""
+    for place, (saved, written) in _standing(run).items():
+        checkpoints, file = before.get(place, (set(), 0))
+        if saved != checkpoints:
+            return True
+        if written != file:
+            reached = max((int(name) for name in checkpoints if name.isdecimal()), default=0)
+            if any(line["step"] > reached for line in read_metrics(place / "metrics.jsonl")):
+                return True
+    return False
 
 
 def where(run, *, moved):
