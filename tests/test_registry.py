@@ -245,6 +245,12 @@ def test_a_foreign_metric_works_like_a_built_in(
     checked = scmkit("plugins", "check", "good")
     assert checked.code == 0, checked
     assert checked.out.count("ok ") == len(checks(load(find("good"))))
+    assert "'good' has no option 'much'" in refused(
+        scmkit("plugins", "check", "good", "--set", "good.much=1")
+    )
+    assert "only options of 'good'" in refused(
+        scmkit("plugins", "check", "good", "--set", "bad.much=1")
+    )
     assert "ask for it with `scmkit eval RUN --metric good`" in refused(
         scmkit("train", "--plugin", "good")
     )

@@ -33,7 +33,7 @@ Label = Annotated[
     typer.Option(
         "--class",
         metavar="C",
-        help="Class to draw.  Default: the sample's.",
+        help="Class to draw. Default: the sample's.",
         show_default=False,
     ),
 ]

@@ -12,7 +12,7 @@ def likelihood(
     run: Annotated[Path, typer.Argument(help="The run's directory: a diffusion model.")],
     n: Annotated[
         int | None,
-        typer.Option("--n", min=2, help="Samples.  Default: the whole split.", show_default=False),
+        typer.Option("--n", min=2, help="Samples. Default: the whole split.", show_default=False),
     ] = None,
     trace: Annotated[
         Literal["exact", "hutchinson"],
@@ -24,7 +24,7 @@ def likelihood(
         int | None,
         typer.Option(
             min=1,
-            help="Random vectors of Hutchinson's estimate, for each sample.  Default: 8.",
+            help="Random vectors of Hutchinson's estimate, for each sample. Default: 8.",
             show_default=False,
         ),
     ] = None,

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from scmkit.errors import ScmkitError
-from scmkit_cli.options import Settings, parse_settings
+from scmkit.errors import ScmkitError, UsageError
+from scmkit_cli.options import Settings, by_plugin, parse_settings
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -115,15 +115,27 @@ def info(
 @app.command()
 def check(
     name: Annotated[str, typer.Argument(help="NAME or PACKAGE:NAME.")],
+    settings: Settings = None,
 ) -> None:
-    """Run the conformance checks for every slot a plugin fills."""
+    """Run the conformance checks for every slot a plugin fills.
+
+    Example: scmkit plugins check inception --set inception.weights=FILE
+    """
     from scmkit.discovery import find
     from scmkit.registry import load
+    from scmkit.settings import configure
     from scmkit.testing import checks
 
     entry = find(name)
+    chosen = by_plugin(parse_settings(settings))
+    for other in chosen.keys() - {entry.name}:
+        raise UsageError(f"--set {other}.…: only options of '{entry.name}' are used here")
+    plugin = load(entry)
+    options = chosen.get(entry.name, {})
+    if options:
+        configure(plugin.config, options, entry.name)
     failed = 0
-    for one in checks(load(entry)):
+    for one in checks(plugin, config=options):
         try:
             one.run()
             typer.echo(f"ok      {one.name}")

@@ -1,6 +1,5 @@
 """InceptionV3 with the weights of a file."""
 
-import hashlib
 from collections.abc import Mapping
 
 import equinox as eqx
@@ -10,6 +9,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from scmkit.derived import digest_arrays
 from scmkit.errors import DataError, did_you_mean
 from scmkit.weights import WeightFile
 from scmkit_plugins._inception_network import SIDE, Conv, Definition, Map, inception_v3
@@ -126,9 +126,5 @@ def folded(definition: Definition, arrays: Mapping[str, np.ndarray]) -> Inceptio
 
 
 def digest(definition: Definition, arrays: Mapping[str, np.ndarray]) -> str:
-    """SHA-256 of the definition and of names, types, shapes and bytes of the parameters."""
-    found = hashlib.sha256(definition.encode())
-    for name, array in sorted(arrays.items()):
-        found.update(f"{name} {array.dtype} {array.shape}".encode())
-        found.update(np.ascontiguousarray(array).data)
-    return found.hexdigest()
+    """SHA-256 of the definition and of names, types, shapes and values of the parameters."""
+    return digest_arrays({**arrays, "definition": np.asarray(definition)})
