@@ -1,7 +1,8 @@
 """Every error a user can meet: one line that says what was wrong, which value, and what to do."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from pathlib import Path
 
 
 class ScmkitError(Exception):
@@ -26,6 +27,20 @@ class OptionError(UsageError):
 
 class DataError(UsageError):
     """A data set or store that is not what it should be."""
+
+
+class BadFilesError(DataError):
+    """Files of a folder that cannot be imported; `files` has each one with the reason."""
+
+    def __init__(self, folder: Path, files: Sequence[tuple[Path, str]]) -> None:
+        self.files = tuple(files)
+        first = "; ".join(f"{ascii(str(file))[1:-1]}: {reason}" for file, reason in self.files[:5])
+        more = f"; and {len(self.files) - 5} more" if len(self.files) > 5 else ""
+        none = "--skip-non-images or " if any(r == "not an image" for _, r in self.files) else ""
+        super().__init__(
+            f"{folder}: {len(self.files)} of its files cannot be imported ({first}{more}); replace or remove "
+            f"them, or pass over them with {none}--skip-bad"
+        )
 
 
 class RunError(ScmkitError):

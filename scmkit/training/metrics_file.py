@@ -33,9 +33,12 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of a metrics file; a line torn by a crash at its end is dropped."""
     lines = []
     if path.exists():
-        for text in path.read_text().splitlines():
+        for text in path.read_text(errors="replace").splitlines():
             try:
-                lines.append(json.loads(text))
-            except ValueError:
+                line = json.loads(text)
+            except (ValueError, RecursionError):
                 break
+            if not isinstance(line, dict) or type(line.get("step")) is not int:
+                break
+            lines.append(line)
     return lines
