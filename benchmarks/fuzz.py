@@ -10,6 +10,7 @@ What fails is kept as a file in `--failures`, with the command that replays it. 
 
 import argparse
 import collections
+import importlib
 import random
 import resource
 import signal
@@ -63,8 +64,8 @@ def peak() -> int:
 
 def fuzz(name: str, inputs: int, seed: int, failures: Path) -> dict[str, Any]:
     """One target, `inputs` times."""
-    from fuzz_mutations import mutated
-    from fuzz_targets import TARGETS
+    from fuzz_mutations import mutated  # pyright: ignore[reportMissingImports]
+    from fuzz_targets import TARGETS  # pyright: ignore[reportMissingImports]
 
     target, chance = TARGETS[name], random.Random(f"{name} {seed}")
     seeds, answers = target.seeds(), collections.Counter[str]()
@@ -105,10 +106,10 @@ def fuzz(name: str, inputs: int, seed: int, failures: Path) -> dict[str, Any]:
 
 def guided(name: str, inputs: int) -> None:
     """One target by atheris, which ends the process itself."""
-    import atheris
+    atheris: Any = importlib.import_module("atheris")
 
     with atheris.instrument_imports(include=["scmkit"]):
-        from fuzz_targets import TARGETS
+        from fuzz_targets import TARGETS  # pyright: ignore[reportMissingImports]
     folder = Path(tempfile.mkdtemp())
     corpus = folder / "corpus"
     corpus.mkdir()
@@ -138,7 +139,7 @@ def main() -> None:
     if args.atheris:
         guided(args.atheris, args.inputs)
         return
-    from fuzz_targets import TARGETS
+    from fuzz_targets import TARGETS  # pyright: ignore[reportMissingImports]
 
     if args.replay:
         name, file = args.replay
@@ -151,20 +152,19 @@ def main() -> None:
     fuzz("recipe-json", 1, 0, args.failures)
     mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (mapped + MEMORY, resource.RLIM_INFINITY))
-    results = {}
+    results, summary, failed = {}, {}, 0
     for name in names:
         results[name] = found = fuzz(name, args.inputs // len(names), args.seed, args.failures)
         print(
             f"{name:16} {found['inputs']:7} {found['slowest_ms']:8} ms  {found['answers']}",
             flush=True,
         )
-    total = sum(found["inputs"] for found in results.values())
-    failed = sum(len(found["failures"]) for found in results.values())
-    print(f"{total} inputs, {failed} kinds of failure, peak {peak() / 2**20:.0f} MiB")
-    write(
-        args.out,
-        {"inputs": total, "failed": failed, "peak_mib": round(peak() / 2**20), "targets": results},
-    )
+        # After each target, so that a long run that is cut short is of use.
+        total = sum(one["inputs"] for one in results.values())
+        failed = sum(len(one["failures"]) for one in results.values())
+        summary = {"inputs": total, "failed": failed, "peak_mib": round(peak() / 2**20)}
+        write(args.out, {**summary, "targets": results})
+    print(summary)
     sys.exit(bool(failed))
 
 

@@ -31,6 +31,14 @@ def inside(root: Path, name: str) -> Path:
     return path
 
 
+def exists(path: Path) -> bool:
+    """Whether something is at a path; not where it is none to the system, such as one that is too long."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
 def read_bounded(path: Path) -> str:
     """The text of a file; raises `OSError`, or `ValueError` where it is too large or not UTF-8."""
     if path.exists() and not path.is_file():

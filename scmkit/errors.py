@@ -10,6 +10,10 @@ class ScmkitError(Exception):
 
     code = 1
 
+    def __init__(self, *args: object) -> None:
+        # Messages quote files of strangers: neither new lines nor a terminal's control codes get through.
+        super().__init__(*(_plain(arg) if isinstance(arg, str) else arg for arg in args))
+
 
 class UsageError(ScmkitError):
     """What was asked for is wrong."""
@@ -65,6 +69,10 @@ class Preempted(ScmkitError):
     """SIGTERM, after a checkpoint was saved."""
 
     code = 75
+
+
+def _plain(text: str) -> str:
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from scmkit.containment import check_depth, parse_json, read_bounded
+from scmkit.containment import check_depth, exists, parse_json, read_bounded
 from scmkit.discovery import Entry, find
 from scmkit.errors import OptionError, RunError, UsageError
 from scmkit.interfaces import DataSpec
@@ -35,7 +35,8 @@ def _text(value: Any, what: str) -> str:
 
 
 def _record(package: str, version: str, config: Mapping[str, Any]) -> PluginRecord:
-    _text(package, "a package"), _text(version, "a version")
+    _text(package, "a package")
+    _text(version, "a version")
     # JSON has lists only; frozen options hold tuples, and recipes compare equal only with those.
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
     return PluginRecord(package, version, values)
@@ -142,8 +143,8 @@ class Recipe:
 def read_run_recipe(run: Path) -> Recipe:
     """The recipe of the run at a path; raises `UsageError` if there is none, `RunError` for a torn one."""
     file = run / "recipe.json"
-    if not file.is_file():
-        kind = "no such directory" if not run.exists() else "it has no recipe.json"
+    if not exists(run) or not file.is_file():
+        kind = "no such directory" if not exists(run) else "it has no recipe.json"
         raise UsageError(f"'{run}' is not a run: {kind}")
     try:
         raw = parse_json(read_bounded(file))

@@ -1,5 +1,6 @@
 """What reads files of strangers, one small function each: bytes in, a `ScmkitError` or nothing out."""
 
+import contextlib
 import hashlib
 import io
 import json
@@ -182,10 +183,8 @@ def _sealed(document: object) -> bytes:
 
 def manifest(data: bytes, folder: Path) -> None:
     """A checkpoint's manifest, with a digest that is right where it is JSON."""
-    try:
+    with contextlib.suppress(ValueError, RecursionError):
         data = _sealed(json.loads(data))
-    except (ValueError, RecursionError):
-        pass
     path = _checkpoint(folder)
     _written(data, path, MANIFEST)
     checkpoint.digest(path)
@@ -205,7 +204,7 @@ def checkpoint_zarr(data: bytes, folder: Path) -> None:
 
 def _npz(**arrays: np.ndarray) -> bytes:
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
+    np.savez(buffer, **arrays)  # pyright: ignore[reportArgumentType]
     return buffer.getvalue()
 
 

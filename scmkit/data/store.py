@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from scmkit.containment import inside, parse_json, read_bounded
+from scmkit.containment import exists, inside, parse_json, read_bounded
 from scmkit.data.layout import (
     FORMAT,
     IMPORT,
@@ -131,7 +131,7 @@ class Store(AbstractDataset):
 def _read_metadata(path: Path) -> StoreMetadata:
     from pydantic import ValidationError
 
-    if not path.exists():
+    if not exists(path):
         raise DataError(f"{path}: no such folder; create a store with {IMPORT}")
     if not path.is_dir():
         raise DataError(f"{path}: a file, not a store; turn it into one with {IMPORT}")
