@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from scmkit.assembly import build_free
+from scmkit.containment import exists
 from scmkit.data import Store, spec_of
 from scmkit.discovery import Entry, entries, find
 from scmkit.errors import OptionError, PluginError, did_you_mean
@@ -293,7 +294,7 @@ def resolve_data(
     data: str, settings: Mapping[str, Any] | None = None
 ) -> tuple[AbstractDataset, str, dict[str, PluginRecord]]:
     """The data set behind a name or path, how to find it again, and its plugin's record if it has one."""
-    is_path = "/" in data or Path(data).exists()
+    is_path = "/" in data or exists(Path(data))
     if is_path and data not in {e.name for e in entries()}:
         return Store(Path(data)), str(Path(data).resolve()), {}
     entry = find(data)

@@ -1,13 +1,18 @@
 """Every error a user can meet: one line that says what was wrong, which value, and what to do."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from pathlib import Path
 
 
 class ScmkitError(Exception):
     """An error with a remedy in its message. The command line prints it and exits with `code`."""
 
     code = 1
+
+    def __init__(self, *args: object) -> None:
+        # Messages quote files of strangers: neither new lines nor a terminal's control codes get through.
+        super().__init__(*(_plain(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 class UsageError(ScmkitError):
@@ -26,6 +31,20 @@ class OptionError(UsageError):
 
 class DataError(UsageError):
     """A data set or store that is not what it should be."""
+
+
+class BadFilesError(DataError):
+    """Files of a folder that cannot be imported; `files` has each one with the reason."""
+
+    def __init__(self, folder: Path, files: Sequence[tuple[Path, str]]) -> None:
+        self.files = tuple(files)
+        first = "; ".join(f"{ascii(str(file))[1:-1]}: {reason}" for file, reason in self.files[:5])
+        more = f"; and {len(self.files) - 5} more" if len(self.files) > 5 else ""
+        none = "--skip-non-images or " if any(r == "not an image" for _, r in self.files) else ""
+        super().__init__(
+            f"{folder}: {len(self.files)} of its files cannot be imported ({first}{more}); replace or remove "
+            f"them, or pass over them with {none}--skip-bad"
+        )
 
 
 class RunError(ScmkitError):
@@ -50,6 +69,10 @@ class Preempted(ScmkitError):
     """SIGTERM, after a checkpoint was saved."""
 
     code = 75
+
+
+def _plain(text: str) -> str:
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 
 from scmkit.assembly import build_free, build_model
 from scmkit.composition import compose
+from scmkit.containment import parse_json
 from scmkit.errors import RunError, UsageError
 from scmkit.interfaces import AbstractImporter
 from scmkit.model import Model
@@ -91,7 +92,7 @@ def restore_exported(file: str | Path, dest: str | Path) -> Run:
             "such as `scmkit convert edm2`"
         )
     try:
-        recipe = Recipe.from_json(json.loads(text))
+        recipe = Recipe.from_json(parse_json(text))
     except ValueError:
         raise UsageError(f"'{file}': the recipe in its metadata is not JSON") from None
     leaves = {name: (name, array) for name, array in weights.arrays.items()}

@@ -1,19 +1,21 @@
 """Recipes: which plugin fills which slot with which options, as data."""
 
 import dataclasses
-import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+from scmkit.containment import check_depth, exists, parse_json, read_bounded
 from scmkit.discovery import Entry, find
 from scmkit.errors import OptionError, RunError, UsageError
 from scmkit.interfaces import DataSpec
 from scmkit.plugin import API_VERSION, MODEL_SLOTS, TRAINING_SLOTS, Plugin, Slot
 from scmkit.registry import load
 from scmkit.settings import TrainingSettings, configure
+
+TeacherRole = Literal["none", "initial", "required"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,16 @@ class PluginRecord:
     config: Mapping[str, Any]
 
 
+def _text(value: Any, what: str) -> str:
+    # Names find plugins, and paths are opened: neither is anything but text.
+    if not isinstance(value, str) or "\0" in value:
+        raise ValueError(f"{what} is no text")
+    return value
+
+
 def _record(package: str, version: str, config: Mapping[str, Any]) -> PluginRecord:
+    _text(package, "a package")
+    _text(version, "a version")
     # JSON has lists only; frozen options hold tuples, and recipes compare equal only with those.
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
     return PluginRecord(package, version, values)
@@ -53,7 +64,7 @@ class Recipe:
     trackers: tuple[str, ...] = ()
     sampler: str = "pf-ode"
     teacher: "TeacherRecord | Recipe | None" = None
-    teacher_role: Literal["none", "initial", "required"] = "none"
+    teacher_role: TeacherRole = "none"
     api: int = API_VERSION
 
     def to_json(self) -> dict[str, Any]:
@@ -79,23 +90,32 @@ class Recipe:
                 teacher = (
                     Recipe.from_json(teacher["recipe"]) if nested else TeacherRecord(**teacher)
                 )
-            slots = {Slot(k): v for k, v in raw["slots"].items()}
+            if isinstance(teacher, TeacherRecord):
+                _text(teacher.path, "the teacher's path")
+                _text(teacher.digest or "", "the teacher's digest")
+            if raw["teacher_role"] not in get_args(TeacherRole):
+                raise ValueError(f"teacher_role {str(raw['teacher_role'])[:80]!r}")
+            slots = {Slot(k): _text(v, f"slot '{k}'") for k, v in raw["slots"].items()}
             for slot in (*MODEL_SLOTS, *TRAINING_SLOTS):
                 if slots[slot] not in raw["plugins"]:
                     raise OptionError(
                         f"not a recipe: '{slots[slot]}' of slot '{slot}' is not among its plugins"
                     )
+            for name in (*slots.values(), *raw["trackers"]):
+                if _text(name, "a tracker") not in raw["plugins"]:
+                    raise OptionError(f"not a recipe: '{name}' is not among its plugins")
+            _text(raw["data"].get("source"), "the data's source")
             return Recipe(
                 slots=slots,
                 plugins={k: _record(**v) for k, v in raw["plugins"].items()},
                 data=configure(DataSpec, raw["data"], "data"),
                 train=configure(TrainingSettings, raw["train"], "train"),
                 trackers=tuple(raw["trackers"]),
-                sampler=raw["sampler"],
+                sampler=_text(raw["sampler"], "the sampler"),
                 teacher=teacher,
                 teacher_role=raw["teacher_role"],
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise OptionError(f"not a recipe: {type(error).__name__}: {error}") from None
 
     def plugin(self, name: str) -> tuple[Entry, Plugin, Any]:
@@ -123,27 +143,19 @@ class Recipe:
 def read_run_recipe(run: Path) -> Recipe:
     """The recipe of the run at a path; raises `UsageError` if there is none, `RunError` for a torn one."""
     file = run / "recipe.json"
-    if not file.is_file():
+    if not exists(run) or not file.is_file():
         kind = "no such directory"
-        if run.exists():
+        if exists(run):
             kind = "it has no recipe.json; if its start was cut short, `scmkit train` with that --name again"
         raise UsageError(f"'{run}' is not a run: {kind}")
     try:
-        raw = json.loads(file.read_text())
+        raw = parse_json(read_bounded(file))
     except (OSError, ValueError) as error:
         raise RunError(f"'{file}' cannot be read: {error}; restore it from a backup") from None
-    if not isinstance(raw, dict):
-        raise RunError(
-            f"'{file}' holds a {type(raw).__name__}, no recipe; restore it from a backup"
-        )
     try:
         return Recipe.from_json(raw)
-    except UsageError as error:
+    except OptionError as error:
         raise OptionError(f"'{file}': {error}") from None
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise RunError(
-            f"'{file}' is no recipe ({type(error).__name__}: {error}); restore it from a backup"
-        ) from None
 
 
 @dataclass(frozen=True)
@@ -164,9 +176,10 @@ def read_recipe(path: Path) -> RecipeFile:
     (`[settings.scd]`). Raises `OptionError` naming the file and what is wrong.
     """
     try:
-        text = path.read_text()
-        raw = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
-    except (OSError, ValueError) as error:
+        text = read_bounded(path)
+        raw = tomllib.loads(text) if path.suffix == ".toml" else parse_json(text)
+        check_depth(raw)
+    except (OSError, ValueError, RecursionError) as error:
         raise OptionError(f"recipe file '{path}' cannot be read: {error}") from None
     if not isinstance(raw, dict):
         raise OptionError(f"recipe file '{path}' must hold a table, not a {type(raw).__name__}")

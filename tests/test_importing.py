@@ -212,11 +212,46 @@ def test_folders_that_are_wrong(tmp_path):
     refused(path, tmp_path, path / "deep.png", "more than 8 bits")
 
 
-def test_decompression_bombs_are_refused(tmp_path, monkeypatch):
+def test_decompression_bombs_are_refused(tmp_path):
     save(tmp_path / "in/1.png", images(1, 10, 15)[0])
     for limit in (100, 20):
-        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-        refused(tmp_path / "in", tmp_path, "1.png", f"more than {limit} pixels")
+        refused(tmp_path / "in", tmp_path, "1.png", f"more than {limit} pixels", max_pixels=limit)
+    refused(tmp_path / "in", tmp_path, "--max-bytes", max_bytes=149)
+    refused(tmp_path / "in", tmp_path, "more than 0 images", max_images=0)
+
+
+def test_every_bad_file_is_reported_or_skipped_by_name(tmp_path):
+    for i in range(4):
+        save(tmp_path / f"in/{i}.png", images(1, 6, 6)[0])
+    (tmp_path / "in/0.png").write_bytes(b"text")
+    cut = (tmp_path / "in/1.png").read_bytes()
+    (tmp_path / "in/1.png").write_bytes(cut[:-30])
+    Image.fromarray(np.full((6, 6), 40_000, np.uint16)).save(tmp_path / "in/deep.png")
+    refused(
+        tmp_path / "in",
+        tmp_path,
+        "3 of its files",
+        "0.png: not an image",
+        "1.png: damaged image",
+        "deep.png: pixels of more than 8 bits",
+    )
+    passed = []
+    store = import_data(
+        tmp_path / "in",
+        tmp_path / "store",
+        skip_bad=True,
+        test_fraction=0.0,
+        skipped=lambda file, reason: passed.append(file.name),
+    )
+    assert store.size("train") == 2
+    assert sorted(passed) == ["0.png", "1.png", "deep.png"]
+
+
+def test_an_image_that_would_start_a_program_is_none(tmp_path):
+    save(tmp_path / "in/1.png", images(1, 6, 6)[0])
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 6 6\n%%EndComments\nshowpage\n"
+    (tmp_path / "in/2.png").write_bytes(eps)
+    refused(tmp_path / "in", tmp_path, "2.png: not an image")
 
 
 # .npz files

@@ -198,7 +198,7 @@ def test_corrupt_files_are_named_in_block_reads(store):
 def test_corrupt_array_metadata(store):
     file = store / "train/samples/zarr.json"
     file.write_text(" " * file.stat().st_size)
-    fails(store, "damaged file 'train/samples/zarr.json'")
+    fails(store, "array 'train/samples' has a damaged file 'zarr.json'")
 
 
 # Writing

@@ -43,6 +43,15 @@ def import_(
         bool,
         typer.Option("--skip-non-images", help="Pass over other files in a folder of images."),
     ] = False,
+    skip_bad: Annotated[
+        bool,
+        typer.Option(
+            "--skip-bad", help="Pass over damaged, too large and too deep images too, naming each."
+        ),
+    ] = False,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Pixels of one image.")] = 89_478_485,
+    max_images: Annotated[int, typer.Option(min=1, help="Images of a folder.")] = 20_000_000,
+    max_bytes: Annotated[int, typer.Option(min=1, help="Bytes of all samples.")] = 1 << 40,
 ) -> None:
     """Import SOURCE into a new store at DEST, from which `scmkit train --data DEST` reads."""
     from rich.console import Console
@@ -55,21 +64,39 @@ def import_(
     )
 
     from scmkit.data import import_data
+    from scmkit.errors import BadFilesError
+
+    passed: list[tuple[Path, str]] = []
 
     console = Console(stderr=True)
     columns = TextColumn("importing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("importing", total=None)
-        store = import_data(
-            source,
-            dest,
-            size=size,
-            grayscale=grayscale,
-            test_fraction=test_fraction,
-            seed=seed,
-            skip_non_images=skip_non_images,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
+    try:
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task("importing", total=None)
+            store = import_data(
+                source,
+                dest,
+                size=size,
+                grayscale=grayscale,
+                test_fraction=test_fraction,
+                seed=seed,
+                skip_non_images=skip_non_images,
+                skip_bad=skip_bad,
+                max_pixels=max_pixels,
+                max_images=max_images,
+                max_bytes=max_bytes,
+                skipped=lambda file, reason: passed.append((file, reason)),
+                progress=lambda done, total: bar.update(task, completed=done, total=total),
+            )
+    except BadFilesError as error:
+        # All of them: the error itself is one line.
+        for file, reason in error.files if len(error.files) > 1 else ():
+            typer.echo(f"{ascii(str(file))[1:-1]}: {reason}", err=True)
+        raise
+    for file, reason in passed:
+        typer.echo(f"skipped {ascii(str(file))[1:-1]}: {reason}", err=True)
+    if passed:
+        typer.echo(f"skipped {len(passed)} files", err=True)
     typer.echo(f"{dest}: {summary(describe(store))}")
 
 

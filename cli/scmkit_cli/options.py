@@ -68,6 +68,7 @@ def counts(given: str | None, option: str = "--steps") -> tuple[int, ...] | None
     if given is None:
         return None
     parts = given.split(",")
-    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+    # Nine digits are enough, and Python refuses to read thousands of them.
+    if not all(p.strip().isdecimal() and len(p) < 10 and int(p) > 0 for p in parts):
         raise UsageError(f"{option} {given}: give positive whole numbers, such as 1,2")
     return tuple(map(int, parts))

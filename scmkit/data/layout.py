@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt
 
+from scmkit.containment import parse_json, read_bounded
 from scmkit.errors import DataError
 from scmkit.interfaces import Split, Statistics
 
@@ -127,6 +128,40 @@ def open_array(folder: Path, cache_bytes: int) -> Any:
 
     context = {"cache_pool": {"total_bytes_limit": cache_bytes}}
     return ts.open(_array_spec(folder) | {"context": context}, read=True).result()
+
+
+def excess(folder: Path, shape: tuple[int, ...], dtype: str) -> str | None:
+    """What in an array's `zarr.json` would make reading it unpack, or take memory for, more than is there."""
+    try:
+        found = parse_json(read_bounded(folder / "zarr.json"))
+        sides = found["chunk_grid"]["configuration"]["chunk_shape"]
+        codecs = [codec["name"] for codec in _all_codecs(found["codecs"])]
+        whole = all(type(n) is int and n > 0 for n in sides) and len(sides) == len(shape)
+    except FileNotFoundError:
+        return "has no zarr.json"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"has a damaged file 'zarr.json' ({type(error).__name__}: {error})"
+    if foreign := set(map(str, codecs)) - _CODECS:
+        return f"is encoded by {ascii(min(foreign))[:80]}, which no store is"
+    # One sample to a chunk at the least, however large.
+    limit = max(_CHUNK_LIMIT, math.prod(shape[1:]) * (1 if dtype == "uint8" else 4))
+    if not whole or math.prod(sides) > limit:
+        return "has chunks of an impossible size"
+    return None
+
+
+_CODECS = {"bytes", "crc32c", "sharding_indexed"}
+_CHUNK_LIMIT = 256 << 20
+
+
+def _all_codecs(codecs: Any) -> list[dict[str, Any]]:
+    """The codecs of an array and those within its shards."""
+    found = []
+    for codec in codecs:
+        inner = codec.get("configuration") or {}
+        parts = (inner.get("codecs") or [], inner.get("index_codecs") or [])
+        found += [codec, *(c for part in parts for c in _all_codecs(part))]
+    return found
 
 
 @cache

@@ -1,6 +1,5 @@
 """Reading a store: a folder of zarr v3 arrays, through TensorStore."""
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
+from scmkit.containment import exists, inside, parse_json, read_bounded
 from scmkit.data.layout import (
     FORMAT,
     IMPORT,
@@ -16,6 +16,7 @@ from scmkit.data.layout import (
     VERSION,
     StoreMetadata,
     damage,
+    excess,
     metadata_parser,
     open_array,
 )
@@ -59,16 +60,25 @@ class Store(AbstractDataset):
     def _check_files(self) -> None:
         for name, expected in self.metadata.files.items():
             try:
-                found = (self.path / name).stat().st_size
+                found = inside(self.path, name).stat().st_size
+            except ValueError as error:
+                raise self._damaged(str(error)) from None
             except OSError:
                 raise self._damaged(f"file '{name}' is missing") from None
             if found != expected:
                 raise self._damaged(f"file '{name}' has {found} bytes, expected {expected}")
 
     def _open(self, split: Split, name: str, shape: tuple[int, ...], dtype: str) -> None:
-        folder = self.path / split / name
+        try:
+            folder = inside(self.path, f"{split}/{name}")
+            if folder.is_dir():
+                inside(folder, "zarr.json")
+        except ValueError as error:
+            raise self._damaged(str(error)) from None
         if not folder.is_dir():
             raise self._damaged(f"array '{split}/{name}' is missing")
+        if problem := excess(folder, shape, dtype):
+            raise self._damaged(f"array '{split}/{name}' {problem}")
         try:
             array = open_array(folder, _CACHE_BYTES)
         except (ValueError, OSError) as error:
@@ -78,6 +88,10 @@ class Store(AbstractDataset):
                 f"array '{split}/{name}' is {array.dtype.name} {array.shape}, "
                 f"but {METADATA_FILE} says {dtype} {shape}"
             )
+        # Nothing is compressed: what is more than its files is not there to be read.
+        there = sum(n for f, n in self.metadata.files.items() if f.startswith(f"{split}/{name}/"))
+        if array.size * array.dtype.numpy_dtype.itemsize > there:
+            raise self._damaged(f"array '{split}/{name}' claims more bytes than its files have")
         self._arrays[split, name] = array
 
     def _damaged(self, what: str) -> DataError:
@@ -117,7 +131,7 @@ class Store(AbstractDataset):
 def _read_metadata(path: Path) -> StoreMetadata:
     from pydantic import ValidationError
 
-    if not path.exists():
+    if not exists(path):
         raise DataError(f"{path}: no such folder; create a store with {IMPORT}")
     if not path.is_dir():
         raise DataError(f"{path}: a file, not a store; turn it into one with {IMPORT}")
@@ -129,7 +143,7 @@ def _read_metadata(path: Path) -> StoreMetadata:
     unreadable = f"{path}: {METADATA_FILE} is unreadable"
     again = f"import the data again with {IMPORT}"
     try:
-        content = json.loads(file.read_text("utf-8"))
+        content = parse_json(read_bounded(file))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{unreadable} ({error}); {again}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:

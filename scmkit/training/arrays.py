@@ -103,11 +103,28 @@ def read_arrays(
     context = ts.Context()
     opened = {name: ts.open(_spec(root, name), open=True, context=context) for name in expected}
     try:
-        pending = {name: store.result().read() for name, store in opened.items()}
+        stores = {name: store.result() for name, store in opened.items()}
+        for name, store in stores.items():
+            _check_claim(root, name, store, records[name])
+        pending = {name: store.read() for name, store in stores.items()}
         stored = {name: np.asarray(read.result()) for name, read in pending.items()}
     except (OSError, ValueError) as error:
         raise Damage(f"cannot be read ({short(error)})") from error
     return {name: _placed(name, stored[name], expected[name], records[name]) for name in expected}
+
+
+def _check_claim(root: Path, name: str, store: Any, record: Mapping[str, Any]) -> None:
+    """Raises `Damage` where an array claims more than its file holds, before memory is taken for it."""
+    size = store.size * store.dtype.numpy_dtype.itemsize
+    folder = root / FOLDER / name
+    there = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+    # Those of a key are its bits, with sides of their own.
+    fits = "key" in record or list(store.shape) == record["shape"]
+    chunk = store.chunk_layout.read_chunk.shape or ()
+    whole = all(c <= max(1, n) for c, n in zip(chunk, store.shape, strict=True))
+    codecs = {codec["name"] for codec in store.spec().to_json()["metadata"]["codecs"]}
+    if not (fits and whole and size <= there and codecs <= {"bytes", "crc32c"}):
+        raise Damage(f"has an array '{name}' of another size than its file or its record says")
 
 
 def short(error: Exception) -> str:

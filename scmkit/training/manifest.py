@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from scmkit.containment import inside, parse_json
+
 FORMAT = 1
 """The version of the layout on disk."""
 
@@ -65,7 +67,7 @@ def read_manifest(root: Path) -> tuple[Manifest, str]:
     except OSError as error:
         raise Damage(f"{MANIFEST} cannot be read ({error.strerror})") from error
     try:
-        document = json.loads(raw)
+        document = parse_json(raw)
         digest = document.pop("sha256")
         version = document["format"]
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -76,7 +78,33 @@ def read_manifest(root: Path) -> tuple[Manifest, str]:
     if _encode(document | {"sha256": digest}) != raw or _digest(document) != digest:
         raise Damage(f"{MANIFEST} is damaged (its own SHA-256 does not match)")
     del document["format"]
-    return Manifest(**document), digest
+    try:
+        manifest = Manifest(**document)
+        _check(root, manifest)
+    # A manifest with a fitting digest is no proof of who wrote it.
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
+        raise Damage(f"{MANIFEST} is damaged ({error})") from None
+    return manifest, digest
+
+
+def _check(root: Path, manifest: Manifest) -> None:
+    """Raises `ValueError` or the like for names that leave the checkpoint, and records of other types."""
+    if type(manifest.step) is not int or not isinstance(manifest.metadata, dict):
+        raise ValueError("its step or its metadata is of another type")
+    for name, file in manifest.files.items():
+        inside(root, name)
+        if type(file["size"]) is not int or not isinstance(file["sha256"], str):
+            raise ValueError(f"the record of file '{name}' is of another type")
+    for name, leaf in manifest.leaves.items():
+        inside(root, name)
+        sides = leaf["shape"]
+        whole = isinstance(sides, list) and all(type(n) is int and n >= 0 for n in sides)
+        if (
+            not whole
+            or not isinstance(leaf["dtype"], str)
+            or not isinstance(leaf.get("key", ""), str)
+        ):
+            raise ValueError(f"the record of leaf '{name}' is of another type")
 
 
 def verify(root: Path, files: Mapping[str, Mapping[str, Any]]) -> None:

@@ -67,9 +67,9 @@ def read_lines(path: Path) -> tuple[list[dict[str, Any]], int | None]:
         for number, text in enumerate(path.read_bytes().splitlines(), 1):
             try:
                 line = json.loads(text)
-            except ValueError:
+            except (ValueError, RecursionError):
                 return lines, number
-            if not isinstance(line, dict) or not isinstance(line.get("step"), int):
+            if not isinstance(line, dict) or type(line.get("step")) is not int:
                 return lines, number
             lines.append(line)
     return lines, None

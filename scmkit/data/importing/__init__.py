@@ -1,12 +1,14 @@
 """Importing data of several kinds into a store."""
 
+import math
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from scmkit.data.importing.folder import open_folder
+from scmkit.data.importing.folder import MAX_IMAGES, MAX_PIXELS, Skipped, open_folder
 from scmkit.data.importing.idx import has_idx, is_idx, open_idx, open_idx_folder
 from scmkit.data.importing.images import refit
 from scmkit.data.importing.npz import open_npz
@@ -17,6 +19,9 @@ from scmkit.errors import DataError, UsageError
 from scmkit.interfaces import Split
 
 _KINDS = "a folder of images, an .npz file, an IDX images file, or a folder of MNIST's IDX files"
+
+MAX_BYTES = 1 << 40
+"""Bytes of the samples of a store, by default."""
 
 Progress = Callable[[int, int], None]
 
@@ -30,6 +35,11 @@ def import_data(
     test_fraction: float = 0.1,
     seed: int = 0,
     skip_non_images: bool = False,
+    skip_bad: bool = False,
+    max_pixels: int = MAX_PIXELS,
+    max_images: int = MAX_IMAGES,
+    max_bytes: int = MAX_BYTES,
+    skipped: Skipped = lambda file, reason: None,
     progress: Progress | None = None,
 ) -> Store:
     """Imports data into a new store at `dest`, streaming; nothing is unpickled.
@@ -43,17 +53,29 @@ def import_data(
     - `test_fraction`: the share drawn for the test split, where the source has none of its own.
     - `seed`: of that draw.
     - `skip_non_images`: passes over other files in a folder of images.
+    - `skip_bad`: passes over damaged, cut, too large and too deep images too; each image is decoded twice.
+    - `max_pixels`, `max_images`: of one image, and of a folder; `max_bytes`: of the store's samples.
+    - `skipped`: called as `skipped(file, reason)` for each file that is passed over.
     - `progress`: called as `progress(done, total)` in samples.
 
-    Raises `DataError` where the source is not what it should be or `dest` exists.
+    Raises `BadFilesError`, which names each, for files that cannot be imported, and `DataError` where the
+    source is not what it should be or `dest` exists.
     """
     if not 0 <= test_fraction < 1:
         raise UsageError(f"test fraction {test_fraction} must be at least 0 and below 1")
     if size is not None and size < 1:
         raise UsageError(f"size {size} must be at least 1 pixel")
     refuse_existing(Path(dest))
-    found = _open(Path(source), size, grayscale, skip_non_images)
+    limits = {"max_pixels": max_pixels, "max_images": max_images}
+    skips = {"skip_non_images": skip_non_images, "skip_bad": skip_bad, "skipped": skipped}
+    found = _open(Path(source), size, grayscale, {**limits, **skips})
     total = sum(found.sizes.values())
+    asked = total * math.prod(found.shape) * np.dtype(found.dtype).itemsize
+    if asked > max_bytes:
+        raise DataError(
+            f"{source}: its samples take {asked} bytes, over the limit of {max_bytes}; choose "
+            f"a smaller --size, or raise --max-bytes if that is meant"
+        )
     done = 0
     with StoreWriter(
         dest,
@@ -70,13 +92,13 @@ def import_data(
     return Store(dest)
 
 
-def _open(path: Path, size: int | None, grayscale: bool | None, skip_non_images: bool) -> Source:
+def _open(path: Path, size: int | None, grayscale: bool | None, options: dict[str, Any]) -> Source:
     if not path.exists():
         raise DataError(f"{path}: no such file or folder; import takes {_KINDS}")
     if path.is_dir():
         if has_idx(path):
             return refit(open_idx_folder(path), path, size, grayscale)
-        return open_folder(path, size=size, grayscale=grayscale, skip_non_images=skip_non_images)
+        return open_folder(path, size=size, grayscale=grayscale, **options)
     if path.suffix == ".npz":
         return refit(open_npz(path), path, size, grayscale)
     if is_idx(path):

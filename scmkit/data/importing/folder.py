@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -12,15 +12,47 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from scmkit.data.importing.images import fit
 from scmkit.data.importing.source import Block, Source, rows_per_block
-from scmkit.errors import DataError
+from scmkit.errors import BadFilesError, DataError
 from scmkit.interfaces import Split
 
 _T = TypeVar("_T")
+
+MAX_PIXELS = 89_478_485
+"""Pixels of one image, by default: Pillow's limit against decompression bombs, 256 MiB in RGB."""
+
+MAX_IMAGES = 20_000_000
+"""Images of one folder, by default: more than ImageNet-21k has."""
+
+_FORMATS = (
+    "PNG",
+    "JPEG",
+    "MPO",
+    "BMP",
+    "DIB",
+    "GIF",
+    "WEBP",
+    "TIFF",
+    "PPM",
+    "TGA",
+    "JPEG2000",
+    "AVIF",
+)
+"""Formats of pixels. Others of Pillow's start programs (EPS starts Ghostscript) or read several files."""
+
+Skipped = Callable[[Path, str], None]
+"""Told of each file that was passed over, and why."""
 
 _CLUTTER = {"Thumbs.db", "desktop.ini"}
 _GRAY = {"1", "L", "LA", "La"}
 _DEEP = {"I", "F"}
 _ORIENTATION = 0x0112
+
+
+_NO_IMAGE = "not an image"
+
+
+class _Bad(Exception):
+    """Why a file cannot be imported."""
 
 
 @dataclass(frozen=True)
@@ -36,26 +68,53 @@ def open_folder(
     size: int | None = None,
     grayscale: bool | None = None,
     skip_non_images: bool = False,
+    skip_bad: bool = False,
+    max_pixels: int = MAX_PIXELS,
+    max_images: int = MAX_IMAGES,
+    skipped: Skipped = lambda file, reason: None,
 ) -> Source:
     """Finds the images of a folder and reads their headers.
 
     Subfolders `train` and `test` at the top are splits; subfolders below are classes, numbered in
     the order of their names. Images are RGB unless all of them (or `grayscale`) say otherwise.
-    Hidden files are passed over; of an animation the first frame is taken. Raises `DataError` for
-    files that are no images (unless `skip_non_images`), images of different sizes (unless `size` is
-    given), images deeper than 8 bits and ones beyond Pillow's decompression-bomb limit.
+    Hidden files are passed over; of an animation the first frame is taken. Raises `BadFilesError`, which
+    names every one, for files that are no images, damaged or cut, deeper than 8 bits or of more than
+    `max_pixels`; `skip_bad` passes over them and tells `skipped` (each image is then decoded twice),
+    `skip_non_images` over those that are no images. Raises `DataError` for images of different sizes (unless
+    `size` is given) and for more than `max_images` of them.
     """
     roots = _splits(path)
     classes = {split: _class_folders(root) for split, root in roots.items()}
     class_names = tuple(folder.name for folder in classes["train"])
     found: dict[Split, list[tuple[Path, int]]] = {}
     headers: list[tuple[Path, _Header]] = []
+    bad: list[tuple[Path, str]] = []
+    listed: dict[tuple[Split, Path], list[tuple[Path, _Header]]] = {}
+    count = 0
     for split, root in roots.items():
         _check_classes(path, class_names, classes[split])
+        for folder in classes[split] or [root]:
+            images, refused = _headers(folder, max_pixels, skip_bad)
+            count += len(images)
+            if count > max_images:
+                raise DataError(
+                    f"{path}: more than {max_images} images; raise --max-images if that is meant"
+                )
+            for file, reason in refused:
+                if skip_bad or (skip_non_images and reason == _NO_IMAGE):
+                    skipped(file, reason)
+                else:
+                    bad.append((file, reason))
+            listed[split, folder] = images
+    if bad:
+        # One report of everything: what is only found by decoding belongs in it too.
+        files = (file for images in listed.values() for file, _ in images)
+        raise BadFilesError(path, bad + _undecodable(files, max_pixels))
+    for split, root in roots.items():
         found[split] = []
         for folder in classes[split] or [root]:
             label = class_names.index(folder.name) if class_names else -1
-            images = _headers(folder, skip_non_images)
+            images = listed[split, folder]
             if not images:
                 raise DataError(
                     f"{folder}: no images; give a folder of images or of class folders, none of "
@@ -75,7 +134,16 @@ def open_folder(
         rows = rows_per_block(shape, 1)
         for start in range(0, len(files), rows):
             block = files[start : start + rows]
-            samples = np.stack([_decode(file, size, gray) for file, _ in block])
+            decoded = []
+            for i, (file, _) in enumerate(block):
+                try:
+                    decoded.append(_decode(file, size, gray, max_pixels))
+                except _Bad as error:
+                    rest = [f for f, _ in files[start + i + 1 :]]
+                    rest += [f for other in found if other != split for f, _ in found[other]]
+                    bad = [(file, str(error)), *_undecodable(rest, max_pixels)]
+                    raise BadFilesError(path, bad) from None
+            samples = np.stack(decoded)
             labels = np.array([label for _, label in block], np.int32)
             yield samples, labels if class_names else None
 
@@ -140,53 +208,67 @@ def _check_classes(path: Path, class_names: tuple[str, ...], folders: list[Path]
         )
 
 
-def _headers(folder: Path, skip_non_images: bool) -> list[tuple[Path, _Header]]:
+def _headers(
+    folder: Path, max_pixels: int, decode: bool
+) -> tuple[list[tuple[Path, _Header]], list[tuple[Path, str]]]:
+    """The images of a folder, and the files that are none or bad, with the reason."""
     inner, files = _entries(folder)
     if inner:
         raise DataError(
             f"{folder}: the class folder has a subfolder '{inner[0].name}'; "
             f"class folders hold images only, so move its images up"
         )
-    headers = [(file, _header(file, skip_non_images)) for file in files]
-    return [(file, header) for file, header in headers if header is not None]
+    good, bad = [], []
+    for file in files:
+        try:
+            header = _opened(file, _describe, max_pixels)
+            if decode:
+                _opened(file, Image.Image.load, max_pixels)
+            good.append((file, header))
+        except _Bad as error:
+            bad.append((file, str(error)))
+    return good, bad
 
 
-def _opened(file: Path, use: Callable[[Image.Image], _T]) -> _T:
+def _undecodable(files: Iterable[Path], max_pixels: int) -> list[tuple[Path, str]]:
+    bad = []
+    for file in files:
+        try:
+            _opened(file, Image.Image.load, max_pixels)
+        except _Bad as error:
+            bad.append((file, str(error)))
+    return bad
+
+
+def _opened(file: Path, use: Callable[[Image.Image], _T], max_pixels: int) -> _T:
+    if not file.is_file():
+        raise _Bad("no regular file")
+    Image.init()
     try:
         with warnings.catch_warnings():
-            # Pillow warns from its limit on and raises from twice that on; here the limit is the
-            # limit.
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file) as image:
+            # Our limit is the limit; Pillow's own raises from twice its value on.
+            warnings.simplefilter("ignore")
+            with Image.open(file, formats=[f for f in _FORMATS if f in Image.OPEN]) as image:
+                if image.width * image.height > max_pixels:
+                    raise _Bad(f"more than {max_pixels} pixels")
                 return use(image)
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise DataError(
-            f"{file}: more than {Image.MAX_IMAGE_PIXELS} pixels, Pillow's limit against "
-            f"decompression bombs; make the image smaller"
-        ) from error
+    except Image.DecompressionBombError:
+        raise _Bad(f"more than {max_pixels} pixels") from None
     except UnidentifiedImageError:
+        raise _Bad(_NO_IMAGE) from None
+    except MemoryError:
+        raise _Bad("damaged image (it asks for more memory than there is)") from None
+    except _Bad:
         raise
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
-        raise DataError(f"{file}: damaged image ({error}); replace or remove it") from error
+    # What damaged images make Pillow's readers raise has no common base.
+    except Exception as error:
+        first = (str(error) or type(error).__name__).splitlines()[0]
+        raise _Bad(f"damaged image ({first})") from None
 
 
-def _header(file: Path, skip_non_images: bool) -> _Header | None:
-    try:
-        return _opened(file, lambda image: _describe(file, image))
-    except UnidentifiedImageError:
-        if skip_non_images:
-            return None
-        raise DataError(
-            f"{file}: not an image; remove it, or skip such files with --skip-non-images"
-        ) from None
-
-
-def _describe(file: Path, image: Image.Image) -> _Header:
+def _describe(image: Image.Image) -> _Header:
     if image.mode.split(";")[0] in _DEEP:
-        raise DataError(
-            f"{file}: pixels of more than 8 bits (mode {image.mode}); convert the images to 8 "
-            f"bits, or import them as float arrays in an .npz file"
-        )
+        raise _Bad(f"pixels of more than 8 bits (mode {image.mode})")
     width, height = image.size
     # Cameras store the rotation instead of applying it; see exif_transpose below.
     if image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8):
@@ -204,5 +286,8 @@ def _check_sizes(headers: list[tuple[Path, _Header]]) -> None:
             )
 
 
-def _decode(file: Path, size: int | None, gray: bool) -> np.ndarray:
-    return _opened(file, lambda image: fit(ImageOps.exif_transpose(image), size, gray))
+def _decode(file: Path, size: int | None, gray: bool, max_pixels: int) -> np.ndarray:
+    def use(image: Image.Image) -> np.ndarray:
+        return fit(ImageOps.exif_transpose(image), size, gray)
+
+    return _opened(file, use, max_pixels)

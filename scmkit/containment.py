@@ -1,0 +1,77 @@
+"""What files may say: names that stay in their folder, and JSON within bounds."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+LARGEST = 64 << 20
+"""Bytes of a file of JSON or TOML; a thousand times what any real one has."""
+
+DEEPEST = 100
+"""Levels of lists and tables within one another."""
+
+
+def inside(root: Path, name: str) -> Path:
+    """The path of a file by its name relative to a folder.
+
+    Raises `ValueError` where that is elsewhere: an absolute name, one with `..`, or one behind a symbolic
+    link out of the folder. The folder itself may be a link: the user named it.
+    """
+    parts = name.split("/")
+    odd = "\0" in name or "\\" in name or ":" in name
+    if odd or any(part in ("", ".", "..") for part in parts):
+        raise ValueError(f"the name {name[:200]!r} leads out of the folder or is not plain")
+    try:
+        path = root / name
+        if not path.resolve().is_relative_to(root.resolve()):
+            raise ValueError(f"{name[:200]!r} is a link out of the folder")
+    # What is no name to the system, or links that go round in circles.
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"the name {name[:200]!r} cannot be followed ({error})") from None
+    return path
+
+
+def exists(path: Path) -> bool:
+    """Whether something is at a path; not where it is none to the system, such as one that is too long."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+def read_bounded(path: Path) -> str:
+    """The text of a file; raises `OSError`, or `ValueError` where it is too large or not UTF-8."""
+    if path.exists() and not path.is_file():
+        raise ValueError("it is no regular file")
+    with path.open("rb") as file:
+        content = file.read(LARGEST + 1)
+    if len(content) > LARGEST:
+        raise ValueError(f"it is larger than {LARGEST >> 20} MiB")
+    return content.decode("utf-8")
+
+
+def parse_json(text: str | bytes) -> Any:
+    """JSON that says what it means; raises `ValueError` also for `NaN`, and for what is nested too deeply."""
+
+    def refused(constant: str) -> Any:
+        raise ValueError(f"{constant} is no number of JSON")
+
+    try:
+        value = json.loads(text, parse_constant=refused)
+    except RecursionError:
+        raise ValueError(f"it is nested deeper than {DEEPEST} levels") from None
+    check_depth(value)
+    return value
+
+
+def check_depth(value: Any) -> None:
+    """Raises `ValueError` for lists and tables within one another beyond `DEEPEST` levels."""
+    level = [value]
+    for _ in range(DEEPEST):
+        inner = [
+            v.values() if isinstance(v, dict) else v for v in level if isinstance(v, dict | list)
+        ]
+        level = [v for values in inner for v in values]
+        if not level:
+            return
+    raise ValueError(f"it is nested deeper than {DEEPEST} levels")
