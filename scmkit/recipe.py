@@ -152,6 +152,10 @@ def read_run_recipe(run: Path) -> Recipe:
         raw = parse_json(read_bounded(file))
     except (OSError, ValueError) as error:
         raise RunError(f"'{file}' cannot be read: {error}; restore it from a backup") from None
+    if not isinstance(raw, dict):
+        raise RunError(
+            f"'{file}' holds no recipe but a {type(raw).__name__}; restore it from a backup"
+        )
     try:
         return Recipe.from_json(raw)
     except OptionError as error:

@@ -128,7 +128,7 @@ def test_verify_names_what_is_wrong(copy, scmkit):
     ("edit", "code"),
     [
         (lambda text: text[:-20], 1),
-        (lambda text: "[]", 2),
+        (lambda text: "[]", 1),
         (lambda text: text.replace('"batch_size"', '"batch_sise"'), 2),
         (lambda text: text.replace('"mlp"', '"mlpp"'), 2),
     ],
