@@ -49,10 +49,17 @@ def train(
     return _advance(Run.create(path, recipe), reporter or Bar())
 
 
-def resume(path: str | Path, *, steps: int | None = None, reporter: Reporter | None = None) -> Run:
+def resume(
+    path: str | Path,
+    *,
+    steps: int | None = None,
+    on_nonfinite: str | None = None,
+    reporter: Reporter | None = None,
+) -> Run:
     """Continue a run from its newest checkpoint, exactly as if it had never stopped.
 
-    `steps` changes how many there are in all. Raises `UsageError` if there is nothing left to do.
+    `steps` changes how many there are in all, `on_nonfinite` what is done at a fault.
+    Raises `UsageError` if there is nothing left to do.
     """
     run = Run.load(path)
     if run.step and "converted" in checkpoint.metadata(checkpoint.latest(run.checkpoints)):
@@ -60,8 +67,10 @@ def resume(path: str | Path, *, steps: int | None = None, reporter: Reporter | N
             f"run '{path}' holds converted weights and no state of training; train from them with "
             f"`scmkit train --plugin scd --teacher {path}`"
         )
-    if steps is not None:
-        settings = run.recipe.to_json()["train"] | {"steps": steps}
+    changed = {"steps": steps, "on_nonfinite": on_nonfinite}
+    changed = {name: value for name, value in changed.items() if value is not None}
+    if changed:
+        settings = run.recipe.to_json()["train"] | changed
         run.write_recipe(Recipe.from_json(run.recipe.to_json() | {"train": settings}))
     if run.finished:
         raise UsageError(
