@@ -68,7 +68,8 @@ class Trainer:
         state = initial_state(assembly.model, assembly.loss, optimizer)
         saved = {}
         # The step donates the state, and before the first checkpoint this is what to roll back to.
-        begins = settings.on_nonfinite == "rollback" and not run.step
+        # A resumed student's assembly lacks the teacher's weights that the run began with.
+        begins = settings.on_nonfinite == "rollback" and not (run.step and recipe.teacher)
         self._initial = jax.device_get(state) if begins else None
         if run.step:
             latest = checkpoint.latest(run.checkpoints)
@@ -134,9 +135,11 @@ class Trainer:
                 tracker.close()
         return preview_path(self.run.path, self.step)
 
-    def _due(self, every: int) -> bool:
+    def _due(self, every: int, step: int | None = None) -> bool:
         """Whether something happens now that happens `every` steps; for 0, four times a run."""
-        return self.step % (every or math.ceil(self.settings.steps / 4)) == 0
+        return (self.step if step is None else step) % (
+            every or math.ceil(self.settings.steps / 4)
+        ) == 0
 
     def _due_now(self) -> bool:
         """Whether anything is written at this step, which takes a look at all steps before."""
@@ -214,9 +217,11 @@ class Trainer:
         self.key = step_key(settings.seed, faults["rollbacks"])
         # Copied: jax may share a numpy array's memory, which the step would then donate.
         state, saved = jax.tree.map(_on_device, self._initial), {}
-        if known:
-            latest = checkpoint.latest(self.run.checkpoints)
-            state, saved = checkpoint.restore(latest, self.state), checkpoint.metadata(latest)
+        # One saved at a signal is passed over: the run that got no signal would not have it.
+        planned = [step for step in known if self._due(settings.checkpoint_every, step)]
+        if planned or (known and self._initial is None):
+            newest = self.run.checkpoints / f"{(planned or known)[-1]:08d}"
+            state, saved = checkpoint.restore(newest, self.state), checkpoint.metadata(newest)
         self.state = eqx.filter_shard(state, self.everywhere)
         self.step = int(self.state.step)
         self._window = Window(saved.get("window"))

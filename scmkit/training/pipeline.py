@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.random as jr
 
-from scmkit.assembly import build, build_model, named_key
+from scmkit.assembly import build, named_key
 from scmkit.conditioning import GuidanceEmbedding
 from scmkit.errors import RunError, UsageError
 from scmkit.model import Model
@@ -17,6 +17,7 @@ from scmkit.recipe import Recipe, TeacherRecord
 from scmkit.training import checkpoint
 from scmkit.training.loop import Trainer
 from scmkit.training.progress import Bar, Reporter
+from scmkit.training.rehearsal import rehearse
 from scmkit.training.run import Run
 
 TEACHER = "teacher"
@@ -42,10 +43,7 @@ def train(
     path = Path(out) / (name or _free_name(Path(out), recipe))
     if isinstance(recipe.teacher, TeacherRecord):
         _check_teacher(recipe, Run.load(recipe.teacher.path))
-    # Shapes alone, with the model as its own teacher: what cannot be built is said before hours of training.
-    eqx.filter_eval_shape(
-        lambda key: build(recipe, key=key, teacher=build_model(recipe, key=key)), jr.key(0)
-    )
+    rehearse(recipe)
     return _advance(Run.create(path, recipe), reporter or Bar())
 
 
