@@ -52,11 +52,18 @@ class Fault:
         return tuple(s for s in self.samples if not all(map(math.isfinite, s["parts"].values())))
 
 
+class _Notes:
+    """What a probe saw. Hashed by identity: a loss may pass its tangent through a jit of its own."""
+
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+
+
 class _Probe(AbstractTangentEstimator):
     """A tangent that notes where it was asked for: the noisy sample and time a loss drew for itself."""
 
     inner: AbstractTangentEstimator
-    seen: list[Any] = eqx.field(static=True)
+    notes: _Notes = eqx.field(static=True)
 
     def __call__(
         self,
@@ -67,7 +74,7 @@ class _Probe(AbstractTangentEstimator):
         cond: Conditioning | None,
     ) -> Float[Array, "*shape"]:
         dx = self.inner(x0, eps, x_t, t, cond)
-        self.seen.append((x_t, t, cond, dx))
+        self.notes.seen.append((x_t, t, cond, dx))
         return dx
 
     def advance(
@@ -84,16 +91,21 @@ class _Probe(AbstractTangentEstimator):
 
 @eqx.filter_jit
 def _examine(
-    state: TrainState, tangent: AbstractTangentEstimator, batch: Batch, key: Key
+    state: TrainState, tangent: AbstractTangentEstimator, batch: Batch, key: Key, probed: bool
 ) -> tuple[Array, Array, dict[str, Array]]:
-    """Time, ratio and parts of every sample, one after the other, from the keys of the step itself."""
+    """Time, ratio and parts of every sample, one after the other, from the keys of the step itself.
+
+    With a probe also the parts `network`, `tangent` and `df/dt`, where the loss asks for its tangent
+    outside of all transformations; raises `UnexpectedTracerError` where it does so within one.
+    """
     model, loss = state.generator.model, state.generator.loss
     keys = jr.split(jr.fold_in(key, state.step), batch.x0.shape[0])
 
     def one(given: tuple[Array, Conditioning | None, Key]) -> tuple[Array, Array, dict[str, Array]]:
         x0, cond, key = given
-        seen: list[Any] = []
-        out = loss(model, _Probe(tangent, seen), x0, cond, step=state.step, key=key)
+        notes = _Notes()
+        asked = _Probe(tangent, notes) if probed else tangent
+        out = loss(model, asked, x0, cond, step=state.step, key=key)
 
         def value(trained: Any) -> Scalar:
             return trained[1](trained[0], tangent, x0, cond, step=state.step, key=key).value
@@ -101,8 +113,8 @@ def _examine(
         grads = eqx.filter_grad(value)((model, loss))
         t = model.process.time_at(out.ratio)
         parts = {"data": x0}
-        if seen:
-            x_t, t, told, dx = seen[0]
+        if notes.seen:
+            x_t, t, told, dx = notes.seen[0]
             F = model.raw(x_t, t, told)
             _, df = jax.jvp(
                 lambda x, t: model.denoise(x, t, told), (x_t, t), (dx, jnp.ones_like(t))
@@ -126,7 +138,11 @@ def _fault(
     batch: Batch,
     key: Key,
 ) -> Fault:
-    t, ratio, parts = jax.device_get(_examine(state, tangent, batch, key))
+    try:
+        examined = _examine(state, tangent, batch, key, True)
+    except jax.errors.UnexpectedTracerError:
+        examined = _examine(state, tangent, batch, key, False)
+    t, ratio, parts = jax.device_get(examined)
     label = None if batch.cond is None else batch.cond.label
     labels = None if label is None else np.asarray(label)
     samples = tuple(
