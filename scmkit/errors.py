@@ -56,7 +56,7 @@ class CheckpointError(RunError):
 
 
 class NonFiniteError(ScmkitError):
-    """Training met a loss that is not finite."""
+    """Training met a loss or gradient that is not finite."""
 
 
 class Interrupted(ScmkitError):

@@ -74,6 +74,10 @@ class TrainingSettings:
     """Steps between checkpoints; 0 saves four during the run, the last at its end."""
     keep: Annotated[int, Ge(0)] = 2
     """Checkpoints to keep; 0 keeps all."""
+    on_nonfinite: Literal["stop", "skip", "rollback"] = "stop"
+    """At a loss or gradient that is not finite: stop, skip the batch, or go back to the last checkpoint."""
+    nonfinite_limit: Annotated[int, Gt(0)] = 10
+    """Faults in a row after which `skip` and `rollback` stop too."""
 
     def __post_init__(self) -> None:
         if self.batch_size % self.accumulate:

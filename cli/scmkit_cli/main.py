@@ -15,6 +15,7 @@ from scmkit_cli import (
     evaluate,
     likelihood,
     plugins,
+    replay,
     report,
     resume,
     run,
@@ -35,6 +36,7 @@ app = typer.Typer(
 )
 app.command("train")(train.train)
 app.command("resume")(resume.resume)
+app.command("replay")(replay.replay)
 app.command("sample")(sample.sample)
 app.command("eval")(evaluate.evaluate)
 app.command("tune")(tune.tune)

@@ -1,6 +1,6 @@
 """Options that several commands share."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -12,6 +12,15 @@ Settings = Annotated[
         "--set",
         metavar="PLUGIN.OPTION=VALUE",
         help="Set an option; `scmkit plugins info PLUGIN` lists them. Repeatable.",
+    ),
+]
+
+OnNonfinite = Annotated[
+    Literal["stop", "skip", "rollback"] | None,
+    typer.Option(
+        help="At a loss or gradient that is not finite: stop, skip the batch, or go back to the last "
+        "checkpoint. `scmkit replay RUN` shows the cause. Default: stop, or what the run has.",
+        show_default=False,
     ),
 ]
 

@@ -5,13 +5,16 @@ from typing import Annotated
 
 import typer
 
+from scmkit_cli.options import OnNonfinite
+
 
 def resume(
     run: Annotated[Path, typer.Argument(help="The run's directory.")],
     steps: Annotated[int | None, typer.Option(help="New total number of optimizer steps.")] = None,
+    on_nonfinite: OnNonfinite = None,
 ) -> None:
     """Continue a run from its newest checkpoint, bit for bit as if it had never stopped."""
     from scmkit import resume
     from scmkit_cli.summary import print_finished
 
-    print_finished(resume(run, steps=steps))
+    print_finished(resume(run, steps=steps, on_nonfinite=on_nonfinite))

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from scmkit_cli.options import Settings, parse_settings
+from scmkit_cli.options import OnNonfinite, Settings, parse_settings
 
 
 def train(
@@ -51,6 +51,7 @@ def train(
     batch_size: Annotated[int | None, typer.Option(help="Samples per optimizer step.")] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    on_nonfinite: OnNonfinite = None,
     name: Annotated[str | None, typer.Option(help="Name of the run. Default: made up.")] = None,
     out: Annotated[Path, typer.Option(help="Where runs go.")] = Path("runs"),
 ) -> None:
@@ -63,7 +64,13 @@ def train(
     of a teacher trained along the way as `--set teacher.train.OPTION=VALUE`.
     """
     given = parse_settings(settings)
-    flags = {"steps": steps, "batch_size": batch_size, "lr": lr, "seed": seed}
+    flags = {
+        "steps": steps,
+        "batch_size": batch_size,
+        "lr": lr,
+        "seed": seed,
+        "on_nonfinite": on_nonfinite,
+    }
     given |= {f"train.{k}": v for k, v in flags.items() if v is not None}
 
     from scmkit import compose, train

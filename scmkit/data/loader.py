@@ -77,6 +77,11 @@ class Loader(Iterator[Batch]):
             self._epoch = epoch, epoch_order(self._size, self._seed, epoch)
         return self._epoch[1]
 
+    def last_indices(self) -> Int[np.ndarray, " b"]:
+        """Where in the split the samples of the batch are that `next` returned last."""
+        with self._lock:
+            return self._indices(self._position - self._batch_size)
+
     def _indices(self, position: int) -> Int[np.ndarray, " b"]:
         parts: list[np.ndarray] = []
         missing = self._batch_size

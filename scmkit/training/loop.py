@@ -2,15 +2,17 @@
 
 import math
 from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jax.random as jr
+import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from scmkit.assembly import Assembly, build_free, named_key
+from scmkit.assembly import Assembly, build_free
 from scmkit.composition import dataset_of
 from scmkit.data import Loader
 from scmkit.errors import NonFiniteError
@@ -20,6 +22,7 @@ from scmkit.sampling import save_png
 from scmkit.training import checkpoint
 from scmkit.training.ema import parse_ema
 from scmkit.training.metrics_file import MetricsFile
+from scmkit.training.nonfinite import save_fault, step_key
 from scmkit.training.optimizer import build_optimizer, learning_rate
 from scmkit.training.preview import picture, preview_path
 from scmkit.training.progress import Reporter
@@ -31,6 +34,18 @@ from scmkit.training.window import Window
 
 IN_FLIGHT = 2
 """Steps dispatched ahead of the one whose loss is being looked at."""
+
+
+@dataclass(frozen=True)
+class _Dispatched:
+    """A step whose loss was not looked at yet, and what it takes to do without it or report it."""
+
+    step: int
+    metrics: StepMetrics
+    batch: Batch
+    indices: list[int]
+    loader: dict[str, Any]
+    """The loader's state behind this step's batch."""
 
 
 class Trainer:
@@ -52,41 +67,58 @@ class Trainer:
         )
         state = initial_state(assembly.model, assembly.loss, optimizer)
         saved = {}
+        # The step donates the state, and before the first checkpoint this is what to roll back to.
+        # A resumed student's assembly lacks the teacher's weights that the run began with.
+        begins = settings.on_nonfinite == "rollback" and not (run.step and recipe.teacher)
+        self._initial = jax.device_get(state) if begins else None
         if run.step:
             latest = checkpoint.latest(run.checkpoints)
             state, saved = checkpoint.restore(latest, state), checkpoint.metadata(latest)
             self.loader.restore(saved["loader"])
-        everywhere, self.by_sample = _shardings(settings.batch_size // settings.accumulate)
-        self.state: TrainState = eqx.filter_shard(state, everywhere)
-        self.tangent = eqx.filter_shard(assembly.tangent, everywhere)
-        self.key = named_key(jr.key(settings.seed), "train")
+        self.everywhere, self.by_sample = _shardings(settings.batch_size // settings.accumulate)
+        self.state: TrainState = eqx.filter_shard(state, self.everywhere)
+        self.tangent = eqx.filter_shard(assembly.tangent, self.everywhere)
+        self._faults = saved.get("faults", {"row": 0, "last": 0, "rollbacks": 0})
+        self.key = step_key(settings.seed, self._faults["rollbacks"])
+        self._hold = jnp.zeros((), bool)
         self.step = int(self.state.step)
         self.trackers: list[AbstractTracker] = [
             build_free(Slot.tracker, recipe.reference(n), recipe.plugins[n].config, run.path)
             for n in recipe.trackers
         ]
-        self._unchecked: deque[tuple[int, StepMetrics]] = deque()
+        self._unchecked: deque[_Dispatched] = deque()
         self._window = Window(saved.get("window"))
 
     def train(self) -> Path:
         """Run the loop; returns the path of the last picture.
 
         Saves, then raises `Interrupted` or `Preempted`, on Ctrl-C or SIGTERM. Raises `NonFiniteError`
-        naming the first step whose loss is not finite; the last good checkpoint stays.
+        naming the step whose loss or gradient is not finite, where `train.on_nonfinite` or its limit says
+        so; the last good checkpoint stays.
         """
         settings = self.settings
-        log = MetricsFile(self.run.path / "metrics.jsonl", self.step)
+        metrics_file = self.run.path / "metrics.jsonl"
+        log, rollbacks = MetricsFile(metrics_file, self.step), self._faults["rollbacks"]
         self.reporter.start(self.name, self.step, settings.steps)
         try:
             with self.loader, StopRequests() as stop:
                 while self.step < settings.steps:
+                    at = self.step + 1
                     self._advance()
                     last = self.step == settings.steps
+                    stopped = stop.received is not None
+                    if last or stopped or self._due_now():
+                        self._check(leave=0)
+                    if rollbacks != self._faults["rollbacks"]:
+                        rollbacks = self._faults["rollbacks"]
+                        log.close()
+                        log = MetricsFile(metrics_file, self.step)
+                    if self.step != at:
+                        continue
                     if last or self.step % settings.log_every == 0:
                         self._log(log)
                     else:
                         self.reporter.advance(self.step, None)
-                    stopped = stop.received is not None
                     # Before the checkpoint, which promises that all before it is on disk.
                     if last or self._due(settings.sample_every):
                         self._draw()
@@ -105,37 +137,97 @@ class Trainer:
                 tracker.close()
         return preview_path(self.run.path, self.step)
 
-    def _due(self, every: int) -> bool:
+    def _due(self, every: int, step: int | None = None) -> bool:
         """Whether something happens now that happens `every` steps; for 0, four times a run."""
-        return self.step % (every or math.ceil(self.settings.steps / 4)) == 0
+        return (self.step if step is None else step) % (
+            every or math.ceil(self.settings.steps / 4)
+        ) == 0
+
+    def _due_now(self) -> bool:
+        """Whether anything is written at this step, which takes a look at all steps before."""
+        settings = self.settings
+        written = self._due(settings.checkpoint_every) or self._due(settings.sample_every)
+        return written or self.step % settings.log_every == 0
 
     def _advance(self) -> None:
         x0, labels = next(self.loader)
         cond = None if labels is None else Conditioning(jnp.asarray(labels))
         x0, cond = jax.device_put((jnp.asarray(x0), cond), self.by_sample)
-        self.state, metrics = self.step_fn((self.tangent, Batch(x0, cond), self.key), self.state)
+        batch = Batch(x0, cond, self._hold)
+        self.state, metrics = self.step_fn((self.tangent, batch, self.key), self.state)
+        self._hold = metrics.hold
         self.step += 1
-        self._unchecked.append((self.step, metrics))
+        indices = self.loader.last_indices().tolist()
+        self._unchecked.append(
+            _Dispatched(self.step, metrics, Batch(x0, cond), indices, self.loader.state())
+        )
         self._check(leave=IN_FLIGHT)
 
     def _check(self, *, leave: int) -> None:
         """Look at the oldest losses, so that the first bad step is named and never saved."""
         while len(self._unchecked) > leave:
-            step, metrics = self._unchecked.popleft()
-            metrics = jax.device_get(metrics)
-            loss = float(metrics.means["loss"])
-            if not math.isfinite(loss):
-                known = checkpoint.steps(self.run.checkpoints)
-                kept = (
-                    f"the last good checkpoint is step {known[-1]}"
-                    if known
-                    else "nothing was saved yet"
-                )
-                raise NonFiniteError(
-                    f"{self.name}: the loss is {loss} at step {step}; {kept} in {self.run.path}. "
-                    "Lower --lr, set train.clip, or lengthen the warmup"
-                )
+            done = self._unchecked.popleft()
+            metrics = jax.device_get(done.metrics)
+            if metrics.hold:
+                self._fault(done, metrics)
+                return
+            if done.step > self._faults["last"]:
+                self._faults["row"] = 0
             self._window.add(metrics)
+
+    def _fault(self, done: _Dispatched, metrics: StepMetrics) -> None:
+        """Stop, skip or roll back at a faulty step; the steps behind it have changed nothing."""
+        faults, settings = self._faults, self.settings
+        record = {
+            "step": done.step,
+            "loss": repr(float(metrics.means["loss"])),
+            "grad_norm": repr(float(metrics.means["grad_norm"])),
+            "indices": done.indices,
+            "rollbacks": faults["rollbacks"],
+        }
+        fault, report = save_fault(
+            self.run.path, record, self.state, self.tangent, done.batch, self.key
+        )
+        known = checkpoint.steps(self.run.checkpoints)
+        what = "gradient norm" if math.isfinite(fault.loss) else "loss"
+        value = fault.grad_norm if math.isfinite(fault.loss) else fault.loss
+        faults["row"] += 1
+        faults["last"] = max(faults["last"], done.step)
+        if settings.on_nonfinite == "stop" or faults["row"] >= settings.nonfinite_limit:
+            kept = (
+                f"the last good checkpoint is step {known[-1]}"
+                if known
+                else "nothing was saved yet"
+            )
+            row = f", {faults['row']} faults in a row" if faults["row"] > 1 else ""
+            raise NonFiniteError(
+                f"{self.name}: the {what} is {value} at step {done.step}{row}; {kept} in "
+                f"{self.run.path}. See which samples with `scmkit replay {self.run.path} --step "
+                f"{done.step}` (report: {report}); lower --lr, set train.clip, or lengthen the warmup"
+            )
+        self._unchecked.clear()
+        self._hold = jnp.zeros((), bool)
+        self.loader.restore(done.loader)
+        said = f"the {what} is {value} at step {done.step} ({report})"
+        if settings.on_nonfinite == "skip":
+            self.reporter.message(f"{said}: batch skipped")
+            self._window.skip()
+            self.step = done.step
+            self.state = eqx.tree_at(lambda s: s.step, self.state, self.state.step + 1)
+            return
+        faults["rollbacks"] += 1
+        self.key = step_key(settings.seed, faults["rollbacks"])
+        # Copied: jax may share a numpy array's memory, which the step would then donate.
+        state, saved = jax.tree.map(_on_device, self._initial), {}
+        # One saved at a signal is passed over: the run that got no signal would not have it.
+        planned = [step for step in known if self._due(settings.checkpoint_every, step)]
+        if planned or (known and self._initial is None):
+            newest = self.run.checkpoints / f"{(planned or known)[-1]:08d}"
+            state, saved = checkpoint.restore(newest, self.state), checkpoint.metadata(newest)
+        self.state = eqx.filter_shard(state, self.everywhere)
+        self.step = int(self.state.step)
+        self._window = Window(saved.get("window"))
+        self.reporter.message(f"{said}: back to step {self.step}, with other batches and noise")
 
     def _log(self, log: MetricsFile) -> None:
         self._check(leave=0)
@@ -155,16 +247,23 @@ class Trainer:
             self.run.checkpoints,
             self.step,
             self.state,
-            metadata={"loader": self.loader.state(), "window": self._window.state()},
+            metadata={
+                "loader": self.loader.state(),
+                "window": self._window.state(),
+                "faults": self._faults,
+            },
             keep=self.settings.keep,
         )
 
     def _draw(self) -> None:
-        self._check(leave=0)
         pixels = picture(self.state.generator.ema, self.run.recipe, self.dataset)
         save_png(preview_path(self.run.path, self.step), pixels)
         for tracker in self.trackers:
             tracker.image(self.step, "samples", pixels)
+
+
+def _on_device(leaf: Any) -> Any:
+    return jnp.array(leaf) if isinstance(leaf, np.ndarray) else leaf
 
 
 def _shardings(samples: int) -> tuple[NamedSharding, NamedSharding]:

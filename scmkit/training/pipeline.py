@@ -9,7 +9,7 @@ import equinox as eqx
 import jax
 import jax.random as jr
 
-from scmkit.assembly import build, build_model, named_key
+from scmkit.assembly import build, named_key
 from scmkit.conditioning import GuidanceEmbedding
 from scmkit.errors import RunError, UsageError
 from scmkit.locks import DirectoryLock
@@ -19,6 +19,7 @@ from scmkit.recipe import Recipe, TeacherRecord
 from scmkit.training import checkpoint
 from scmkit.training.loop import Trainer
 from scmkit.training.progress import Bar, Reporter
+from scmkit.training.rehearsal import rehearse
 from scmkit.training.run import Run, refuse_begun
 
 TEACHER = "teacher"
@@ -43,10 +44,7 @@ def train(
         )
     if isinstance(recipe.teacher, TeacherRecord):
         _check_teacher(recipe, Run.load(recipe.teacher.path))
-    # Shapes alone, with the model as its own teacher: what cannot be built is said before hours of training.
-    eqx.filter_eval_shape(
-        lambda key: build(recipe, key=key, teacher=build_model(recipe, key=key)), jr.key(0)
-    )
+    rehearse(recipe)
     reporter = reporter or Bar()
     if name is not None:
         refuse_begun(Path(out) / name)  # Before the lock, which leaves its file.
@@ -64,10 +62,17 @@ def train(
             return _advance(Run.create(path, recipe), reporter)
 
 
-def resume(path: str | Path, *, steps: int | None = None, reporter: Reporter | None = None) -> Run:
+def resume(
+    path: str | Path,
+    *,
+    steps: int | None = None,
+    on_nonfinite: str | None = None,
+    reporter: Reporter | None = None,
+) -> Run:
     """Continue a run from its newest checkpoint, exactly as if it had never stopped.
 
-    `steps` changes how many there are in all. Raises `UsageError` if there is nothing left to do.
+    `steps` changes how many there are in all, `on_nonfinite` what is done at a fault.
+    Raises `UsageError` if there is nothing left to do.
     """
     Run.load(path)  # Before the lock, which would leave its file in what is no run.
     reporter = reporter or Bar()
@@ -79,8 +84,10 @@ def resume(path: str | Path, *, steps: int | None = None, reporter: Reporter | N
                 f"run '{path}' holds converted weights and no state of training; train from them with "
                 f"`scmkit train --plugin scd --teacher {path}`"
             )
-        if steps is not None:
-            settings = run.recipe.to_json()["train"] | {"steps": steps}
+        changed = {"steps": steps, "on_nonfinite": on_nonfinite}
+        changed = {name: value for name, value in changed.items() if value is not None}
+        if changed:
+            settings = run.recipe.to_json()["train"] | changed
             run.write_recipe(Recipe.from_json(run.recipe.to_json() | {"train": settings}))
         if run.finished:
             raise UsageError(

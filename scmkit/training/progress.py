@@ -55,6 +55,8 @@ def describe(line: Mapping[str, Any]) -> str:
     if "df_dt_by_noise" in line:
         levels = " ".join("-" if v is None else f"{v:.2g}" for v in line["df_dt_by_noise"])
         text = f"|df/dt| by noise {levels}"
+    elif "loss" not in line:
+        text = "every batch skipped"
     else:
         text = f"mse {line['mse']:.4f}" if "mse" in line else f"loss {line['loss']:.4f}"
     return f"{line['steps_per_second']:.1f} steps/s  {text}"

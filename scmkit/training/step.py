@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import optax
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int
 
 from scmkit.interfaces import (
     AbstractLoss,
@@ -31,14 +31,21 @@ class Batch(eqx.Module):
 
     x0: Float[Array, "b *shape"]
     cond: Conditioning | None
+    hold: Bool[Array, ""] | None = None
+    """Change nothing: a step before this one was faulty. It is the `hold` of that step's metrics."""
 
 
 class StepMetrics(eqx.Module):
-    """The metrics of one step: means, and sums and counts by noise bin."""
+    """The metrics of one step: means, and sums and counts by noise bin.
+
+    `hold` says that the state stayed as it was: loss or gradient norm of this step, or of one before it,
+    was not finite.
+    """
 
     means: dict[str, Scalar]
     sums: dict[str, Float[Array, " bins"]]
     counts: Float[Array, " bins"]
+    hold: Bool[Array, ""]
 
 
 Given = tuple[AbstractTangentEstimator, Batch, Key]
@@ -69,7 +76,8 @@ def make_step(
 
     It donates `state`. The model and the loss's own arrays are trained together under one
     `eqx.filter_value_and_grad`. Sample `i` of step `n` draws from `split(fold_in(key, n))[i]`.
-    `accumulate` splits the batch into micro-batches, whose gradients are averaged.
+    `accumulate` splits the batch into micro-batches, whose gradients are averaged. Where the loss or the
+    gradient's norm is not finite, and where `batch.hold`, the state comes back unchanged.
     """
     gradient = eqx.filter_value_and_grad(objective, has_aux=True)
 
@@ -92,6 +100,7 @@ def make_step(
 
     def step(given: Given, state: TrainState) -> tuple[TrainState, StepMetrics]:
         tangent, batch, key = given
+        hold, batch = batch.hold, Batch(batch.x0, batch.cond)
         player = state.generator
         trained = (player.model, player.loss)
         keys = jr.split(jr.fold_in(key, state.step), batch.x0.shape[0])
@@ -104,7 +113,14 @@ def make_step(
         count = state.step + 1
         averaged = ema.update(player.ema, model, count)
         done = TrainState(count, {"generator": Player(model, loss, optimizer_state, averaged)})
-        return done, _metrics(value, metrics, ratio, grads)
+        norm = optax.tree.norm(grads)
+        faulty = ~(jnp.isfinite(value) & jnp.isfinite(norm))
+        hold = faulty if hold is None else hold | faulty
+        # On the device: the loop looks at a step only after it has dispatched the next ones.
+        done = jax.tree.map(
+            lambda new, old: jnp.where(hold, old, new) if eqx.is_array(new) else new, done, state
+        )
+        return done, _metrics(value, metrics, ratio, norm, hold)
 
     return eqx.filter_jit(step, donate="all-except-first")
 
@@ -113,10 +129,12 @@ def _metrics(
     value: Scalar,
     metrics: dict[str, Float[Array, " b"]],
     ratio: Float[Array, " b"],
-    grads: PyTree,
+    norm: Scalar,
+    hold: Bool[Array, ""],
 ) -> StepMetrics:
     bins = jnp.searchsorted(jnp.asarray(NOISE_BINS), ratio)
     member = jax.nn.one_hot(bins, len(NOISE_BINS) + 1)
     means = {name: jnp.mean(m) for name, m in metrics.items()}
-    means |= {"loss": value, "grad_norm": optax.tree.norm(grads)}
-    return StepMetrics(means, {name: m @ member for name, m in metrics.items()}, member.sum(0))
+    means |= {"loss": value, "grad_norm": norm}
+    sums = {name: m @ member for name, m in metrics.items()}
+    return StepMetrics(means, sums, member.sum(0), hold)

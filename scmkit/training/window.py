@@ -29,10 +29,16 @@ class Window:
             sums["bins"][name] = _plus(sums["bins"].get(name), values)
         sums["counts"] = _plus(sums["counts"], metrics.counts)
 
+    def skip(self) -> None:
+        """Count a step whose batch was skipped; its metrics are in no mean."""
+        self._sums["skipped"] = self._sums.get("skipped", 0) + 1
+
     def line(self, step: int) -> dict[str, Any]:
         """Means over the window, overall and by noise bin (None for an empty bin)."""
         sums = self._sums
         line: dict[str, Any] = {"step": step}
+        if sums.get("skipped"):
+            line["skipped"] = sums["skipped"]
         line |= {name: total / sums["steps"] for name, total in sums["means"].items()}
         for name, totals in sums["bins"].items():
             pairs = zip(totals, sums["counts"], strict=True)

@@ -1,0 +1,28 @@
+"""`scmkit replay`."""
+
+import math
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def replay(
+    run: Annotated[Path, typer.Argument(help="The run's directory.")],
+    step: Annotated[
+        int | None, typer.Option(help="The faulty step. Default: the newest.", show_default=False)
+    ] = None,
+) -> None:
+    """Evaluate the batch again whose loss or gradient was not finite, and name the samples."""
+    from scmkit.training.nonfinite import replay
+
+    fault = replay(run, step)
+    typer.echo(f"step {fault.step}: loss {fault.loss:g}, gradient norm {fault.grad_norm:g}")
+    typer.echo(f"{len(fault.culprits)} of {len(fault.samples)} samples are not finite")
+    for sample in fault.culprits:
+        bad = [f"{n} {v:g}" for n, v in sample["parts"].items() if not math.isfinite(v)]
+        label = "" if sample["label"] is None else f", label {sample['label']}"
+        typer.echo(
+            f"  sample {sample['index']}{label}: t {sample['time']:.6g}, "
+            f"sigma/alpha {sample['ratio']:.6g}: {', '.join(bad)}"
+        )

@@ -1,0 +1,268 @@
+"""Faulty steps: nothing of them stays, they are reported, and they can be seen again."""
+
+import json
+import math
+import os
+import shutil
+import signal
+
+import numpy as np
+import pytest
+from fake_distributions import Installer
+from test_training import Reporter, go, recipe, state_bytes, without_clock
+
+from scmkit import resume
+from scmkit.errors import NonFiniteError, PluginError, Preempted, RunError
+from scmkit.training import checkpoint
+from scmkit.training.nonfinite import replay
+
+FAULTY = """
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from dataclasses import dataclass
+from jaxtyping import Array
+from scmkit.interfaces import AbstractLoss, AbstractTangentEstimator, LossOutput
+from scmkit.plugin import Plugin, Slot
+from scmkit_plugins.diffusion import Options as Base, build_loss, build_tangent
+
+
+@dataclass(frozen=True)
+class Options(Base):
+    at: tuple[int, ...] = (10,)
+    gradient: bool = False
+    percent: int = 100
+    within: bool = False
+
+
+class Within(AbstractTangentEstimator):
+    inner: AbstractTangentEstimator
+
+    def __call__(self, x0, eps, x_t, t, cond):
+        asked = eqx.filter_jit(lambda tangent, x: tangent(x0, eps, x, t, cond))
+        return jax.jvp(lambda x: asked(self.inner, x), (x_t,), (x_t,))[0]
+
+    def advance(self, x0, eps, x_t, t, r, cond):
+        return self.inner.advance(x0, eps, x_t, t, r, cond)
+
+
+class Faulty(AbstractLoss):
+    # Arrays, so that one compiled program serves every test.
+    inner: AbstractLoss
+    at: Array
+    gradient: Array
+    percent: Array
+    within: bool = eqx.field(static=True)
+
+    def __call__(self, model, tangent, x0, cond, *, step, key):
+        asked = Within(tangent) if self.within else tangent
+        out = self.inner(model, asked, x0, cond, step=step, key=key)
+        bad = jnp.any(step == self.at - 1)
+        bad &= jr.randint(jr.fold_in(key, 7), (), 0, 100) < self.percent
+        zero = out.value - jax.lax.stop_gradient(out.value)
+        value = out.value + jnp.sqrt(jnp.where(bad & self.gradient, zero, 1.0))
+        value = jnp.where(bad & ~self.gradient, jnp.nan, value)
+        return LossOutput(value, out.metrics, out.ratio)
+
+
+def build(c, context, *, key):
+    at = jnp.zeros(20, int).at[: len(c.at)].set(jnp.array(c.at))
+    arrays = at, jnp.array(c.gradient), jnp.array(c.percent)
+    return Faulty(build_loss(c, context, key=key), *arrays, c.within)
+
+
+plugin = Plugin(
+    name="faulty",
+    summary="fails at some steps",
+    provides={Slot.tangent: build_tangent, Slot.loss: build},
+    config=Options,
+)
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def faulty(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        Installer(tmp_path_factory.mktemp("site"), monkeypatch)(
+            "faulty-pack", {"faulty": "plugin"}, source=FAULTY
+        )
+        yield
+
+
+def composed(mode="stop", **settings):
+    """The picture at the end alone: this is about the steps."""
+    given = {"train.on_nonfinite": mode, "train.sample_every": 1000, "train.checkpoint_every": 5}
+    return recipe("trigflow", "faulty", **given | {"train.steps": 12, "faulty.at": "6"} | settings)
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A run that met a loss that is not finite at step 6."""
+    path = tmp_path_factory.mktemp("stopped") / "r"
+    with pytest.raises(NonFiniteError, match=r"the loss is nan at step 6; the last") as e:
+        go(composed(), path)
+    return path, str(e.value)
+
+
+def check(path, *, gradient):
+    """The report says what `replay` finds, and that what it should."""
+    report = json.loads((path / "nonfinite" / "00000006.json").read_text())
+    fault = replay(path)
+    assert fault.step == 6
+    assert len(fault.culprits) == 16
+    assert math.isfinite(fault.loss) == gradient
+    for shown, sample in zip(report["samples"], fault.samples, strict=True):
+        assert shown["index"] == sample["index"]
+        assert float(shown["time"]) == sample["time"]
+        np.testing.assert_allclose(sample["ratio"], 0.5 * math.tan(sample["time"]), rtol=1e-4)
+        assert math.isfinite(sample["parts"]["loss"]) == gradient
+        assert math.isfinite(sample["parts"]["gradient"]) != gradient
+    return fault
+
+
+def test_stop_reports_the_step_and_replays_it(stopped):
+    path, message = stopped
+    assert f"scmkit replay {path} --step 6" in message
+    for sample in check(path, gradient=False).samples:
+        assert all(math.isfinite(sample["parts"][n]) for n in ("network", "tangent", "df/dt"))
+
+
+def test_a_gradient_is_seen_in_every_precision_and_micro_batch(tmp_path):
+    variant = {"train.accumulate": 4, "train.precision": "bfloat16", "faulty.gradient": True}
+    with pytest.raises(NonFiniteError, match=r"the gradient norm is (nan|inf) at step 6; the last"):
+        go(composed(**variant), tmp_path / "r")
+    check(tmp_path / "r", gradient=True)
+
+
+def test_a_tangent_asked_for_within_jit_and_jvp_leaves_a_report(tmp_path):
+    with pytest.raises(NonFiniteError, match=r"the loss is nan at step 6; the last"):
+        go(composed(**{"faulty.within": True}), tmp_path / "r")
+    for sample in check(tmp_path / "r", gradient=False).samples:
+        assert set(sample["parts"]) == {"data", "mse", "loss", "gradient", "weights"}
+
+
+def test_the_state_of_a_fault_is_the_one_before_it(stopped, tmp_path):
+    before = go(composed(**{"train.steps": 5}), tmp_path / "b")
+    saved = stopped[0] / "nonfinite" / "00000006"
+    for name, content in state_bytes(before).items():
+        assert (saved / name).read_bytes() == content, name
+
+
+def once(do):
+    """A step may be passed twice, and a second signal ends the process at once."""
+    left = [do]
+    return lambda: left and left.pop()()
+
+
+def test_only_the_offending_samples_are_named(tmp_path):
+    with pytest.raises(NonFiniteError):
+        go(composed(**{"faulty.percent": 20}), tmp_path / "r")
+    assert 0 < len(replay(tmp_path / "r").culprits) < 16
+
+
+@pytest.mark.parametrize("mode", ["skip", "rollback"])
+def test_a_run_with_faults_resumes_bit_for_bit(tmp_path, mode):
+    """With faults in flight, at a line of metrics, and at the end; stopped by a signal behind them."""
+    percent = 1 if mode == "rollback" else 100
+    given = {"faulty.at": "3,4,12", "faulty.percent": percent, "train.seed": 3}
+    made = composed(mode, **given)
+    straight = go(made, tmp_path / "a" / "run")
+    path = tmp_path / "b" / "run"
+    trigger = Reporter(("run", 6), once(lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    with pytest.raises(Preempted):
+        go(made, path, trigger)
+    stopped = resume(path, reporter=Reporter())
+    assert state_bytes(stopped) == state_bytes(straight)
+    assert without_clock(stopped) == without_clock(straight)
+    assert [line["step"] for line in straight.metrics] == [4, 8, 12]
+    if mode == "skip":
+        assert [line.get("skipped", 0) for line in straight.metrics] == [2, 0, 1]
+    else:
+        assert (path / "nonfinite").exists()
+
+
+@pytest.mark.parametrize("mode", ["skip", "rollback"])
+def test_too_many_faults_in_a_row_stop(tmp_path, mode):
+    at = ",".join(map(str, range(3, 13)))
+    given = {"faulty.at": at, "train.nonfinite_limit": 3, "train.checkpoint_every": 8}
+    with pytest.raises(NonFiniteError, match=r"3 faults in a row; nothing was saved yet"):
+        go(composed(mode, **given), tmp_path / "r")
+
+
+def test_rollback_takes_other_noise(tmp_path):
+    reporter = Reporter()
+    made = composed("rollback", **{"faulty.percent": 5, "train.seed": 0})
+    run = go(made, tmp_path / "r", reporter)
+    back = [m for m in reporter.messages if "back to step 5" in m]
+    saved = checkpoint.metadata(checkpoint.latest(run.checkpoints))
+    assert saved["faults"]["rollbacks"] == len(back) == 1
+    assert saved["loader"]["position"] == 16 * 13
+
+
+def test_nothing_to_replay(stopped, tmp_path):
+    """`stopped` holds the recipe of a run that met no fault, with its checkpoints but no report."""
+    path = tmp_path / "r"
+    shutil.copytree(stopped[0], path, ignore=shutil.ignore_patterns("nonfinite"))
+    with pytest.raises(RunError, match="it never met one"):
+        replay(path)
+    with pytest.raises(RunError, match="no faulty step 7 to replay; it has 6"):
+        replay(stopped[0], 7)
+
+
+WRONG = """
+import equinox as eqx
+import jax.numpy as jnp
+from scmkit.interfaces import AbstractLoss, AbstractNetwork, AbstractTangentEstimator
+from scmkit.plugin import Plugin, Slot
+from scmkit_plugins.diffusion import Options, build_loss, build_tangent
+
+
+def helper(out):
+    LINE
+
+
+class WrongLoss(AbstractLoss):
+    inner: AbstractLoss
+
+    def __call__(self, model, tangent, x0, cond, *, step, key):
+        return helper(self.inner(model, tangent, x0, cond, step=step, key=key))
+
+
+plugin = Plugin(
+    name="wrong",
+    summary="fails",
+    provides={
+        Slot.tangent: build_tangent,
+        Slot.loss: lambda c, x, *, key: WrongLoss(build_loss(c, x, key=key)),
+    },
+    config=Options,
+)
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ('raise KeyError("gone")', "failed: KeyError: 'gone' (try: pip install --upgrade"),
+        ("return out.value + jnp.zeros((3, 0)) @ jnp.ones(1)", "failed: TypeError: "),
+        # Not through the class's __init__, where jaxtyping's check of the tests would come first.
+        (
+            "return eqx.tree_at(lambda o: o.value, out, jnp.zeros(3))",
+            "returned float32(3,) from its loss, which must be float32() (try: pip install --upgrade",
+        ),
+        (
+            "return eqx.tree_at(lambda o: o.value, out, out.value.astype(jnp.bfloat16))",
+            "returned bfloat16() from its loss, which must be float32() (try: pip install --upgrade",
+        ),
+    ],
+)
+def test_a_plugin_that_fails_in_training_is_named(tmp_path, monkeypatch, line, wanted):
+    source = WRONG.replace("LINE", line)
+    Installer(tmp_path / "other", monkeypatch)("wrong-pack", {"wrong": "plugin"}, source=source)
+    with pytest.raises(PluginError) as e:
+        go(recipe("trigflow", "wrong"), tmp_path / "r")
+    assert str(e.value).startswith("plugin 'wrong' of wrong-pack 1.0 " + wanted)
+    assert "wrong-pack" in str(e.value).split("--upgrade", 1)[1]
+    assert "jaxtyping" not in str(e.value)
+    assert not (tmp_path / "r").exists()
