@@ -291,18 +291,132 @@ def test_edits_of_digits(scmkit, run, tmp_path):
     assert code == 0, err
     with Image.open(picture) as image:
         assert image.size == (8 + 5 * 72, 8 + 72)
+    for command in (
+        ("stroke", run, "--image", picture, "--class", 3, "--steps", 1),
+        ("inpaint", run, "--image", out, "--class", 3, "--missing", picture, "--steps", 1),
+    ):
+        code, _, err = scmkit("edit", *command, "--out", picture)
+        assert code == 0, err
+
+
+def test_edits_of_colour_images(scmkit, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 3, 4, 4), np.uint8)
+    with StoreWriter(tmp_path / "store", shape=(3, 4, 4), dtype="uint8") as store:
+        store.append("train", pixels)
+        store.append("test", pixels[:2])
+    code, _, err = scmkit(
+        *("train", *TINY, "--data", tmp_path / "store", "--teacher", "none", "--steps", 1),
+        *("--batch-size", 4, "--name", "c", "--out", tmp_path),
+    )
+    assert code == 0, err
+    made = tmp_path / "x.npy"
+    quick = ("--index", "0,1", "--steps", 1, "--variations", 2, "--out", made)
+    code, _, err = scmkit("edit", "colorize", tmp_path / "c", *quick)
+    assert code == 0, err
+    assert np.load(made).shape == (4, 3, 4, 4)
+    code, _, err = scmkit("edit", "interpolate", tmp_path / "c")
+    assert code == 2
+    assert "is a consistency model, which has no probability-flow ODE\n" in err
+
+
+def test_plugins_info_shows_sizes(scmkit):
+    command = ("plugins", "info", "dit", "--set", "dit.preset=S", "--shape", "4,8,8")
+    code, out, err = scmkit(*command, "--classes", 10, "-p", "adaln")
+    assert code == 0, err
+    assert "size on 4x8x8, 10 classes -p adaln" in out
+    rows = [line for line in out.splitlines() if "M parameters" in line]
+    assert len(rows) == 1
+    assert float(rows[0].split("M parameters")[0]) == pytest.approx(32.5, rel=0.02)
+    code, _, err = scmkit("plugins", "info", "dit", "--shape", "4,x")
+    assert code == 2
+    assert "give positive whole numbers, such as 3,64,64" in err
+
+
+def test_resume(scmkit, run):
+    code, _, err = scmkit("resume", run)
+    assert code == 2
+    assert "finished at step 2" in err
+    code, out, _ = scmkit("resume", run, "--steps", 3)
+    assert code == 0
+    assert out.strip().endswith("00000003.png")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["train", "--plugin", "trigflw"], "no plugin 'trigflw'; did you mean 'trigflow'?"),
+        (["train", "--plugin", "trigflow", "--plugin", "edm"], "both fill the slot 'noise'"),
+        (["train", "--set", "scd.c=1"], "'scd' is not part of this recipe"),
+        (["train", "--set", "sct.constan=1"], "did you mean 'constant'?"),
+        (["train", "--set", "sct.constant=-1"], "option 'sct.constant': bad value '-1'"),
+        (["train", "--set", "nonsense"], "PLUGIN.OPTION=VALUE"),
+        (["train", "--data", "digit"], "did you mean 'digits'?"),
+        (["train", "--data", "./nowhere"], "nowhere"),
+        (["train", "--teacher", "./nowhere"], "'"),
+        (["train", "--name", "a/b"], "run name 'a/b'"),
+        (["train", "-p", "scd", "--teacher", "none"], "takes its tangent from a teacher"),
+        (["train", "--steps", "0"], "option 'train.steps': bad value 0"),
+        (["resume", "nowhere"], "'nowhere' is not a run: no such directory"),
+        (["sample", "nowhere"], "'nowhere' is not a run"),
+        (["sample", "RUN", "--out", "x.gif"], "ends in .png or .npy"),
+        (["sample", "RUN", "--class", "10"], "classes 0 to 9"),
+        (["sample", "RUN", "--sampler", "consistencies"], "did you mean 'consistency'?"),
+        (["sample", "RUN", "--set", "consistency.angles=9"], "between 0 and pi/2"),
+        (["eval", "RUN", "--steps", "one"], "--steps one: give positive whole numbers"),
+        (["eval", "RUN", "--metric", "digits"], "plugin 'digits' is no metric"),
+        (["eval", "RUN", "--split", "valid"], "--split valid: there are test and train"),
+        (["eval", "RUN", "--resamples", "1"], "--resamples 1: give 2 or more"),
+        (["eval", "RUN", "--features", "inception"], "--set inception.weights=FILE"),
+        (["data", "info", "nowhere"], "nowhere"),
+        (["likelihood", "RUN"], "but its teacher has: RUN/teacher"),
+        (["likelihood", "RUN/teacher", "--probes", "2"], "add --trace hutchinson"),
+        (["edit", "inpaint", "RUN/teacher"], "distil it with `scmkit train --plugin scd"),
+        (["edit", "inpaint", "RUN", "--index", "0,500"], "numbers from 0 to 499, such as 0,5,9"),
+        (["edit", "inpaint", "RUN", "--missing", "middle"], "left, right, top, bottom, centre"),
+        (["edit", "stroke", "RUN", "--image", "nowhere.png"], "cannot be read as an image"),
+        (["edit", "colorize", "RUN"], "three channels, and this data has 1"),
+        (["edit", "superres", "RUN", "--factor", "3"], "blocks of 3x3 pixels do not fill"),
+        (["edit", "interpolate", "RUN", "--index", "1"], "name two samples"),
+        (["plugins", "info", "nope"], "no plugin 'nope'"),
+    ],
+)
+def test_errors_are_one_line_and_exit_2(scmkit, run, tmp_path, monkeypatch, argv, message):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = scmkit(*(a.replace("RUN", str(run)) for a in argv))
+    assert code == 2, err
+    assert out == ""
+    [line] = [text for text in err.splitlines() if text.startswith("error:")]
+    assert message.replace("RUN", str(run)) in line
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_debug_shows_the_traceback(run):
+    command = [sys.executable, "-c", "from scmkit_cli.main import main; main()"]
+    done = subprocess.run(
+        [*command, "resume", "nowhere", "--debug"], capture_output=True, text=True, check=False
+    )
+    assert "Traceback" in done.stderr
+
+
+def test_usage_errors_exit_2(scmkit):
+    assert scmkit("nonsense")[0] == 2
+    assert scmkit("train", "--nonsense")[0] == 2
+
+
+def test_every_command_explains_itself(scmkit):
     commands = (
         "train",
         "resume",
         "replay",
+        "run",
         "sample",
         "eval",
         "likelihood",
         "edit",
         "plugins",
-        "data",
     )
-    for command in commands:
+    for command in (*commands, "data"):
         code, out, _ = scmkit(command, "--help")
         assert code == 0
         assert len(out.splitlines()) > 5
