@@ -64,7 +64,7 @@ def test_a_stopped_bench_continues_where_it_was(stopped, finished):
     _, first = stopped
     _, second, results = finished
     assert first.names == [("trigflow-diffusion-0", 0, 4), ("trigflow-scd-0", 0, 4)]
-    assert second.names == [("trigflow-scd-0", 2, 4)]
+    assert second.names == [("trigflow-scd-0", 3, 4)]
     assert [r.error for r in results] == [None, None]
 
 
