@@ -357,6 +357,7 @@ def test_resume(scmkit, run):
         (["train", "-p", "scd", "--teacher", "none"], "takes its tangent from a teacher"),
         (["train", "--steps", "0"], "option 'train.steps': bad value 0"),
         (["resume", "nowhere"], "'nowhere' is not a run: no such directory"),
+        (["replay", "RUN"], "holds no faulty step to replay; it never met one"),
         (["sample", "nowhere"], "'nowhere' is not a run"),
         (["sample", "RUN", "--out", "x.gif"], "ends in .png or .npy"),
         (["sample", "RUN", "--class", "10"], "classes 0 to 9"),
@@ -405,7 +406,18 @@ def test_usage_errors_exit_2(scmkit):
 
 
 def test_every_command_explains_itself(scmkit):
-    for command in ("train", "resume", "sample", "eval", "likelihood", "edit", "plugins", "data"):
+    commands = (
+        "train",
+        "resume",
+        "replay",
+        "sample",
+        "eval",
+        "likelihood",
+        "edit",
+        "plugins",
+        "data",
+    )
+    for command in commands:
         code, out, _ = scmkit(command, "--help")
         assert code == 0
         assert len(out.splitlines()) > 5

@@ -23,7 +23,7 @@ LAYERS = [
     {"guidance"},
     {"plugin", "data"},
     {"discovery", "derived"},
-    {"registry"},
+    {"registry", "blame"},
     {"recipe"},
     {"assembly"},
     {"composition", "footprint"},
