@@ -5,14 +5,18 @@ import math
 import os
 import shutil
 import signal
+import sys
 
 import numpy as np
 import pytest
 from fake_distributions import Installer
+from scmkit_cli.main import main
+from scmkit_plugins import digits
 from test_training import Reporter, go, recipe, state_bytes, without_clock
 
 from scmkit import resume
 from scmkit.errors import NonFiniteError, PluginError, Preempted, RunError
+from scmkit.plugin import NoOptions
 from scmkit.training import checkpoint
 from scmkit.training.nonfinite import replay
 
@@ -266,3 +270,34 @@ def test_a_plugin_that_fails_in_training_is_named(tmp_path, monkeypatch, line, w
     assert "wrong-pack" in str(e.value).split("--upgrade", 1)[1]
     assert "jaxtyping" not in str(e.value)
     assert not (tmp_path / "r").exists()
+
+
+def test_the_command_replays_a_student_with_its_teacher_and_labels(tmp_path, monkeypatch, capsys):
+    source = FAULTY.replace("scmkit_plugins.diffusion", "scmkit_plugins.scd")
+    source = source.replace('name="faulty"', 'name="student", teacher="required"')
+    source = source.replace("build_loss,", "build_guided_loss as build_loss,")
+    Installer(tmp_path / "other", monkeypatch)("own", {"student": "plugin"}, source=source)
+    small = {"train.steps": 2, "train.sample_every": 1000}
+    small |= {"mlp.depth": 1, "train.batch_size": 4}
+    source = go(recipe("trigflow", "diffusion", data="digits", **small), tmp_path / "t")
+    made = recipe(
+        *("trigflow", "student"), data="digits", teacher=source.path, **small, **{"student.at": "1"}
+    )
+    with pytest.raises(NonFiniteError, match="the loss is nan at step 1; nothing was saved yet"):
+        go(made, tmp_path / "r")
+    monkeypatch.setattr(sys, "argv", ["scmkit", "replay", str(tmp_path / "r")])
+    with pytest.raises(SystemExit) as done:
+        main()
+    assert not done.value.code
+    fault = replay(tmp_path / "r")
+    first, second, *rest = capsys.readouterr().out.splitlines()
+    assert first.startswith("step 1: loss nan, gradient norm ")
+    assert second == "4 of 4 samples are not finite"
+    indices = np.array([sample["index"] for sample in fault.samples])
+    _, labels = digits.build_dataset(NoOptions()).read("train", indices)
+    for line, sample, label in zip(rest, fault.samples, labels, strict=True):
+        assert line.strip() == (
+            f"sample {sample['index']}, label {label}: t {sample['time']:.6g}, "
+            f"sigma/alpha {sample['ratio']:.6g}: loss nan"
+        )
+        assert math.isfinite(sample["parts"]["tangent"])
