@@ -357,7 +357,6 @@ def test_resume(scmkit, run):
         (["train", "-p", "scd", "--teacher", "none"], "takes its tangent from a teacher"),
         (["train", "--steps", "0"], "option 'train.steps': bad value 0"),
         (["resume", "nowhere"], "'nowhere' is not a run: no such directory"),
-        (["replay", "RUN"], "holds no faulty step to replay; it never met one"),
         (["sample", "nowhere"], "'nowhere' is not a run"),
         (["sample", "RUN", "--out", "x.gif"], "ends in .png or .npy"),
         (["sample", "RUN", "--class", "10"], "classes 0 to 9"),
