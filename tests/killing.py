@@ -64,14 +64,15 @@ def train_through(out, name, *, steps, cache, kills, seed=0):
                 while process.poll() is None and not _advanced(run, before):
                     time.sleep(0.002)
                 startup = time.monotonic() - began
-                time.sleep(random_.uniform(0, 0.5))
+                time.sleep(random_.uniform(0, 1.5))
             if process.poll() is None:
                 process.kill()
                 process.communicate()
                 struck[where(run, moved=_advanced(run, before))] += 1
                 continue
         said = process.communicate(timeout=600)[0].decode()
-        assert process.returncode == 0, said
+        # The last kill may have struck when all was on disk.
+        assert process.returncode == 0 or f"run '{run}' is finished" in said, said
         return struck
 
 
