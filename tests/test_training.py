@@ -295,13 +295,10 @@ def test_resume_on_another_number_of_devices(tmp_path, teacher):
     """Data parallel over four devices, then over two: the curve and the weights of one, to rounding."""
     elsewhere(tmp_path / "r", 12, devices=4)
     run = elsewhere(tmp_path / "r", 24, devices=2)
-    assert run.metrics[-1]["mse"] == pytest.approx(teacher.metrics[-1]["mse"], rel=1e-3)
-    four = elsewhere(tmp_path / "four", 24, devices=4)
     # The samples and their noise are the same; the sums over the batch are taken in another order, which
     # costs a few roundings (2^-23) a step, and Adam's quotients hand them on at the same relative size.
     # Measured are 7e-7; four roundings for each of the 24 steps are 1.1e-5.
-    for sharded in (four, run):
-        assert deviation(sharded.model, teacher.model) < 24 * 4 * 2**-23
-    assert len(four.metrics) == 6
-    for a, b in zip(teacher.metrics, four.metrics, strict=True):
+    assert deviation(run.model, teacher.model) < 24 * 4 * 2**-23
+    assert len(run.metrics) == 6
+    for a, b in zip(teacher.metrics, run.metrics, strict=True):
         assert b["mse"] == pytest.approx(a["mse"], rel=24 * 4 * 2**-23)
