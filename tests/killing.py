@@ -64,7 +64,8 @@ def train_through(out, name, *, steps, cache, kills, seed=0):
                 while process.poll() is None and not _advanced(run, before):
                     time.sleep(0.002)
                 startup = time.monotonic() - began
-                time.sleep(random_.uniform(0, 1.5))
+                # Long ones get past a picture, whose sampler is compiled first.
+                time.sleep(random_.uniform(0, random_.choice((0.5, 5.0))))
             if process.poll() is None:
                 process.kill()
                 process.communicate()
