@@ -43,7 +43,6 @@ class _Dispatched:
     step: int
     metrics: StepMetrics
     batch: Batch
-    indices: list[int]
     loader: dict[str, Any]
     """The loader's state behind this step's batch."""
 
@@ -157,9 +156,8 @@ class Trainer:
         self.state, metrics = self.step_fn((self.tangent, batch, self.key), self.state)
         self._hold = metrics.hold
         self.step += 1
-        indices = self.loader.last_indices().tolist()
         self._unchecked.append(
-            _Dispatched(self.step, metrics, Batch(x0, cond), indices, self.loader.state())
+            _Dispatched(self.step, metrics, Batch(x0, cond), self.loader.state())
         )
         self._check(leave=IN_FLIGHT)
 
@@ -178,11 +176,12 @@ class Trainer:
     def _fault(self, done: _Dispatched, metrics: StepMetrics) -> None:
         """Stop, skip or roll back at a faulty step; the steps behind it have changed nothing."""
         faults, settings = self._faults, self.settings
+        self.loader.restore(done.loader)
         record = {
             "step": done.step,
             "loss": repr(float(metrics.means["loss"])),
             "grad_norm": repr(float(metrics.means["grad_norm"])),
-            "indices": done.indices,
+            "indices": self.loader.last_indices().tolist(),
             "rollbacks": faults["rollbacks"],
         }
         fault, report = save_fault(
@@ -207,7 +206,6 @@ class Trainer:
             )
         self._unchecked.clear()
         self._hold = jnp.zeros((), bool)
-        self.loader.restore(done.loader)
         said = f"the {what} is {value} at step {done.step} ({report})"
         if settings.on_nonfinite == "skip":
             self.reporter.message(f"{said}: batch skipped")
