@@ -7,6 +7,9 @@ import shutil
 import signal
 import sys
 
+import equinox as eqx
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from fake_distributions import Installer
@@ -19,6 +22,7 @@ from scmkit.errors import NonFiniteError, PluginError, Preempted, RunError
 from scmkit.plugin import NoOptions
 from scmkit.training import checkpoint
 from scmkit.training.nonfinite import replay
+from scmkit.training.step import _unless
 
 FAULTY = """
 import equinox as eqx
@@ -151,6 +155,38 @@ def test_the_state_of_a_fault_is_the_one_before_it(stopped, tmp_path):
     saved = stopped[0] / "nonfinite" / "00000006"
     for name, content in state_bytes(before).items():
         assert (saved / name).read_bytes() == content, name
+
+
+@pytest.mark.parametrize("form", ["cpu", "default"])
+@pytest.mark.parametrize("hold", [True, False])
+def test_each_backends_form_of_the_guard(monkeypatch, form, hold):
+    """That for other backends is compiled for this one, too."""
+
+    def pick(state, **forms):
+        return forms[form](state)
+
+    monkeypatch.setattr(jax.lax, "platform_dependent", pick)
+    state = {"step": jnp.asarray(3), "weights": jnp.ones(4), "activation": jnp.tanh}
+
+    def advance(state):
+        moved = jnp.asarray([1.0, jnp.nan, 2.0, 3.0])
+        return state | {"step": state["step"] + 1, "weights": moved}
+
+    got = eqx.filter_jit(lambda hold: _unless(hold, advance, state))(jnp.asarray(hold))
+    wanted = state if hold else advance(state)
+    assert got["activation"] is jnp.tanh
+    assert int(got["step"]) == int(wanted["step"])
+    np.testing.assert_array_equal(got["weights"], wanted["weights"])
+
+
+def test_a_gpu_waits_for_no_loop_of_the_guard():
+    def guarded(hold, step):
+        return _unless(hold, lambda step: step + 1, step)
+
+    traced = jax.jit(guarded).trace(jnp.asarray(True), jnp.asarray(3))
+    texts = [traced.lower(lowering_platforms=(p,)).as_text() for p in ("cpu", "cuda")]
+    assert ["while" in text for text in texts] == [True, False]
+    assert ["select" in text for text in texts] == [False, True]
 
 
 def once(do):

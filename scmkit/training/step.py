@@ -1,6 +1,7 @@
 """One optimizer step, for every combination of model, tangent and loss."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import optax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from scmkit.interfaces import (
     AbstractLoss,
@@ -106,23 +107,48 @@ def make_step(
         keys = jr.split(jr.fold_in(key, state.step), batch.x0.shape[0])
         differentiate = gradient if accumulate == 1 else accumulated
         (value, (metrics, ratio)), grads = differentiate(trained, tangent, batch, keys, state.step)
-        updates, optimizer_state = optimizer.update(
-            grads, player.optimizer_state, trainable(trained)
-        )
-        model, loss = constrain(eqx.apply_updates(trained, updates))
-        count = state.step + 1
-        averaged = ema.update(player.ema, model, count)
-        done = TrainState(count, {"generator": Player(model, loss, optimizer_state, averaged)})
         norm = optax.tree.norm(grads)
         faulty = ~(jnp.isfinite(value) & jnp.isfinite(norm))
         hold = faulty if hold is None else hold | faulty
+
+        def advance(state: TrainState) -> TrainState:
+            player = state.generator
+            trained = (player.model, player.loss)
+            updates, optimizer_state = optimizer.update(
+                grads, player.optimizer_state, trainable(trained)
+            )
+            model, loss = constrain(eqx.apply_updates(trained, updates))
+            count = state.step + 1
+            averaged = ema.update(player.ema, model, count)
+            return TrainState(count, {"generator": Player(model, loss, optimizer_state, averaged)})
+
         # On the device: the loop looks at a step only after it has dispatched the next ones.
-        done = jax.tree.map(
-            lambda new, old: jnp.where(hold, old, new) if eqx.is_array(new) else new, done, state
-        )
-        return done, _metrics(value, metrics, ratio, norm, hold)
+        return _unless(hold, advance, state), _metrics(value, metrics, ratio, norm, hold)
 
     return eqx.filter_jit(step, donate="all-except-first")
+
+
+def _unless(hold: Bool[Array, ""], advance: Callable[[PyTree], PyTree], state: PyTree) -> PyTree:
+    """`advance(state)`, or `state` itself where `hold`."""
+    arrays, rest = eqx.partition(state, eqx.is_array)
+
+    def advanced(arrays: PyTree) -> PyTree:
+        return eqx.filter(advance(eqx.combine(arrays, rest)), eqx.is_array)
+
+    def looped(arrays: PyTree) -> PyTree:
+        """At most one turn of a loop, which is done in place: to select, XLA would copy the state first."""
+
+        def turn(carry: tuple[PyTree, Array]) -> tuple[PyTree, Array]:
+            return advanced(carry[0]), ~carry[1]
+
+        return jax.lax.while_loop(lambda carry: ~carry[1], turn, (arrays, hold))[0]
+
+    def selected(arrays: PyTree) -> PyTree:
+        """Without a loop, for which a GPU would wait for the host at every step."""
+        return jax.tree.map(partial(jnp.where, hold), arrays, advanced(arrays))
+
+    arrays = jax.lax.platform_dependent(arrays, cpu=looped, default=selected)
+    return eqx.combine(arrays, rest)
 
 
 def _metrics(
