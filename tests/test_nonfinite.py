@@ -201,15 +201,21 @@ def test_only_the_offending_samples_are_named(tmp_path):
     assert 0 < len(replay(tmp_path / "r").culprits) < 16
 
 
-@pytest.mark.parametrize("mode", ["skip", "rollback"])
-def test_a_run_with_faults_resumes_bit_for_bit(tmp_path, mode):
-    """With faults in flight, at a line of metrics, and at the end; stopped by a signal behind them."""
+@pytest.mark.parametrize(
+    ("mode", "at", "signalled"),
+    [("skip", "3,4,12", 6), ("rollback", "3,4,12", 6), ("rollback", "8", 6), ("rollback", "4", 2)],
+)
+def test_a_run_with_faults_resumes_bit_for_bit(tmp_path, mode, at, signalled):
+    """With faults in flight, at a line of metrics, and at the end; stopped by a signal behind or before them.
+
+    What is rolled back to is not what was saved at the signal, even where one checkpoint is kept.
+    """
     percent = 1 if mode == "rollback" else 100
-    given = {"faulty.at": "3,4,12", "faulty.percent": percent, "train.seed": 3}
+    given = {"faulty.at": at, "faulty.percent": percent, "train.seed": 3, "train.keep": 1}
     made = composed(mode, **given)
     straight = go(made, tmp_path / "a" / "run")
     path = tmp_path / "b" / "run"
-    trigger = Reporter(("run", 6), once(lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    trigger = Reporter(("run", signalled), once(lambda: os.kill(os.getpid(), signal.SIGTERM)))
     with pytest.raises(Preempted):
         go(made, path, trigger)
     stopped = resume(path, reporter=Reporter())

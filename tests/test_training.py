@@ -15,7 +15,8 @@ from PIL import Image
 
 from scmkit import Run, compose, resume, train
 from scmkit.errors import Interrupted, NonFiniteError, Preempted, RunError, UsageError
-from scmkit.training import checkpoint
+from scmkit.training import checkpoint, pipeline
+from scmkit.training.loop import Trainer
 
 SMALL = {
     "mlp.width": 16,
@@ -163,6 +164,21 @@ def test_student_starts_from_the_teachers_average(tmp_path, teacher):
     ):
         np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-8)
     assert run.recipe.teacher.digest == teacher.digest()
+
+
+def test_a_resumed_student_knows_where_it_began(tmp_path, teacher, monkeypatch):
+    """A rollback before the first checkpoint goes back there."""
+    began = []
+
+    def trainer(run, assembly, *given, **options):
+        began.append(jax.device_get(eqx.filter(assembly.model, eqx.is_array)))
+        return Trainer(run, assembly, *given, **options)
+
+    monkeypatch.setattr(pipeline, "Trainer", trainer)
+    run = go(recipe("trigflow", "scd", teacher=teacher.path, **{"train.steps": 1}), tmp_path / "r")
+    resume(run.path, steps=2, reporter=Reporter())
+    assert len(began) == 2
+    assert eqx.tree_equal(*began) is True
 
 
 def test_a_model_loads_without_its_teacher(tmp_path, teacher):

@@ -46,6 +46,7 @@ def save(
     *,
     metadata: Mapping[str, Any] | None = None,
     keep: int = 2,
+    spare: int | None = None,
 ) -> Path:
     """Write the arrays of `tree` to `directory/STEP`, and keep the newest `keep` checkpoints.
 
@@ -58,6 +59,7 @@ def save(
       that are no arrays are not.
     - `metadata`: anything JSON can hold; `metadata(path)` gives it back.
     - `keep`: how many to keep, this one included; 0 keeps all. Those of later steps always stay.
+    - `spare`: the step of one that stays beside them.
 
     Raises `CheckpointError` if it cannot be written; earlier checkpoints are then untouched.
     """
@@ -71,9 +73,11 @@ def save(
         commit(temporary, step, metadata or {}, leaves)
         _put_in_place(temporary, target)
         shutil.rmtree(directory / f"{DAMAGED}{target.name}", ignore_errors=True)
-        older = [path for other, path in _complete(directory).items() if other < step]
-        for path in older[: len(older) - keep + 1] if 0 < keep <= len(older) else []:
-            _remove(path)
+        older = {other: path for other, path in _complete(directory).items() if other < step}
+        gone = list(older)[: len(older) - keep + 1] if 0 < keep <= len(older) else []
+        for other in gone:
+            if other != spare:
+                _remove(older[other])
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(
             f"checkpoint {target} cannot be written ({short(error)}); free some space or choose "

@@ -67,9 +67,7 @@ class Trainer:
         state = initial_state(assembly.model, assembly.loss, optimizer)
         saved = {}
         # The step donates the state, and before the first checkpoint this is what to roll back to.
-        # A resumed student's assembly lacks the teacher's weights that the run began with.
-        begins = settings.on_nonfinite == "rollback" and not (run.step and recipe.teacher)
-        self._initial = jax.device_get(state) if begins else None
+        self._initial = jax.device_get(state) if settings.on_nonfinite == "rollback" else None
         if run.step:
             latest = checkpoint.latest(run.checkpoints)
             state, saved = checkpoint.restore(latest, state), checkpoint.metadata(latest)
@@ -121,9 +119,10 @@ class Trainer:
                     # Before the checkpoint, which promises that all before it is on disk.
                     if last or self._due(settings.sample_every):
                         self._draw()
-                    if last or stopped or self._due(settings.checkpoint_every):
+                    planned = last or self._due(settings.checkpoint_every)
+                    if stopped or planned:
                         log.sync()
-                        saved = self._save()
+                        saved = self._save(planned=planned)
                         if stopped and not last:
                             raise stop.error(
                                 f"stopped at step {self.step}, saved to {saved}; "
@@ -136,11 +135,9 @@ class Trainer:
                 tracker.close()
         return preview_path(self.run.path, self.step)
 
-    def _due(self, every: int, step: int | None = None) -> bool:
+    def _due(self, every: int) -> bool:
         """Whether something happens now that happens `every` steps; for 0, four times a run."""
-        return (self.step if step is None else step) % (
-            every or math.ceil(self.settings.steps / 4)
-        ) == 0
+        return self.step % (every or math.ceil(self.settings.steps / 4)) == 0
 
     def _due_now(self) -> bool:
         """Whether anything is written at this step, which takes a look at all steps before."""
@@ -217,15 +214,21 @@ class Trainer:
         self.key = step_key(settings.seed, faults["rollbacks"])
         # Copied: jax may share a numpy array's memory, which the step would then donate.
         state, saved = jax.tree.map(_on_device, self._initial), {}
-        # One saved at a signal is passed over: the run that got no signal would not have it.
-        planned = [step for step in known if self._due(settings.checkpoint_every, step)]
-        if planned or (known and self._initial is None):
-            newest = self.run.checkpoints / f"{(planned or known)[-1]:08d}"
+        if planned := self._planned():
+            newest = self.run.checkpoints / f"{planned:08d}"
             state, saved = checkpoint.restore(newest, self.state), checkpoint.metadata(newest)
         self.state = eqx.filter_shard(state, self.everywhere)
         self.step = int(self.state.step)
         self._window = Window(saved.get("window"))
         self.reporter.message(f"{said}: back to step {self.step}, with other batches and noise")
+
+    def _planned(self) -> int | None:
+        """The step of the newest checkpoint but those at signals, which only this run has."""
+        folder = self.run.checkpoints
+        for step in reversed(checkpoint.steps(folder)):
+            if checkpoint.metadata(folder / f"{step:08d}").get("planned", True):
+                return step
+        return None
 
     def _log(self, log: MetricsFile) -> None:
         self._check(leave=0)
@@ -239,7 +242,7 @@ class Trainer:
             tracker.log(self.step, flat)
         self.reporter.advance(self.step, line)
 
-    def _save(self) -> Path:
+    def _save(self, *, planned: bool) -> Path:
         self._check(leave=0)
         return checkpoint.save(
             self.run.checkpoints,
@@ -249,8 +252,10 @@ class Trainer:
                 "loader": self.loader.state(),
                 "window": self._window.state(),
                 "faults": self._faults,
+                "planned": planned,
             },
             keep=self.settings.keep,
+            spare=None if planned else self._planned(),
         )
 
     def _draw(self) -> None:

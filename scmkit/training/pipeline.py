@@ -136,15 +136,15 @@ def _advance(run: Run, reporter: Reporter) -> Run:
     recipe = run.recipe
     key = named_key(jr.key(recipe.train.seed), "init")
     assembly = build(recipe, key=key, teacher=None if teacher is None else teacher.model)
-    if teacher is not None and not run.step:
+    if teacher is not None:
         weights = _weights_from(teacher.model, assembly.model)
-        if weights is None:
+        if weights is not None:
+            assembly = eqx.tree_at(lambda a: a.model, assembly, weights)
+        elif not run.step:
             reporter.message(
                 f"teacher '{teacher.path}' has another network or parameterization: "
                 "the model starts from fresh weights"
             )
-        else:
-            assembly = eqx.tree_at(lambda a: a.model, assembly, weights)
     Trainer(run, assembly, reporter, name=run.path.name).train()
     with contextlib.suppress(AttributeError):
         del run.model
