@@ -1,34 +1,86 @@
-"""Which plugin an exception came from."""
+"""Which plugin is at fault."""
 
-from types import TracebackType
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 
-from scmkit.discovery import Entry, first_line
-from scmkit.errors import PluginError
+from scmkit.discovery import Entry, entries, first_line
+from scmkit.errors import PluginError, ScmkitError
+
+OWN = "scmkit"
+"""The package whose plugins are suspected last: others call them, with whatever arguments."""
+
+_loaded: set[Entry] = set()
 
 
-def blamed(error: BaseException, entries: list[Entry]) -> PluginError | None:
-    """The error that names the plugin among `entries` whose code is deepest in the traceback, if any.
+def suspect(entry: Entry) -> None:
+    """From now on a plugin may be at fault: it was imported."""
+    _loaded.add(entry)
 
-    A frame belongs to the plugin whose module it runs; else to one whose package's it is in, where that
-    package has a single plugin among `entries`.
+
+@contextmanager
+def blaming(suspects: Collection[Entry] | None = None) -> Iterator[None]:
+    """Raises what comes out of a plugin's code as a `PluginError` that names it; decorates functions, too.
+
+    The plugin is the one among `suspects` whose code is deepest in the traceback; by default, among those in
+    use that are not scmkit's own, which users call with models and callbacks of theirs. What has a remedy in
+    its message already, and what comes from no plugin, is raised as it is.
     """
-    found, trace = None, error.__traceback__
+    try:
+        yield
+    except ScmkitError:
+        raise
+    except Exception as error:
+        found = _at_fault(error, _foreign() if suspects is None else suspects)
+        if not found:
+            raise
+        what = first_line(error)
+        raise PluginError(
+            f"{_named(found)} failed: {type(error).__name__}{': ' if what else ''}{what} "
+            f"(try: pip install --upgrade {found[0].package}; --debug shows where)"
+        ) from error
+
+
+def misreturned(part: object, what: str, got: str, wanted: str) -> PluginError:
+    """The error for a part of a plugin that returned `got` as its `what`, where `wanted` was due.
+
+    Where the part's class is of no plugin, its name stands for one.
+    """
+    found = _owners(type(part).__module__, _in_use())
+    name = _named(found) if found else f"{type(part).__module__}.{type(part).__qualname__}"
+    remedy = f" (try: pip install --upgrade {found[0].package})" if found else ""
+    return PluginError(f"{name} returned {got} from its {what}, which must be {wanted}{remedy}")
+
+
+def _in_use() -> list[Entry]:
+    return [entry for entry in entries() if entry in _loaded]
+
+
+def _foreign() -> list[Entry]:
+    return [entry for entry in _in_use() if entry.package != OWN]
+
+
+def _at_fault(error: BaseException, suspects: Collection[Entry]) -> list[Entry]:
+    """The owners of the deepest frame in the traceback that has any, of another package before our own."""
+    deepest: dict[bool, list[Entry]] = {}
+    trace = error.__traceback__
     while trace is not None:
-        found = _owner(trace, entries) or found
+        owners = _owners(str(trace.tb_frame.f_globals.get("__name__", "")), suspects)
+        if owners:
+            deepest[owners[0].package == OWN] = owners
         trace = trace.tb_next
-    if found is None:
-        return None
-    what = first_line(error)
-    return PluginError(
-        f"{found} failed: {type(error).__name__}{': ' if what else ''}{what} "
-        f"(try: pip install --upgrade {found.package}; --debug shows where)"
-    )
+    return deepest.get(False) or deepest.get(True) or []
 
 
-def _owner(trace: TracebackType, entries: list[Entry]) -> Entry | None:
-    module = str(trace.tb_frame.f_globals.get("__name__", ""))
-    exact = [e for e in entries if e.entry_point.module == module]
-    within = [
-        e for e in entries if e.entry_point.module.partition(".")[0] == module.partition(".")[0]
-    ]
-    return next(iter(exact or within[: len(within) == 1]), None)
+def _owners(module: str, suspects: Collection[Entry]) -> list[Entry]:
+    """The plugins that a module belongs to: those defined in it, else all of its package."""
+    exact = [e for e in suspects if e.entry_point.module == module]
+    top = module.partition(".")[0]
+    return exact or [e for e in suspects if e.entry_point.module.partition(".")[0] == top]
+
+
+def _named(found: list[Entry]) -> str:
+    """The plugin, or the several of one package that share the code."""
+    if len(found) == 1:
+        return str(found[0])
+    names = " or ".join(f"'{entry.name}'" for entry in found)
+    return f"plugin {names} of {found[0].package} {found[0].version}"

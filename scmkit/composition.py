@@ -7,7 +7,10 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from scmkit.assembly import build_free
+from scmkit.blame import blaming
 from scmkit.containment import exists
 from scmkit.data import Store, spec_of
 from scmkit.discovery import Entry, entries, find
@@ -16,6 +19,7 @@ from scmkit.interfaces import AbstractDataset, DataSpec
 from scmkit.plugin import MODEL_SLOTS, TRAINING_SLOTS, Plugin, Slot
 from scmkit.recipe import PluginRecord, Recipe, RecipeFile, TeacherRecord, read_run_recipe
 from scmkit.registry import load
+from scmkit.returned import expect_array
 from scmkit.settings import DataSettings, TrainingSettings, configure
 
 OWNED = (*MODEL_SLOTS, *TRAINING_SLOTS)
@@ -141,6 +145,7 @@ def _fill(
     return draft, [sampler, *trackers]
 
 
+@blaming()
 def compose(
     plugins: Sequence[str] = (),
     settings: Mapping[str, Any] | None = None,
@@ -299,18 +304,29 @@ def resolve_data(
         return Store(Path(data)), str(Path(data).resolve()), {}
     entry = find(data)
     own = _section(settings or {}, entry.name)
-    dataset = build_free(Slot.dataset, data, own)
+    dataset = _dataset(data, own)
     config = configure(load(entry).config, own, entry.name)
     record = PluginRecord(entry.package, entry.version, dataclasses.asdict(config))
     return dataset, entry.name, {entry.name: record}
 
 
+@blaming()
 def dataset_of(recipe: Recipe) -> AbstractDataset:
     """The data set a recipe was composed for."""
     if Slot.dataset not in recipe.slots:
         return Store(Path(recipe.data.source))
     name = recipe.slots[Slot.dataset]
-    return build_free(Slot.dataset, recipe.reference(name), recipe.plugins[name].config)
+    return _dataset(recipe.reference(name), recipe.plugins[name].config)
+
+
+def _dataset(reference: str, settings: Mapping[str, Any]) -> AbstractDataset:
+    """The data set of a plugin, whose first sample was looked at: all are of its kind."""
+    dataset: AbstractDataset = build_free(Slot.dataset, reference, settings)
+    samples, labels = dataset.read("train", np.zeros(1, np.int64))
+    expect_array(dataset, "dataset", samples, (1, *dataset.shape), np.float32)
+    if labels is not None:
+        expect_array(dataset, "dataset as labels", labels, (1,), np.int32)
+    return dataset
 
 
 def override(file: RecipeFile, named: Sequence[str]) -> RecipeFile:

@@ -9,6 +9,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float
 
+from scmkit.blame import blaming
 from scmkit.composition import dataset_of
 from scmkit.interfaces import Conditioning
 from scmkit.model import AbstractModel
@@ -33,6 +34,7 @@ class TangentNorms:
     total: Float[np.ndarray, " points"]
 
 
+@blaming()
 def tangent_norms(run: Run, *, points: int = 64, samples: int = 256, seed: int = 0) -> TangentNorms:
     """The norms along a run's noise levels, on noisy training data.
 

@@ -12,6 +12,7 @@ import jax.random as jr
 import numpy as np
 
 from scmkit.assembly import build_free, build_model
+from scmkit.blame import blaming
 from scmkit.composition import compose
 from scmkit.containment import parse_json
 from scmkit.errors import RunError, UsageError
@@ -28,6 +29,7 @@ RECIPE = "scmkit.recipe"
 """The key of the recipe in an exported file's metadata."""
 
 
+@blaming()
 def convert(
     importer: str,
     file: str | Path,

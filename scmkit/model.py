@@ -13,6 +13,7 @@ from scmkit.interfaces import (
     AbstractParameterization,
     Conditioning,
 )
+from scmkit.returned import expect_array
 from scmkit.types import AbstractVar, Key, Scalar
 
 Precision = Literal["float32", "bfloat16"]
@@ -91,7 +92,7 @@ class Model(AbstractModel):
     ) -> Float[Array, "*shape"]:
         c = self.parameterization.coefficients(t)
         x = c.in_ * x_t
-        if self.precision == "float32":
-            return self.network(x, c.noise, cond, key=key)
-        low = self.network(x.astype(jnp.dtype(self.precision)), c.noise, cond, key=key)
-        return low.astype(x.dtype)
+        low = x if self.precision == "float32" else x.astype(jnp.dtype(self.precision))
+        F = self.network(low, c.noise, cond, key=key)
+        expect_array(self.network, "network", F, x.shape, x.dtype, low.dtype)
+        return F if F.dtype == x.dtype else F.astype(x.dtype)

@@ -1,5 +1,6 @@
 """How plugins are loaded: imported on use, and checked."""
 
+from scmkit.blame import suspect
 from scmkit.discovery import Entry, first_line, has_module
 from scmkit.errors import PluginError
 from scmkit.plugin import API_VERSION, Plugin
@@ -37,4 +38,5 @@ def load(entry: Entry) -> Plugin:
     for module, command in plugin.requires.items():
         if not has_module(module):
             raise PluginError(f"{entry} needs the module '{module}'; install it with: {command}")
+    suspect(entry)
     return plugin

@@ -10,10 +10,12 @@ import jax.random as jr
 import numpy as np
 
 from scmkit.assembly import build_free
+from scmkit.blame import blaming
 from scmkit.composition import dataset_of
 from scmkit.errors import UsageError
 from scmkit.interfaces import AbstractMetric, Conditioning, Evaluation
 from scmkit.plugin import Slot
+from scmkit.returned import expect_number
 from scmkit.sampling import draw, prior
 from scmkit.training.run import Run
 
@@ -53,6 +55,7 @@ class Search:
         return self.gain > 2 * self.noise
 
 
+@blaming()
 def search_angles(
     run: Run,
     *,
@@ -108,7 +111,7 @@ def search_angles(
         evaluation = Evaluation(x, reference, reference)
         if not measure.applies(evaluation):
             raise UsageError(f"metric '{metric}' does not apply to this run's samples")
-        value = measure(evaluation)
+        value = expect_number(measure, "metric", measure(evaluation))
         return -value if measure.larger_is_better else value
 
     def tried(angles: Angles) -> float:

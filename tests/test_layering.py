@@ -15,6 +15,9 @@ from scmkit.testing import assert_abstract_or_final
 
 LAYERS = [
     {"types", "errors", "dtypes", "environment", "containment"},
+    {"discovery"},
+    {"blame"},
+    {"returned"},
     {"fused_attention"},
     {"interfaces", "files", "locks", "settings"},
     {"weights"},
@@ -22,8 +25,8 @@ LAYERS = [
     {"conversion"},
     {"guidance"},
     {"plugin", "data"},
-    {"discovery", "derived"},
-    {"registry", "blame"},
+    {"derived"},
+    {"registry"},
     {"recipe"},
     {"assembly"},
     {"composition", "footprint"},

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from scmkit.blame import blaming
 from scmkit.errors import ScmkitError
 from scmkit_cli import (
     bench,
@@ -76,7 +77,8 @@ def main() -> None:
     # Also accepted behind the command, where people put it after an error.
     argv = [a for a in sys.argv[1:] if a != "--debug"]
     try:
-        app(args=argv, prog_name="scmkit")
+        with blaming():
+            app(args=argv, prog_name="scmkit")
     except ScmkitError as error:
         if debug:
             raise

@@ -9,6 +9,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from scmkit.blame import blaming
 from scmkit.editing.latents import decode, decode_at_once, encode, interpolate
 from scmkit.editing.projections import Projection
 from scmkit.editing.zero_shot import edit, edit_times
@@ -32,6 +33,7 @@ class _Scaled(eqx.Module):
         return self.scale * self.known(x / self.scale)
 
 
+@blaming()
 def edit_samples(
     model: AbstractModel,
     data: DataSpec,
@@ -65,6 +67,7 @@ def edit_samples(
     return made.reshape(len(samples), variations, *data.shape)
 
 
+@blaming()
 def interpolate_samples(
     run: Run,
     samples: Float[np.ndarray, "2 *shape"],

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from scmkit.assembly import build_free
+from scmkit.blame import blaming
 from scmkit.composition import dataset_of
 from scmkit.derived import digest, directory_of
 from scmkit.discovery import entries
@@ -59,6 +60,7 @@ _REAL_DRAWS = 5
 def _silent(what: str, done: int, total: int) -> None: ...
 
 
+@blaming()
 def evaluate(
     run: Run,
     *,

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from scmkit.evaluation.intervals import Interval, around
 from scmkit.evaluation.spaces import Space, taken
 from scmkit.interfaces import Evaluation, Features
+from scmkit.returned import expect_array, expect_number
 
 Scores = tuple[dict[str, float], dict[str, Interval]]
 """Values and intervals by metric."""
@@ -43,10 +44,14 @@ class Comparison:
         """Scores of samples; `exact` as in `Evaluation`. Intervals are bootstrapped."""
         evaluation = replace(self._evaluation(found), exact=exact)
         metrics = {k: m for k, m in self.space.metrics.items() if m.applies(evaluation)}
-        values = {k: metric(evaluation) for k, metric in metrics.items()}
+        values = {
+            k: expect_number(metric, "metric", metric(evaluation)) for k, metric in metrics.items()
+        }
         if self.indices is None:
             return values, {}
         spread = {k: metric.resampled(evaluation, self.indices) for k, metric in metrics.items()}
+        for k, metric in metrics.items():
+            expect_array(metric, "resampled metric", spread[k], (len(self.indices),), np.floating)
         return values, {k: around(values[k], spread[k]) for k in metrics}
 
     def of_real(self, draws: Sequence[Int[np.ndarray, " n"]]) -> Scores:
@@ -59,7 +64,9 @@ class Comparison:
             evaluation = self._evaluation(taken(self.pool, draw))
             for name, metric in self.space.metrics.items():
                 if metric.applies(evaluation) and not metric.finds_training_data:
-                    values.setdefault(name, []).append(metric(evaluation))
+                    values.setdefault(name, []).append(
+                        expect_number(metric, "metric", metric(evaluation))
+                    )
         means = {k: float(np.mean(v)) for k, v in values.items()}
         if self.indices is None:
             return means, {}

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 
 from scmkit.derived import digest_arrays, keep, recall
 from scmkit.interfaces import AbstractDataset, AbstractFeatures, AbstractMetric, Features, Split
+from scmkit.returned import expect_array, expect_kind
 
 DATA = "data"
 """The name of the data's own space."""
@@ -57,6 +58,10 @@ class Space:
             # All of one shape, for which the features are compiled once.
             missing = np.repeat(some[:1], self.batch - len(some), axis=0)
             found = self.features(np.concatenate([some, missing]))
+            expect_kind(self.features, "features", found, Features)
+            expect_array(self.features, "features", found.vectors, (self.batch, "d"), np.float32)
+            if (classes := found.probabilities) is not None:
+                expect_array(self.features, "features", classes, (self.batch, "c"), np.float32)
             parts.append(taken(found, np.arange(len(some))))
         return joined(parts)
 

@@ -11,6 +11,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from scmkit.blame import blaming
 from scmkit.composition import dataset_of
 from scmkit.errors import UsageError
 from scmkit.interfaces import Conditioning, DataSpec, Split
@@ -72,6 +73,7 @@ class BitsPerDimension:
         )
 
 
+@blaming()
 def bits_per_dimension(
     run: Run, *, split: Split = "test", n: int | None = None, seed: int = 0, **options: Any
 ) -> BitsPerDimension:

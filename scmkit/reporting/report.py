@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from scmkit.blame import blaming
 from scmkit.errors import ScmkitError
 from scmkit.plugin import Slot
 from scmkit.reporting.markup import element
@@ -56,7 +57,8 @@ def report(
     for title, section in SECTIONS.items():
         progress(f"{title} ...")
         try:
-            sections.append(section(subjects, asked))
+            with blaming():
+                sections.append(section(subjects, asked))
         except (Missing, ScmkitError) as reason:
             absent = element("p", f"Left out: {reason}.", class_="note missing")
             sections.append(Section(title, "", absent))

@@ -10,10 +10,12 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from scmkit.assembly import build_free
+from scmkit.blame import blaming
 from scmkit.errors import UsageError
 from scmkit.interfaces import AbstractSampler, Conditioning, DataSpec, SamplerOutput
 from scmkit.model import AbstractModel
 from scmkit.plugin import Slot
+from scmkit.returned import expect_array, expect_kind
 from scmkit.sampling.batches import each_batch, in_batches
 from scmkit.types import Key, Keys
 
@@ -32,6 +34,9 @@ def _draw(
 ) -> SamplerOutput:
     def one(noise: Array, cond: Conditioning | None, key: Key) -> SamplerOutput:
         out = sampler(model, noise, cond, steps=steps, key=key)
+        expect_kind(sampler, "sampler", out, SamplerOutput)
+        expect_array(sampler, "sampler", out.x, noise.shape, noise.dtype)
+        expect_array(sampler, "sampler as 'nfe'", out.nfe, (), jnp.integer)
         # Samplers count calls of the model; -1 is "not counted".
         counted = jnp.where(out.nfe > 0, model.evaluations * out.nfe, out.nfe)
         return SamplerOutput(out.x, counted)
@@ -49,6 +54,7 @@ def steps_for(sampler: AbstractSampler, steps: int) -> int | Int[Array, ""]:
     return jnp.asarray(steps, jnp.int32) if sampler.traces_steps else steps
 
 
+@blaming()
 def draw(
     model: AbstractModel,
     sampler: AbstractSampler,
@@ -125,6 +131,7 @@ def with_guidance(cond: Conditioning | None, n: int, guidance: float | None) -> 
     return Conditioning(label, jnp.full(n, guidance, jnp.float32))
 
 
+@blaming()
 def sample(
     model: AbstractModel,
     data: DataSpec,

@@ -1,5 +1,6 @@
 """The training loop: data in; checkpoints, metrics and pictures out."""
 
+import contextlib
 import math
 from collections import deque
 from dataclasses import dataclass
@@ -131,8 +132,10 @@ class Trainer:
         finally:
             self.reporter.stop()
             log.close()
-            for tracker in self.trackers:
-                tracker.close()
+            # One that fails must not keep another from flushing.
+            with contextlib.ExitStack() as closing:
+                for tracker in self.trackers:
+                    closing.callback(tracker.close)
         return preview_path(self.run.path, self.step)
 
     def _due(self, every: int) -> bool:

@@ -15,6 +15,7 @@ import optax
 from jaxtyping import Array, Float
 
 from scmkit.assembly import build, named_key
+from scmkit.blame import blaming
 from scmkit.composition import dataset_of
 from scmkit.errors import RunError
 from scmkit.files import write_text
@@ -192,6 +193,7 @@ def step_key(seed: int, rollbacks: int) -> Key:
     return jr.fold_in(key, rollbacks) if rollbacks else key
 
 
+@blaming()
 def replay(path: str | Path, step: int | None = None) -> Fault:
     """Evaluate the batch of a faulty step again, with the state and keys it had.
 

@@ -10,6 +10,7 @@ import jax
 import jax.random as jr
 
 from scmkit.assembly import build, named_key
+from scmkit.blame import blaming
 from scmkit.conditioning import GuidanceEmbedding
 from scmkit.errors import RunError, UsageError
 from scmkit.locks import DirectoryLock
@@ -26,6 +27,7 @@ TEACHER = "teacher"
 """The run inside a run that holds a teacher trained along the way."""
 
 
+@blaming()
 def train(
     recipe: Recipe,
     *,
@@ -62,6 +64,7 @@ def train(
             return _advance(Run.create(path, recipe), reporter)
 
 
+@blaming()
 def resume(
     path: str | Path,
     *,
@@ -93,6 +96,7 @@ def resume(
             raise UsageError(
                 f"run '{path}' is finished at step {run.step}; train on with --steps N, N > {run.step}"
             )
+        rehearse(run.recipe)  # Plugins may be others than when it began.
         return _advance(run, reporter)
 
 

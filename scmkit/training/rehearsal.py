@@ -7,71 +7,65 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float
 
-from scmkit.assembly import Assembly, build, build_model
-from scmkit.blame import blamed
-from scmkit.discovery import Entry
-from scmkit.errors import PluginError, ScmkitError
-from scmkit.interfaces import Conditioning
-from scmkit.plugin import Slot
+from scmkit.assembly import build, build_model
+from scmkit.blame import blaming
+from scmkit.interfaces import AbstractTangentEstimator, Conditioning
 from scmkit.recipe import Recipe
+from scmkit.returned import expect_array
 from scmkit.training.step import Batch, objective
-from scmkit.types import Key
+from scmkit.types import Key, Scalar
 
 
 def rehearse(recipe: Recipe) -> None:
     """Build a recipe and trace its loss and gradient, with the model as its own teacher.
 
-    Raises `PluginError` naming plugin, package and version of what raises or returns something other
-    than its interface says; what comes from no plugin is raised as it is.
+    A teacher that is yet to be trained comes first. Raises `PluginError` naming plugin, package and version
+    of what raises or returns something other than its interface says; what comes from no plugin is raised as
+    it is.
     """
-    owners = {slot: recipe.plugin(name)[0] for slot, name in recipe.slots.items()}
-    try:
-        eqx.filter_eval_shape(lambda key: _traced(recipe, owners, key), jr.key(0))
-    except ScmkitError:
-        raise
-    except Exception as error:
-        blame = blamed(error, list(owners.values()))
-        if blame is None:
-            raise
-        raise blame from error
+    if isinstance(recipe.teacher, Recipe):
+        rehearse(recipe.teacher)
+    with blaming([recipe.plugin(name)[0] for name in set(recipe.slots.values())]):
+        eqx.filter_eval_shape(lambda key: _traced(recipe, key), jr.key(0))
 
 
-def _traced(recipe: Recipe, owners: dict[Slot, Entry], key: Key) -> Any:
+class _Checked(AbstractTangentEstimator):
+    """A tangent whose answers are held against its interface, wherever the loss asks for them."""
+
+    inner: AbstractTangentEstimator
+
+    def __call__(
+        self,
+        x0: Float[Array, "*shape"],
+        eps: Float[Array, "*shape"],
+        x_t: Float[Array, "*shape"],
+        t: Scalar,
+        cond: Conditioning | None,
+    ) -> Float[Array, "*shape"]:
+        dx = self.inner(x0, eps, x_t, t, cond)
+        expect_array(self.inner, "tangent", dx, x_t.shape, x_t.dtype)
+        return dx
+
+    def advance(
+        self,
+        x0: Float[Array, "*shape"],
+        eps: Float[Array, "*shape"],
+        x_t: Float[Array, "*shape"],
+        t: Scalar,
+        r: Scalar,
+        cond: Conditioning | None,
+    ) -> Float[Array, "*shape"]:
+        x_r = self.inner.advance(x0, eps, x_t, t, r, cond)
+        expect_array(self.inner, "tangent", x_r, x_t.shape, x_t.dtype)
+        return x_r
+
+
+def _traced(recipe: Recipe, key: Key) -> Any:
     assembly = build(recipe, key=key, teacher=build_model(recipe, key=key))
     x0 = jnp.zeros((2, *recipe.data.shape), jnp.float32)
     labels = jnp.zeros(2, jnp.int32) if recipe.data.num_classes else None
     batch = Batch(x0, None if labels is None else Conditioning(labels))
-    _check(recipe, owners, assembly, x0[0], None if labels is None else Conditioning(labels[0]))
-    trained = (assembly.model, assembly.loss)
+    # Network and loss are checked where every step calls them.
     gradient = eqx.filter_grad(objective, has_aux=True)
-    return gradient(trained, assembly.tangent, batch, jr.split(key, 2), jnp.zeros((), jnp.int32))
-
-
-def _check(
-    recipe: Recipe,
-    owners: dict[Slot, Entry],
-    assembly: Assembly,
-    x0: Float[Array, "*shape"],
-    cond: Conditioning | None,
-) -> None:
-    key, step = jr.key(0), jnp.zeros((), jnp.int32)
-    t = jnp.asarray(0.5, jnp.float32)
-    if "guidance" not in recipe.conditions:
-        same = (x0.shape, jnp.dtype("float32"))
-        F = eqx.filter_eval_shape(assembly.model.raw, x0, t, cond)
-        _expect(owners[Slot.network], Slot.network, F, same)
-        dx = eqx.filter_eval_shape(assembly.tangent, x0, x0, x0, t, cond)
-        _expect(owners[Slot.tangent], Slot.tangent, dx, same)
-    out = eqx.filter_eval_shape(
-        assembly.loss, assembly.model, assembly.tangent, x0, cond, step=step, key=key
-    )
-    _expect(owners[Slot.loss], Slot.loss, out.value, ((), jnp.dtype("float32")))
-
-
-def _expect(entry: Entry, slot: Slot, got: Any, wanted: tuple[tuple[int, ...], Any]) -> None:
-    found = (getattr(got, "shape", None), getattr(got, "dtype", type(got).__name__))
-    if found != wanted:
-        raise PluginError(
-            f"{entry} returned {found[1]}{found[0]} from its {slot}, which must be "
-            f"{wanted[1]}{wanted[0]} (try: pip install --upgrade {entry.package})"
-        )
+    trained, tangent = (assembly.model, assembly.loss), _Checked(assembly.tangent)
+    return gradient(trained, tangent, batch, jr.split(key, 2), jnp.zeros((), jnp.int32))

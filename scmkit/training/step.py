@@ -19,6 +19,7 @@ from scmkit.interfaces import (
     constrain,
 )
 from scmkit.model import Model
+from scmkit.returned import expect_array, expect_kind
 from scmkit.training.ema import AbstractEMA
 from scmkit.training.state import Player, TrainState, trainable
 from scmkit.types import Key, Keys, Scalar
@@ -64,7 +65,12 @@ def objective(
     model, loss = trained
 
     def one(x0: Array, cond: Conditioning | None, key: Key) -> LossOutput:
-        return loss(model, tangent, x0, cond, step=step, key=key)
+        out = loss(model, tangent, x0, cond, step=step, key=key)
+        expect_kind(loss, "loss", out, LossOutput)
+        expect_array(loss, "loss", out.value, (), x0.dtype)
+        for name, value in {"ratio": out.ratio, **out.metrics}.items():
+            expect_array(loss, f"loss as '{name}'", value, ())
+        return out
 
     out = jax.vmap(one)(batch.x0, batch.cond, keys)
     return jnp.mean(out.value), (out.metrics, out.ratio)
