@@ -70,8 +70,38 @@ def test_killed_runs_end_where_the_undisturbed_one_ends(undisturbed, tmp_path, c
 @pytest.mark.parametrize("seed", range(4))
 def test_many_kills(tmp_path, cache, seed):
     one = killing.train(tmp_path, "one", steps=60, cache=cache)
-    killing.train_through(tmp_path, "two", steps=60, cache=cache, kills=10, seed=seed)
+    counted = len(killing.operations(one))
+    killing.train_through(
+        tmp_path, "two", steps=60, cache=cache, kills=10, counted=counted, seed=seed
+    )
     assert killing.differences(one, tmp_path / "two") == []
+
+
+def test_killed_before_chosen_operations(undisturbed, tmp_path, cache):
+    """A checkpoint not renamed into place, one half removed, and a picture not renamed."""
+    places = (
+        "os.rename /checkpoints/.tmp-00000010",
+        "os.rmdir /checkpoints/.tmp-00000010/arrays",
+        "os.rename /samples/00000030.png.",
+    )
+    run = killing.killed_at(tmp_path, "r", *places, steps=30, cache=cache)
+    assert killing.differences(undisturbed, run) == []
+
+
+SHORT = {"steps": 3, "log": 1, "checkpoint": 1, "sample": 2}
+"""A run that does all there is to do in few operations, the removal of a checkpoint included."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(8))
+def test_killed_before_every_kind_of_operation(tmp_path, cache, part):
+    one = killing.train(tmp_path, "one", cache=cache, **SHORT)
+    numbers = killing.distinct(killing.operations(one))
+    assert len(numbers) > 100
+    for number in numbers[part::8]:
+        two = killing.killed_at(tmp_path, "two", number, cache=cache, **SHORT)
+        assert killing.differences(one, two) == [], killing.operations(one)[number - 1]
+        shutil.rmtree(two)
 
 
 class Quiet:
