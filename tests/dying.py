@@ -1,12 +1,14 @@
-"""`python dying.py PREFIX AT LOG ARGV...`: `scmkit ARGV` that is killed just before one of its file operations.
+"""`python dying.py PREFIX AT LOG ARGV...`: `scmkit ARGV`, killed just before one of its file operations.
 
-That is the one of number AT, or the first whose line in LOG begins with AT. Those count whose path begins with PREFIX:
-files opened for writing, made durable, renamed and removed, folders made and removed. Writing itself is not seen, nor what TensorStore does in C++; but each of its files
-is opened and made durable from Python, and so a kill strikes between its writing and that.
+That is the one of number AT, or the first whose line in LOG begins with AT. Those count whose path begins with
+PREFIX: files opened for writing, made durable, renamed and removed, folders made and removed. Writing itself is
+not seen, nor what TensorStore does in C++; but a checkpoint's arrays are opened and made durable from Python
+after that, and so a kill can strike between the two.
 """
 
 import itertools
 import os
+import re
 import signal
 import sys
 
@@ -22,7 +24,9 @@ def main() -> None:
     def note(operation: str, path: str) -> None:
         path = os.path.abspath(path)
         if path.startswith(prefix):
-            line = f"{operation} {path.removeprefix(prefix)}"
+            # Names of temporary files are drawn.
+            path = re.sub(r"[0-9a-f]{8}(?=[.](tmp|partial))", "*", path.removeprefix(prefix))
+            line = f"{operation} {path}"
             os.write(descriptor, f"{line}\n".encode())
             if at == str(next(count)) or line.startswith(at):
                 os.kill(os.getpid(), signal.SIGKILL)

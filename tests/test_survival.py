@@ -9,6 +9,7 @@ import sys
 import time
 
 import killing
+import numpy as np
 import pytest
 from scmkit_cli.main import main
 
@@ -102,6 +103,26 @@ def test_killed_before_every_kind_of_operation(tmp_path, cache, part):
         two = killing.killed_at(tmp_path, "two", number, cache=cache, **SHORT)
         assert killing.differences(one, two) == [], killing.operations(one)[number - 1]
         shutil.rmtree(two)
+
+
+def test_killed_imports(tmp_path, cache):
+    """Before it is locked, while it is written, and before it is renamed into place."""
+    np.savez(tmp_path / "in.npz", x=np.zeros((20, 1, 8, 8), np.uint8))
+    command = ("data", "import", tmp_path / "in.npz")
+
+    def go(name, at=0):
+        process = killing.start(
+            *command, tmp_path / name, cache=cache, within=tmp_path / f".{name}", at=at
+        )
+        said = process.communicate(timeout=60)[0].decode()
+        assert process.returncode == (-signal.SIGKILL if at else 0), said
+
+    go("one")
+    for at in ("open .*.partial/scmkit.json", "open .*.partial/test", "os.rename .*.partial"):
+        go("two", at)
+        assert len(list(tmp_path.glob(".two.*.partial"))) == 1
+    go("two")
+    assert killing.same_store(tmp_path / "one", tmp_path / "two")
 
 
 class Quiet:
