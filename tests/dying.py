@@ -1,9 +1,9 @@
 """`python dying.py PREFIX AT LOG ARGV...`: `scmkit ARGV`, killed just before one of its file operations.
 
-That is the one of number AT, or the first whose line in LOG begins with AT. Those count whose path begins with
-PREFIX: files opened for writing, made durable, renamed and removed, folders made and removed. Writing itself is
-not seen, nor what TensorStore does in C++; but a checkpoint's arrays are opened and made durable from Python
-after that, and so a kill can strike between the two.
+That is the one of number AT, or the first whose line in LOG begins with AT. Those count whose path begins
+with PREFIX: files opened for writing, made durable, renamed and removed, folders made and removed. Writing
+itself is not seen, nor what TensorStore does in C++; but a checkpoint's arrays are opened and made durable
+from Python after that, and so a kill can strike between the two.
 """
 
 import itertools

@@ -24,6 +24,10 @@ TINY = [
 """A teacher and its student, of which a step takes about a millisecond."""
 
 
+SHORT = {"steps": 3, "log": 1, "checkpoint": 1, "sample": 2}
+"""A run that does all there is to do in few operations, the removal of a checkpoint included."""
+
+
 def every(steps, *, log=3, checkpoint=5, sample=14):
     """The options of a run whose checkpoints, pictures and lines come often, out of step."""
     given = {"log_every": log, "checkpoint_every": checkpoint, "sample_every": sample}
@@ -165,12 +169,11 @@ def where(run, *, moved, operation=None):
     teacher = run / "teacher"
     who = "student" if (run / "metrics.jsonl").exists() else "teacher"
     place = run if who == "student" else teacher
+    left = [*place.glob("checkpoints/.tmp-*"), *place.rglob("*.tmp")]
+    if operation is None and left:
+        operation = f"left /{left[0].relative_to(run).as_posix()}"
     if operation is not None:
-        path = operation.split()[1]
-        who = "teacher" if path.startswith("/teacher") else "student"
-        return f"{who}, {_part(path)}"
-    for left in (*place.glob("checkpoints/.tmp-*"), *place.rglob("*.tmp")):
-        return f"{who}, {_part(left.as_posix())}"
+        return part(operation)
     if not moved:
         return "start-up"
     if who == "teacher" and (teacher / "samples").exists():
@@ -188,8 +191,12 @@ PARTS = {
 }
 
 
-def _part(path):
-    return next((what for name, what in PARTS.items() if f"/{name}" in path), "start-up")
+def part(operation):
+    """What an operation is part of, as noted."""
+    path = operation.partition(" ")[2]
+    who = "teacher" if path.startswith("/teacher") else "student"
+    what = [what for name, what in PARTS.items() if f"/{name}" in path]
+    return f"{who}, {what[0]}" if what else "start-up"
 
 
 def differences(one, other):

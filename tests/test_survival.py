@@ -89,18 +89,14 @@ def test_killed_before_chosen_operations(undisturbed, tmp_path, cache):
     assert killing.differences(undisturbed, run) == []
 
 
-SHORT = {"steps": 3, "log": 1, "checkpoint": 1, "sample": 2}
-"""A run that does all there is to do in few operations, the removal of a checkpoint included."""
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(8))
 def test_killed_before_every_kind_of_operation(tmp_path, cache, part):
-    one = killing.train(tmp_path, "one", cache=cache, **SHORT)
+    one = killing.train(tmp_path, "one", cache=cache, **killing.SHORT)
     numbers = killing.distinct(killing.operations(one))
     assert len(numbers) > 100
     for number in numbers[part::8]:
-        two = killing.killed_at(tmp_path, "two", number, cache=cache, **SHORT)
+        two = killing.killed_at(tmp_path, "two", number, cache=cache, **killing.SHORT)
         assert killing.differences(one, two) == [], killing.operations(one)[number - 1]
         shutil.rmtree(two)
 
