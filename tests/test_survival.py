@@ -138,8 +138,17 @@ class Quiet:
         pass
 
 
-def test_resume_passes_over_damage(undisturbed, copy):
-    flip(an_array(copy, 30))
+def truncate(path):
+    os.truncate(path, path.stat().st_size - 1)
+
+
+def lose(path):
+    shutil.rmtree(path.parent)
+
+
+@pytest.mark.parametrize("damage", [flip, truncate, lose])
+def test_resume_passes_over_damage(undisturbed, copy, damage):
+    damage(an_array(copy, 30))
     quiet = Quiet()
     resume(copy, reporter=quiet)
     [line] = [text for text in quiet.messages if "set aside" in text]
@@ -220,6 +229,115 @@ def test_a_dead_owner_holds_nothing(tmp_path):
     owner.communicate()
     with DirectoryLock(tmp_path) as lock:
         assert lock.held
+
+
+NAMESPACE = """
+import contextlib, io, json, os, subprocess, sys
+from scmkit_cli.main import main
+
+def mount(*argv):
+    if subprocess.run(["mount", *argv], stderr=subprocess.DEVNULL).returncode:
+        sys.exit("no mount here")
+
+def scmkit(*argv):
+    sys.argv, code, said = ["scmkit", *argv], 0, io.StringIO()
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code or 0
+    assert "Traceback" not in said.getvalue()
+    [*_, line] = said.getvalue().splitlines() or [""]
+    done.append([code, line])
+
+done = []
+"""
+
+
+def in_namespace(code, *argv):
+    """What `scmkit` answered, in a process whose mounts nobody else sees and that end with it."""
+    unshare = ["unshare", "-m"] if os.getuid() == 0 else ["unshare", "-rm"]
+    code = f"{NAMESPACE}{code}\nprint(json.dumps(done))"
+    command = [*unshare, sys.executable, "-c", code, *map(str, argv)]
+    if shutil.which("unshare") is None:
+        pytest.skip("mounting needs unshare, of util-linux")
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    if "no mount here" in ran.stderr or ran.stderr.startswith("unshare: "):
+        pytest.skip(f"nothing may be mounted here: {ran.stderr.strip()}")
+    assert ran.returncode == 0, ran.stderr
+    return json.loads(ran.stdout)
+
+
+def test_a_full_file_system(undisturbed, copy, tmp_path):
+    """With no room at all, with room for a picture but no checkpoint, and with room again."""
+    shutil.rmtree(copy / "checkpoints" / "00000030")
+    code = """
+from pathlib import Path
+from scmkit.training import checkpoint
+copy, disk = map(Path, sys.argv[1:])
+mount("-t", "tmpfs", "-o", "size=16m", "tmpfs", str(disk))
+run, ballast = disk / "run", disk / "ballast"
+subprocess.run(["cp", "-r", copy, run], check=True)
+for room in (0, 200_000):
+    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+        while file.write(bytes(4096)) == 4096:
+            pass
+    os.truncate(ballast, ballast.stat().st_size - room)
+    scmkit("resume", str(run))
+    assert checkpoint.steps(run / "checkpoints") == [25]
+    assert checkpoint.problem(run / "checkpoints" / "00000025") is None
+ballast.unlink()
+scmkit("resume", str(run))
+subprocess.run(["rm", "-r", copy], check=True)
+subprocess.run(["cp", "-r", run, copy], check=True)
+"""
+    (tmp_path / "disk").mkdir()
+    none, some, again = in_namespace(code, copy, tmp_path / "disk")
+    for number, line in (none, some):
+        assert number == 1
+        assert line.startswith("error: ")
+        assert "cannot be written" in line
+        assert "No space left on device" in line
+        assert "free some space" in line
+    assert str(tmp_path / "disk" / "run" / "checkpoints" / "00000030") in some[1]
+    assert again[0] == 0
+    assert killing.differences(undisturbed, copy) == []
+
+
+def test_a_read_only_run(copy, tmp_path):
+    """What trains says what to do; what reads goes on working."""
+    code = """
+run, out = sys.argv[1:]
+mount("--bind", run, run)
+mount("-o", "remount,bind,ro", run)
+scmkit("resume", run, "--steps", "40")
+scmkit("train", "-p", "trigflow", "-p", "diffusion", "--data", "gmm", "--out", run, "--name", "new")
+scmkit("train", "-p", "trigflow", "-p", "diffusion", "--data", "gmm", "--out", run)
+scmkit("run", "verify", run)
+scmkit("sample", run, "--n", "4", "--out", out)
+scmkit("sample", run + "/teacher", "--n", "4", "--out", out)
+scmkit("eval", run, "--n", "20", "--steps", "1", "--metric", "energy-distance", "--resamples", "0")
+scmkit("sample", run, "--n", "4", "--out", run + "/x.png")
+"""
+    answers = in_namespace(code, copy, tmp_path / "x.png")
+    assert [code for code, _ in answers] == [1, 1, 1, 0, 0, 0, 0, 1]
+    for number, line in answers:
+        if number:
+            assert line.startswith("error: ")
+            assert str(copy) in line
+            assert "Read-only file system" in line
+            assert "make" in line
+    assert (tmp_path / "x.png").exists()
+
+
+def test_samples_of_a_damaged_checkpoint(copy, tmp_path, scmkit):
+    arrays = copy / "checkpoints" / "00000030" / "arrays" / "players" / "generator" / "ema"
+    flip(next(path for path in arrays.rglob("0*") if path.is_file()))
+    code, _, err = scmkit("sample", copy, "--out", tmp_path / "x.png")
+    assert code == 1
+    assert err.count("\n") == 1
+    assert "is damaged" in err
+    assert f"`scmkit resume {copy}`" in err
 
 
 def test_full_disks_are_one_line(undisturbed, tmp_path, cache):

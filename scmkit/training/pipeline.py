@@ -12,6 +12,7 @@ import jax.random as jr
 from scmkit.assembly import build, named_key
 from scmkit.conditioning import GuidanceEmbedding
 from scmkit.errors import RunError, UsageError
+from scmkit.files import make_directory
 from scmkit.locks import DirectoryLock
 from scmkit.model import Model
 from scmkit.plugin import Slot
@@ -53,11 +54,9 @@ def train(
     while True:
         path = Path(out) / _free_name(Path(out), recipe)
         try:
-            path.mkdir(parents=True)
+            make_directory(path, exist_ok=False)
         except FileExistsError:
             continue  # Another process was faster: the next number is ours.
-        except OSError as error:
-            raise RunError(f"run '{path}' cannot be created: {error.strerror}") from error
         with _locked(path, reporter):
             return _advance(Run.create(path, recipe), reporter)
 
@@ -99,10 +98,7 @@ def resume(
 @contextlib.contextmanager
 def _locked(path: Path, reporter: Reporter) -> Iterator[None]:
     """Hold a run's directory, made if need be, against other processes."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"run '{path}' cannot be created: {error.strerror}") from error
+    make_directory(path)
     with DirectoryLock(path) as lock:
         if not lock.held:
             reporter.message(
