@@ -79,8 +79,9 @@ def test_many_kills(tmp_path, cache, seed):
 
 
 def test_killed_before_chosen_operations(undisturbed, tmp_path, cache):
-    """A checkpoint not renamed into place, one half removed, and a picture not renamed."""
+    """A recipe, a checkpoint and a picture not renamed into place, a checkpoint half removed."""
     places = (
+        "os.rename /recipe.json.",
         "os.rename /checkpoints/.tmp-00000010",
         "os.rmdir /checkpoints/.tmp-00000010/arrays",
         "os.rename /samples/00000030.png.",
@@ -157,6 +158,25 @@ def test_resume_passes_over_damage(undisturbed, copy, damage):
     assert killing.differences(undisturbed, copy) == []
 
 
+def test_what_a_crash_left_is_removed(undisturbed, copy, scmkit):
+    for place in (copy, copy / "teacher"):
+        for name in (
+            "recipe.json",
+            "metrics.jsonl",
+            "samples/00000030.png",
+            "nonfinite/00000007.json",
+        ):
+            file = place / f"{name}.0123abcd.tmp"
+            file.parent.mkdir(exist_ok=True)
+            file.write_text("{")
+        (place / "checkpoints" / ".tmp-00000030" / "arrays").mkdir(parents=True)
+    # Where the run is finished, too; its teacher is looked after when it is trained or resumed itself.
+    for place in (copy, copy / "teacher"):
+        assert scmkit("resume", place)[0] == 2
+        (place / "nonfinite").rmdir()
+    assert killing.differences(undisturbed, copy) == []
+
+
 def test_nothing_good_is_left_alone(copy, scmkit):
     for step in (25, 30):
         flip(an_array(copy, step))
@@ -213,6 +233,34 @@ def test_one_process_at_a_time(copy):
         resume(copy, steps=40, reporter=Quiet())
     with pytest.raises(UsageError, match="finished"):
         resume(copy, reporter=Quiet())
+
+
+def both(*argv, cache):
+    """What two processes that do the same at once said, and how they ended; first the one that did it."""
+    processes = [killing.start(*argv, cache=cache) for _ in range(2)]
+    said = [process.communicate(timeout=300)[0].decode() for process in processes]
+    codes = [process.returncode for process in processes]
+    return sorted(zip(codes, said, strict=True))
+
+
+def test_two_start_one_run(undisturbed, tmp_path, cache):
+    command = ("train", *killing.every(30), "--out", tmp_path, "--name", "r")
+    (won, _), (lost, said) = both(*command, cache=cache)
+    assert (won, lost) in {(0, 1), (0, 2)}, said
+    [line] = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert (
+        f"'{tmp_path / 'r'}' is in use by process" in line or f"'{tmp_path / 'r'}' exists" in line
+    )
+    assert said.endswith(f"{line}\n")
+    assert killing.differences(undisturbed, tmp_path / "r") == []
+
+
+def test_two_start_runs_without_a_name(tmp_path, cache):
+    ended = both("train", *killing.every(2), "--out", tmp_path, cache=cache)
+    assert [code for code, _ in ended] == [0, 0], ended
+    one, two = sorted(tmp_path.iterdir())
+    assert [one.name, two.name] == ["gmm-trigflow-scd-001", "gmm-trigflow-scd-002"]
+    assert killing.differences(one, two) == []
 
 
 def test_a_dead_owner_holds_nothing(tmp_path):

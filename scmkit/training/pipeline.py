@@ -50,7 +50,9 @@ def train(
     if name is not None:
         refuse_begun(Path(out) / name)  # Before the lock, which leaves its file.
         with _locked(Path(out) / name, reporter):
-            return _advance(Run.create(Path(out) / name, recipe), reporter)
+            run = Run.create(Path(out) / name, recipe)
+            _recover(run, reporter)  # A start killed before there was a recipe.
+            return _advance(run, reporter)
     while True:
         path = Path(out) / _free_name(Path(out), recipe)
         try:
@@ -109,8 +111,8 @@ def _locked(path: Path, reporter: Reporter) -> Iterator[None]:
 
 def _recover(run: Run, reporter: Reporter) -> None:
     """Remove what a crash left half written, and set aside what is damaged."""
-    for pattern in ("recipe.json.*.tmp", "metrics.jsonl.*.tmp", "samples/[0-9]*.png.*.tmp"):
-        for path in run.path.glob(pattern):
+    for name in ("recipe.json", "metrics.jsonl", "samples/[0-9]*.png", "nonfinite/[0-9]*.json"):
+        for path in run.path.glob(f"{name}.*.tmp"):
             with contextlib.suppress(OSError):
                 path.unlink()
     for line in checkpoint.recover(run.checkpoints):
