@@ -1,9 +1,13 @@
 """Does a run survive being killed at any moment? Kills real processes and compares with undisturbed ones.
 
-Each killed run starts anew until `--kills` kills have struck. The harness is `tests/killing.py`.
+Runs are killed at random moments or before random ones of their file operations, half and half, and new
+ones started until `--kills` kills have struck. `--every-operation` instead kills a short run once before each
+of its operations, but of a row of them on arrays before the first, middle and last. The harness is
+`tests/killing.py`.
 """
 
 import argparse
+import shutil
 import sys
 import tempfile
 import time
@@ -24,6 +28,7 @@ def main() -> None:
     parser.add_argument("--kills-per-run", type=int, default=20)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--every-operation", action="store_true")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     began, struck, runs, bad = time.monotonic(), Counter[str](), 0, []
@@ -33,6 +38,10 @@ def main() -> None:
         killing.train(root, "warm", steps=args.steps, cache=cache)
         one = killing.train(root, "one", steps=args.steps, cache=cache)
         assert killing.differences(root / "warm", one) == []
+        counted = len(killing.operations(one))
+        if args.every_operation:
+            struck, bad = every_operation(root, cache)
+            runs = args.kills = struck.total()
         while struck.total() < args.kills:
             kills = min(args.kills_per_run, args.kills - struck.total())
             struck += killing.train_through(
@@ -41,6 +50,7 @@ def main() -> None:
                 steps=args.steps,
                 cache=cache,
                 kills=kills,
+                counted=counted,
                 seed=args.seed + runs,
             )
             bad += killing.differences(one, root / f"run-{runs}")
@@ -54,10 +64,17 @@ def main() -> None:
             tick = time.monotonic()
             killing.import_through(source, root / "store", cache=cache, kills=0, seconds=0)
             seconds = time.monotonic() - tick
+            counted = len(killing.operations(root / ".store"))
             while imported.total() < args.import_kills:
                 dest = root / f"store-{stores}"
                 imported += killing.import_through(
-                    source, dest, cache=cache, kills=5, seconds=seconds, seed=stores
+                    source,
+                    dest,
+                    cache=cache,
+                    kills=5,
+                    seconds=seconds,
+                    counted=counted,
+                    seed=args.seed + stores,
                 )
                 if not killing.same_store(root / "store", dest):
                     bad.append(f"{dest}: differs, or something is left")
@@ -77,6 +94,20 @@ def main() -> None:
     }
     write(args.out, results)
     sys.exit(bool(bad))
+
+
+def every_operation(root: Path, cache: Path) -> tuple[Counter[str], list[str]]:
+    """Where the kills struck, and what the runs that ended after them differ in."""
+    struck, bad = Counter[str](), []
+    one = killing.train(root, "short", cache=cache, **killing.SHORT)
+    lines = killing.operations(one)
+    for number in killing.distinct(lines):
+        two = killing.killed_at(root, "killed", number, cache=cache, **killing.SHORT)
+        struck[killing.part(lines[number - 1])] += 1
+        bad += killing.differences(one, two)
+        shutil.rmtree(two)
+        print(f"operation {number} of {len(lines)}, {len(bad)} differences", flush=True)
+    return struck, bad
 
 
 if __name__ == "__main__":

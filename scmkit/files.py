@@ -1,10 +1,25 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and the folders they are in."""
 
 import contextlib
 import uuid
 from pathlib import Path
 
 from scmkit.errors import RunError
+
+
+def make_directory(path: Path, *, exist_ok: bool = True) -> None:
+    """Make a directory and its parents.
+
+    Raises `RunError` naming it, and `FileExistsError` if it must be new and is not.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=exist_ok)
+    except OSError as error:
+        if isinstance(error, FileExistsError) and not exist_ok:
+            raise
+        raise RunError(
+            f"'{path}' cannot be created: {error.strerror}; make the place writable or choose another"
+        ) from error
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -22,6 +22,11 @@ _BYTE = (
 class DirectoryLock:
     """A context manager that lets one process at a time work in a directory.
 
+    **Arguments:**
+
+    - `file`: the name of the file there that is locked, made if need be. Until it is written to, it has
+        the owner's name.
+
     **Attributes:**
 
     - `held`: whether the file system locks at all; some network file systems do not, and the caller
@@ -31,13 +36,14 @@ class DirectoryLock:
     written there.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, file: str = LOCK) -> None:
         self.directory = directory
+        self.file = file
         self.held = False
         self._descriptor: int | None = None
 
     def __enter__(self) -> "DirectoryLock":
-        path = self.directory / LOCK
+        path = self.directory / self.file
         try:
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:

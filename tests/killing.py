@@ -1,9 +1,11 @@
-"""Processes killed at random moments, and whether what they leave ends where an undisturbed one ends."""
+"""Processes killed at random moments and before chosen operations, and whether what they leave ends where an
+undisturbed one ends."""
 
 import contextlib
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -11,6 +13,8 @@ from collections import Counter
 from pathlib import Path
 
 from scmkit.training.metrics_file import read_metrics
+
+DYING = Path(__file__).with_name("dying.py")
 
 TINY = [
     *("--data", "gmm", "-p", "trigflow", "-p", "scd", "--batch-size", "16", "--lr", "1e-3"),
@@ -20,43 +24,77 @@ TINY = [
 """A teacher and its student, of which a step takes about a millisecond."""
 
 
-def every(steps):
+SHORT = {"steps": 3, "log": 1, "checkpoint": 1, "sample": 2}
+"""A run that does all there is to do in few operations, the removal of a checkpoint included."""
+
+
+def every(steps, *, log=3, checkpoint=5, sample=14):
     """The options of a run whose checkpoints, pictures and lines come often, out of step."""
-    given = {"log_every": 3, "checkpoint_every": 5, "sample_every": 14}
+    given = {"log_every": log, "checkpoint_every": checkpoint, "sample_every": sample}
     mine = [f"train.{key}={value}" for key, value in given.items()]
     settings = [*mine, *(f"teacher.{text}" for text in mine)]
     return [*TINY, "--steps", str(steps), *(a for text in settings for a in ("--set", text))]
 
 
-def start(*argv, cache):
-    """`scmkit ARGV` as a process of its own."""
-    command = [sys.executable, "-c", "from scmkit_cli.main import main; main()", *map(str, argv)]
+def start(*argv, cache, within=None, at=0):
+    """`scmkit ARGV` as a process of its own.
+
+    With `within` it notes its file operations there, and is killed just before the one that `at` says:
+    its number, or how its line begins.
+    """
+    command = [sys.executable, "-c", "from scmkit_cli.main import main; main()"]
+    if within is not None:
+        command = [sys.executable, "-P", DYING, within, at, _log(within)]
     env = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
-    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return subprocess.Popen(
+        list(map(str, (*command, *argv))), env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
 
 
-def train(out, name, *, steps, cache):
+def operations(within):
+    """What the last process started `within` did to files there, a line for each operation."""
+    return _log(within).read_text().splitlines()
+
+
+def _log(within):
+    return within.with_name(f"{within.name}.operations")
+
+
+def distinct(lines):
+    """The numbers of all operations, but of those in a row on arrays of the first, middle and last."""
+    kinds = ["" if "/arrays" in line else line for line in lines]
+    firsts = [i for i, kind in enumerate(kinds) if i == 0 or kind != kinds[i - 1]]
+    ends = [*firsts[1:], len(kinds)]
+    rows = zip(firsts, ends, strict=True)
+    return sorted({n + 1 for i, end in rows for n in (i, (i + end) // 2, end - 1)})
+
+
+def train(out, name, *, steps, cache, **often):
     """An undisturbed run."""
-    process = start("train", *every(steps), "--out", out, "--name", name, cache=cache)
+    command = ["train", *every(steps, **often), "--out", out, "--name", name]
+    process = start(*command, cache=cache, within=out / name)
     said = process.communicate(timeout=600)[0].decode()
     assert process.returncode == 0, said
     return out / name
 
 
-def train_through(out, name, *, steps, cache, kills, seed=0):
-    """The same run, killed `kills` times or until it ends; returns where the kills struck."""
+def train_through(out, name, *, steps, cache, kills, counted=0, seed=0):
+    """The same run, killed `kills` times or until it ends; returns where the kills struck.
+
+    Half of them strike at random moments, half before one of an undisturbed run's `counted` operations.
+    """
     random_ = random.Random(seed)
     run, struck, startup = out / name, Counter(), 3.0
     while True:
-        verb = ["resume", run] if (run / "recipe.json").exists() else None
-        verb = verb or ["train", *every(steps), "--out", out, "--name", name]
         before, began = _standing(run), time.monotonic()
-        process = start(*verb, cache=cache)
-        if sum(struck.values()) < kills:
+        more = struck.total() < kills
+        at = random_.randint(1, counted) if more and counted and random_.random() < 0.5 else 0
+        process = proceed(out, name, steps=steps, cache=cache, at=at)
+        if more and not at:
             if random_.random() < 0.2:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(random_.uniform(0, startup))
@@ -66,15 +104,39 @@ def train_through(out, name, *, steps, cache, kills, seed=0):
                 startup = time.monotonic() - began
                 # Long ones get past a picture, whose sampler is compiled first.
                 time.sleep(random_.uniform(0, random_.choice((0.5, 5.0))))
-            if process.poll() is None:
-                process.kill()
-                process.communicate()
-                struck[where(run, moved=_advanced(run, before))] += 1
-                continue
-        said = process.communicate(timeout=600)[0].decode()
-        # The last kill may have struck when all was on disk.
-        assert process.returncode == 0 or f"run '{run}' is finished" in said, said
+            process.kill()
+        if not ended(process, run):
+            operation = operations(run)[-1] if at else None
+            struck[where(run, moved=_advanced(run, before), operation=operation)] += 1
+            continue
         return struck
+
+
+def killed_at(out, name, *places, steps, cache, **often):
+    """The same run, killed just before each of these operations in turn, and then left to end."""
+    for at in places:
+        process = proceed(out, name, steps=steps, cache=cache, at=at, **often)
+        assert not ended(process, out / name), f"there is no operation {at}"
+    assert ended(proceed(out, name, steps=steps, cache=cache, **often), out / name)
+    return out / name
+
+
+def proceed(out, name, *, steps, cache, at=0, **often):
+    """A process that begins the run, or goes on with it."""
+    run = out / name
+    verb = ["train", *every(steps, **often), "--out", out, "--name", name]
+    if (run / "recipe.json").exists():
+        verb = ["resume", run]
+    return start(*verb, cache=cache, within=run, at=at)
+
+
+def ended(process, run):
+    """Whether a process brought a run to its end; False where it was killed."""
+    said = process.communicate(timeout=600)[0].decode()
+    # The last kill may have struck when all was on disk.
+    finished = process.returncode == 0 or f"run '{run}' is finished" in said
+    assert finished or process.returncode == -signal.SIGKILL, said
+    return finished
 
 
 def _standing(run):
@@ -100,17 +162,18 @@ def _advanced(run, before):
     return False
 
 
-def where(run, *, moved):
-    """What a killed process was doing, from what is on disk."""
+def where(run, *, moved, operation=None):
+    """What a killed process was doing: from its last operation, or else from what is on disk."""
     if not (run / "recipe.json").exists():
         return "start-up, before the recipe"
     teacher = run / "teacher"
     who = "student" if (run / "metrics.jsonl").exists() else "teacher"
     place = run if who == "student" else teacher
-    if any((place / "checkpoints").glob(".tmp-*")):
-        return f"{who}, writing a checkpoint"
-    if any(place.rglob("*.tmp")):
-        return f"{who}, writing another file"
+    left = [*place.glob("checkpoints/.tmp-*"), *place.rglob("*.tmp")]
+    if operation is None and left:
+        operation = f"left /{left[0].relative_to(run).as_posix()}"
+    if operation is not None:
+        return part(operation)
     if not moved:
         return "start-up"
     if who == "teacher" and (teacher / "samples").exists():
@@ -120,26 +183,32 @@ def where(run, *, moved):
     return f"{who}, step"
 
 
+PARTS = {
+    "checkpoints": "writing a checkpoint",
+    "metrics.jsonl": "writing metrics",
+    "samples": "writing a picture",
+    "recipe.json": "writing the recipe",
+}
+
+
+def part(operation):
+    """What an operation is part of, as noted."""
+    path = operation.partition(" ")[2]
+    who = "teacher" if path.startswith("/teacher") else "student"
+    what = [what for name, what in PARTS.items() if f"/{name}" in path]
+    return f"{who}, {what[0]}" if what else "start-up"
+
+
 def differences(one, other):
     """What two runs differ in, timing apart, and what a crash has left in the second."""
-    found = []
-    for mine, its in ((one, other), (one / "teacher", other / "teacher")):
-        if not mine.exists():
-            continue
-        names = [
-            {
-                path.relative_to(root).as_posix(): path
-                for path in root.rglob("*")
-                if path.is_file() and path.name != ".lock"
-            }
-            for root in (mine, its)
-        ]
-        found += [
-            f"{its / name}: there is no such file in both" for name in set(names[0]) ^ set(names[1])
-        ]
-        for name in sorted(set(names[0]) & set(names[1])):
-            if _content(names[0][name]) != _content(names[1][name]):
-                found.append(f"{its / name}: other content")
+    mine, its = (
+        {p.relative_to(root).as_posix(): p for p in root.rglob("*") if p.name != ".lock"}
+        for root in (one, other)
+    )
+    found = [f"{other / name}: there is no such thing in both" for name in set(mine) ^ set(its)]
+    for name in sorted(set(mine) & set(its)):
+        if _content(mine[name]) != _content(its[name]):
+            found.append(f"{other / name}: other content")
     return found
 
 
@@ -147,33 +216,35 @@ def _content(path):
     if path.name == "metrics.jsonl":
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         return [{k: v for k, v in line.items() if k != "steps_per_second"} for line in lines]
-    return path.read_bytes()
+    return path.read_bytes() if path.is_file() else None
 
 
-def import_through(source, dest, *, cache, kills, seconds, seed=0):
-    """`scmkit data import` killed `kills` times within `seconds`, then left to end; returns the count."""
-    random_, struck = random.Random(seed), Counter()
-    for _ in range(kills):
-        if dest.exists():
-            break
-        process = start("data", "import", source, dest, cache=cache)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(random_.uniform(0, seconds))
-        if process.poll() is None:
+def import_through(source, dest, *, cache, kills, seconds, counted=0, seed=0):
+    """`scmkit data import` killed `kills` times, then left to end; returns where they struck.
+
+    Half of them strike within `seconds`, half before one of an undisturbed import's `counted` operations.
+    """
+    random_, struck, hidden = random.Random(seed), Counter(), dest.with_name(f".{dest.name}")
+    while not dest.exists():
+        more = struck.total() < kills
+        at = random_.randint(1, counted) if more and counted and random_.random() < 0.5 else 0
+        process = start("data", "import", source, dest, cache=cache, within=hidden, at=at)
+        if more and not at:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(random_.uniform(0, seconds))
             process.kill()
-            partial = any(dest.parent.glob(f".{dest.name}.*.partial"))
-            struck["import, writing the store" if partial else "import, start-up"] += 1
-        process.communicate()
-    if not dest.exists():
-        process = start("data", "import", source, dest, cache=cache)
         said = process.communicate(timeout=600)[0].decode()
-        assert process.returncode == 0, said
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL, said
+        partial = any(dest.parent.glob(f".{dest.name}.*.partial"))
+        struck["import, writing the store" if partial else "import, start-up"] += 1
     return struck
 
 
 def same_store(one, other):
     """Whether two stores are the same files with nothing left beside the second."""
-    left = [p for p in Path(other).parent.iterdir() if p.name.startswith(f".{Path(other).name}.")]
+    left = list(Path(other).parent.glob(f".{Path(other).name}.*.partial"))
     files = [
         {p.relative_to(r): p.read_bytes() for p in r.rglob("*") if p.is_file()}
         for r in (one, other)

@@ -23,7 +23,7 @@ from scmkit.data import Store, import_data
 from scmkit.data.importing import source as blocks
 from scmkit.data.importing.idx import open_idx
 from scmkit.data.importing.npz import open_npz
-from scmkit.errors import DataError, RunError, UsageError
+from scmkit.errors import BadFilesError, DataError, RunError, UsageError
 
 RNG = np.random.default_rng(0)
 
@@ -530,6 +530,28 @@ def test_import_and_info(tmp_path):
     done = CliRunner().invoke(app, ["info", dest])
     assert "36 train and 4 test images" in done.stdout
     assert "mean" in done.stdout
+
+
+def test_import_names_what_it_skips(tmp_path):
+    for i in range(3):
+        save(tmp_path / f"in/{i}.png", images(1, 6, 6)[0])
+    cut = (tmp_path / "in/1.png").read_bytes()
+    (tmp_path / "in/1.png").write_bytes(cut[:-30])
+    (tmp_path / "in/notes.txt").write_text("text")
+    source, dest = str(tmp_path / "in"), str(tmp_path / "store")
+    done = CliRunner().invoke(app, ["import", source, dest])
+    assert isinstance(done.exception, BadFilesError)
+    assert sorted(line.split(": ")[0] for line in done.stderr.splitlines()) == [
+        str(tmp_path / "in" / name) for name in ("1.png", "notes.txt")
+    ]
+    done = CliRunner().invoke(app, ["import", source, dest, "--skip-bad", "--test-fraction", "0"])
+    assert done.exit_code == 0, done.output
+    *named, count = done.stderr.splitlines()
+    assert sorted(line.split(": ")[0] for line in named) == [
+        f"skipped {tmp_path / 'in' / name}" for name in ("1.png", "notes.txt")
+    ]
+    assert count == "skipped 2 files"
+    assert "2 train and 0 test images" in done.stdout
 
 
 def test_info_draws_vectors_too(tmp_path):

@@ -246,7 +246,7 @@ def test_rollback_takes_other_noise(tmp_path):
     assert saved["loader"]["position"] == 16 * 13
 
 
-def test_nothing_to_replay(stopped, tmp_path):
+def test_nothing_to_replay(stopped, tmp_path, monkeypatch, capsys):
     """`stopped` holds the recipe of a run that met no fault, with its checkpoints but no report."""
     path = tmp_path / "r"
     shutil.copytree(stopped[0], path, ignore=shutil.ignore_patterns("nonfinite"))
@@ -254,6 +254,13 @@ def test_nothing_to_replay(stopped, tmp_path):
         replay(path)
     with pytest.raises(RunError, match="no faulty step 7 to replay; it has 6"):
         replay(stopped[0], 7)
+    monkeypatch.setattr(sys, "argv", ["scmkit", "replay", str(path)])
+    with pytest.raises(SystemExit) as done:
+        main()
+    assert done.value.code == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err == f"error: run '{path}' holds no faulty step to replay; it never met one\n"
 
 
 WRONG = """

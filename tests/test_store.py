@@ -221,6 +221,17 @@ def test_nothing_is_overwritten(store, tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
+def test_two_writers_of_one_store(tmp_path):
+    """The one that ends first has the name; neither removes what the other is writing."""
+    slow = StoreWriter(tmp_path / "s", shape=(2,), dtype="float32").__enter__()
+    slow.append("train", np.zeros((1, 2), np.float32))
+    write_one(tmp_path / "s", np.ones((3, 2), np.float32))
+    with pytest.raises(DataError, match="exists already"):
+        slow.__exit__(None, None, None)
+    assert [path.name for path in tmp_path.iterdir()] == ["s"]
+    assert Store(tmp_path / "s").size("train") == 3
+
+
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_failure_leaves_nothing_behind(tmp_path, error):
     def write():

@@ -9,6 +9,7 @@ import sys
 import time
 
 import killing
+import numpy as np
 import pytest
 from scmkit_cli.main import main
 
@@ -70,8 +71,55 @@ def test_killed_runs_end_where_the_undisturbed_one_ends(undisturbed, tmp_path, c
 @pytest.mark.parametrize("seed", range(4))
 def test_many_kills(tmp_path, cache, seed):
     one = killing.train(tmp_path, "one", steps=60, cache=cache)
-    killing.train_through(tmp_path, "two", steps=60, cache=cache, kills=10, seed=seed)
+    counted = len(killing.operations(one))
+    killing.train_through(
+        tmp_path, "two", steps=60, cache=cache, kills=10, counted=counted, seed=seed
+    )
     assert killing.differences(one, tmp_path / "two") == []
+
+
+def test_killed_before_chosen_operations(undisturbed, tmp_path, cache):
+    """A recipe, a checkpoint and a picture not renamed into place, a checkpoint half removed."""
+    places = (
+        "os.rename /recipe.json.",
+        "os.rename /checkpoints/.tmp-00000010",
+        "os.rmdir /checkpoints/.tmp-00000010/arrays",
+        "os.rename /samples/00000030.png.",
+    )
+    run = killing.killed_at(tmp_path, "r", *places, steps=30, cache=cache)
+    assert killing.differences(undisturbed, run) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(8))
+def test_killed_before_every_kind_of_operation(tmp_path, cache, part):
+    one = killing.train(tmp_path, "one", cache=cache, **killing.SHORT)
+    numbers = killing.distinct(killing.operations(one))
+    assert len(numbers) > 100
+    for number in numbers[part::8]:
+        two = killing.killed_at(tmp_path, "two", number, cache=cache, **killing.SHORT)
+        assert killing.differences(one, two) == [], killing.operations(one)[number - 1]
+        shutil.rmtree(two)
+
+
+def test_killed_imports(tmp_path, cache):
+    """Before it is locked, while it is written, and before it is renamed into place."""
+    np.savez(tmp_path / "in.npz", x=np.zeros((20, 1, 8, 8), np.uint8))
+    command = ("data", "import", tmp_path / "in.npz")
+
+    def go(name, at=0):
+        process = killing.start(
+            *command, tmp_path / name, cache=cache, within=tmp_path / f".{name}", at=at
+        )
+        said = process.communicate(timeout=60)[0].decode()
+        assert process.returncode == (-signal.SIGKILL if at else 0), said
+
+    go("one")
+    for at in ("open .*.partial/scmkit.json", "open .*.partial/test", "os.rename .*.partial"):
+        go("two", at)
+        assert len(list(tmp_path.glob(".two.*.partial"))) == 1
+    go("two")
+    assert killing.same_store(tmp_path / "one", tmp_path / "two")
 
 
 class Quiet:
@@ -91,13 +139,41 @@ class Quiet:
         pass
 
 
-def test_resume_passes_over_damage(undisturbed, copy):
-    flip(an_array(copy, 30))
+def truncate(path):
+    os.truncate(path, path.stat().st_size - 1)
+
+
+def lose(path):
+    shutil.rmtree(path.parent)
+
+
+@pytest.mark.parametrize("damage", [flip, truncate, lose])
+def test_resume_passes_over_damage(undisturbed, copy, damage):
+    damage(an_array(copy, 30))
     quiet = Quiet()
     resume(copy, reporter=quiet)
     [line] = [text for text in quiet.messages if "set aside" in text]
     assert "00000030" in line
     assert "continues from step 25" in line
+    assert killing.differences(undisturbed, copy) == []
+
+
+def test_what_a_crash_left_is_removed(undisturbed, copy, scmkit):
+    for place in (copy, copy / "teacher"):
+        for name in (
+            "recipe.json",
+            "metrics.jsonl",
+            "samples/00000030.png",
+            "nonfinite/00000007.json",
+        ):
+            file = place / f"{name}.0123abcd.tmp"
+            file.parent.mkdir(exist_ok=True)
+            file.write_text("{")
+        (place / "checkpoints" / ".tmp-00000030" / "arrays").mkdir(parents=True)
+    # Where the run is finished, too; its teacher is looked after when it is trained or resumed itself.
+    for place in (copy, copy / "teacher"):
+        assert scmkit("resume", place)[0] == 2
+        (place / "nonfinite").rmdir()
     assert killing.differences(undisturbed, copy) == []
 
 
@@ -159,6 +235,34 @@ def test_one_process_at_a_time(copy):
         resume(copy, reporter=Quiet())
 
 
+def both(*argv, cache):
+    """What two processes that do the same at once said, and how they ended; first the one that did it."""
+    processes = [killing.start(*argv, cache=cache) for _ in range(2)]
+    said = [process.communicate(timeout=300)[0].decode() for process in processes]
+    codes = [process.returncode for process in processes]
+    return sorted(zip(codes, said, strict=True))
+
+
+def test_two_start_one_run(undisturbed, tmp_path, cache):
+    command = ("train", *killing.every(30), "--out", tmp_path, "--name", "r")
+    (won, _), (lost, said) = both(*command, cache=cache)
+    assert (won, lost) in {(0, 1), (0, 2)}, said
+    [line] = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert (
+        f"'{tmp_path / 'r'}' is in use by process" in line or f"'{tmp_path / 'r'}' exists" in line
+    )
+    assert said.endswith(f"{line}\n")
+    assert killing.differences(undisturbed, tmp_path / "r") == []
+
+
+def test_two_start_runs_without_a_name(tmp_path, cache):
+    ended = both("train", *killing.every(2), "--out", tmp_path, cache=cache)
+    assert [code for code, _ in ended] == [0, 0], ended
+    one, two = sorted(tmp_path.iterdir())
+    assert [one.name, two.name] == ["gmm-trigflow-scd-001", "gmm-trigflow-scd-002"]
+    assert killing.differences(one, two) == []
+
+
 def test_a_dead_owner_holds_nothing(tmp_path):
     code = "import sys, time; from pathlib import Path; from scmkit.locks import DirectoryLock\n"
     code += (
@@ -173,6 +277,115 @@ def test_a_dead_owner_holds_nothing(tmp_path):
     owner.communicate()
     with DirectoryLock(tmp_path) as lock:
         assert lock.held
+
+
+NAMESPACE = """
+import contextlib, io, json, os, subprocess, sys
+from scmkit_cli.main import main
+
+def mount(*argv):
+    if subprocess.run(["mount", *argv], stderr=subprocess.DEVNULL).returncode:
+        sys.exit("no mount here")
+
+def scmkit(*argv):
+    sys.argv, code, said = ["scmkit", *argv], 0, io.StringIO()
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code or 0
+    assert "Traceback" not in said.getvalue()
+    [*_, line] = said.getvalue().splitlines() or [""]
+    done.append([code, line])
+
+done = []
+"""
+
+
+def in_namespace(code, *argv):
+    """What `scmkit` answered, in a process whose mounts nobody else sees and that end with it."""
+    unshare = ["unshare", "-m"] if os.getuid() == 0 else ["unshare", "-rm"]
+    code = f"{NAMESPACE}{code}\nprint(json.dumps(done))"
+    command = [*unshare, sys.executable, "-c", code, *map(str, argv)]
+    if shutil.which("unshare") is None:
+        pytest.skip("mounting needs unshare, of util-linux")
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    if "no mount here" in ran.stderr or ran.stderr.startswith("unshare: "):
+        pytest.skip(f"nothing may be mounted here: {ran.stderr.strip()}")
+    assert ran.returncode == 0, ran.stderr
+    return json.loads(ran.stdout)
+
+
+def test_a_full_file_system(undisturbed, copy, tmp_path):
+    """With no room at all, with room for a picture but no checkpoint, and with room again."""
+    shutil.rmtree(copy / "checkpoints" / "00000030")
+    code = """
+from pathlib import Path
+from scmkit.training import checkpoint
+copy, disk = map(Path, sys.argv[1:])
+mount("-t", "tmpfs", "-o", "size=16m", "tmpfs", str(disk))
+run, ballast = disk / "run", disk / "ballast"
+subprocess.run(["cp", "-r", copy, run], check=True)
+for room in (0, 200_000):
+    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+        while file.write(bytes(4096)) == 4096:
+            pass
+    os.truncate(ballast, ballast.stat().st_size - room)
+    scmkit("resume", str(run))
+    assert checkpoint.steps(run / "checkpoints") == [25]
+    assert checkpoint.problem(run / "checkpoints" / "00000025") is None
+ballast.unlink()
+scmkit("resume", str(run))
+subprocess.run(["rm", "-r", copy], check=True)
+subprocess.run(["cp", "-r", run, copy], check=True)
+"""
+    (tmp_path / "disk").mkdir()
+    none, some, again = in_namespace(code, copy, tmp_path / "disk")
+    for number, line in (none, some):
+        assert number == 1
+        assert line.startswith("error: ")
+        assert "cannot be written" in line
+        assert "No space left on device" in line
+        assert "free some space" in line
+    assert str(tmp_path / "disk" / "run" / "checkpoints" / "00000030") in some[1]
+    assert again[0] == 0
+    assert killing.differences(undisturbed, copy) == []
+
+
+def test_a_read_only_run(copy, tmp_path):
+    """What trains says what to do; what reads goes on working."""
+    code = """
+run, out = sys.argv[1:]
+mount("--bind", run, run)
+mount("-o", "remount,bind,ro", run)
+scmkit("resume", run, "--steps", "40")
+scmkit("train", "-p", "trigflow", "-p", "diffusion", "--data", "gmm", "--out", run, "--name", "new")
+scmkit("train", "-p", "trigflow", "-p", "diffusion", "--data", "gmm", "--out", run)
+scmkit("run", "verify", run)
+scmkit("sample", run, "--n", "4", "--out", out)
+scmkit("sample", run + "/teacher", "--n", "4", "--out", out)
+scmkit("eval", run, "--n", "20", "--steps", "1", "--metric", "energy-distance", "--resamples", "0")
+scmkit("sample", run, "--n", "4", "--out", run + "/x.png")
+"""
+    answers = in_namespace(code, copy, tmp_path / "x.png")
+    assert [code for code, _ in answers] == [1, 1, 1, 0, 0, 0, 0, 1]
+    for number, line in answers:
+        if number:
+            assert line.startswith("error: ")
+            assert str(copy) in line
+            assert "Read-only file system" in line
+            assert "make" in line
+    assert (tmp_path / "x.png").exists()
+
+
+def test_samples_of_a_damaged_checkpoint(copy, tmp_path, scmkit):
+    arrays = copy / "checkpoints" / "00000030" / "arrays" / "players" / "generator" / "ema"
+    flip(next(path for path in arrays.rglob("0*") if path.is_file()))
+    code, _, err = scmkit("sample", copy, "--out", tmp_path / "x.png")
+    assert code == 1
+    assert err.count("\n") == 1
+    assert "is damaged" in err
+    assert f"`scmkit resume {copy}`" in err
 
 
 def test_full_disks_are_one_line(undisturbed, tmp_path, cache):

@@ -71,7 +71,9 @@ def import_(
     console = Console(stderr=True)
     columns = TextColumn("importing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     try:
-        with Progress(*columns, console=console, transient=True) as bar:
+        # Elsewhere it would leave an empty line.
+        seen = console.is_terminal
+        with Progress(*columns, console=console, transient=True, disable=not seen) as bar:
             task = bar.add_task("importing", total=None)
             store = import_data(
                 source,

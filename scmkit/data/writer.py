@@ -27,7 +27,7 @@ from scmkit.data.layout import (
 from scmkit.data.statistics import RunningStatistics
 from scmkit.errors import DataError, RunError
 from scmkit.interfaces import Split
-from scmkit.locks import LOCK, DirectoryLock
+from scmkit.locks import DirectoryLock
 
 
 def refuse_existing(path: Path) -> None:
@@ -134,17 +134,14 @@ class StoreWriter:
     def __enter__(self) -> "StoreWriter":
         refuse_existing(self.path)
         target = Path(os.path.abspath(self.path))
-        folder = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
         try:
             for parent in reversed(target.parents):
                 if not parent.exists():
                     parent.mkdir()
                     self._made.append(parent)
             _remove_abandoned(target)
-            folder.mkdir()
+            folder, self._lock = _hidden_folder(target)
             self._folder = folder
-            self._lock = DirectoryLock(folder)
-            self._lock.__enter__()
             for split in SPLITS:
                 writer = _SplitWriter(
                     folder / split, self.shape, self.dtype, labelled=self.num_classes > 0
@@ -217,11 +214,10 @@ class StoreWriter:
             writer.flush()
         for group in (folder, *(folder / split for split in SPLITS)):
             (group / "zarr.json").write_text('{"zarr_format": 3, "node_type": "group"}\n')
-        (folder / LOCK).unlink()
         files = {
             file.relative_to(folder).as_posix(): file.stat().st_size
             for file in sorted(folder.rglob("*"))
-            if file.is_file()
+            if file.is_file() and file.name != METADATA_FILE
         }
         scale, shift = (1 / 127.5, -1.0) if self.dtype == "uint8" else (1.0, 0.0)
         metadata = StoreMetadata(
@@ -267,13 +263,37 @@ class StoreWriter:
         )
 
 
+def _hidden_folder(target: Path) -> tuple[Path, DirectoryLock]:
+    """A new folder beside `target`, and a lock on it by which others see that its writer lives.
+
+    Locked is the file of the metadata, which is there from the beginning to the end: a lock of its own
+    would have to be removed before the folder takes its name, and a writer killed then looks alive.
+    """
+    for attempt in range(5):
+        folder = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
+        folder.mkdir()
+        lock = DirectoryLock(folder, METADATA_FILE)
+        try:
+            lock.__enter__()
+            # Before it was locked, another writer may have taken it for abandoned.
+            if (folder / METADATA_FILE).exists():
+                return folder, lock
+            lock.__exit__(None, None, None)
+        except RunError:
+            shutil.rmtree(folder, ignore_errors=True)
+            if attempt == 4:
+                raise
+    raise OSError("others take its folder for abandoned")
+
+
 def _remove_abandoned(target: Path) -> None:
     """Removes what killed writers of the same store left: folders whose lock nobody holds."""
     for folder in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
-        # One without a lock was made this very moment, or has nothing in it.
-        if not (folder / LOCK).exists():
+        if not (folder / METADATA_FILE).exists():
+            with contextlib.suppress(OSError):
+                folder.rmdir()
             continue
-        with contextlib.suppress(RunError), DirectoryLock(folder) as lock:
+        with contextlib.suppress(RunError), DirectoryLock(folder, METADATA_FILE) as lock:
             if lock.held:
                 shutil.rmtree(folder, ignore_errors=True)
 

@@ -13,6 +13,7 @@ from scmkit.assembly import build, named_key
 from scmkit.blame import blaming
 from scmkit.conditioning import GuidanceEmbedding
 from scmkit.errors import RunError, UsageError
+from scmkit.files import make_directory
 from scmkit.locks import DirectoryLock
 from scmkit.model import Model
 from scmkit.plugin import Slot
@@ -51,15 +52,15 @@ def train(
     if name is not None:
         refuse_begun(Path(out) / name)  # Before the lock, which leaves its file.
         with _locked(Path(out) / name, reporter):
-            return _advance(Run.create(Path(out) / name, recipe), reporter)
+            run = Run.create(Path(out) / name, recipe)
+            _recover(run, reporter)  # A start killed before there was a recipe.
+            return _advance(run, reporter)
     while True:
         path = Path(out) / _free_name(Path(out), recipe)
         try:
-            path.mkdir(parents=True)
+            make_directory(path, exist_ok=False)
         except FileExistsError:
             continue  # Another process was faster: the next number is ours.
-        except OSError as error:
-            raise RunError(f"run '{path}' cannot be created: {error.strerror}") from error
         with _locked(path, reporter):
             return _advance(Run.create(path, recipe), reporter)
 
@@ -103,10 +104,7 @@ def resume(
 @contextlib.contextmanager
 def _locked(path: Path, reporter: Reporter) -> Iterator[None]:
     """Hold a run's directory, made if need be, against other processes."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"run '{path}' cannot be created: {error.strerror}") from error
+    make_directory(path)
     with DirectoryLock(path) as lock:
         if not lock.held:
             reporter.message(
@@ -117,8 +115,8 @@ def _locked(path: Path, reporter: Reporter) -> Iterator[None]:
 
 def _recover(run: Run, reporter: Reporter) -> None:
     """Remove what a crash left half written, and set aside what is damaged."""
-    for pattern in ("recipe.json.*.tmp", "metrics.jsonl.*.tmp", "samples/[0-9]*.png.*.tmp"):
-        for path in run.path.glob(pattern):
+    for name in ("recipe.json", "metrics.jsonl", "samples/[0-9]*.png", "nonfinite/[0-9]*.json"):
+        for path in run.path.glob(f"{name}.*.tmp"):
             with contextlib.suppress(OSError):
                 path.unlink()
     for line in checkpoint.recover(run.checkpoints):

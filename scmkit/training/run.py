@@ -9,8 +9,8 @@ import equinox as eqx
 import jax.random as jr
 
 from scmkit.assembly import build_model
-from scmkit.errors import RunError, UsageError
-from scmkit.files import write_text
+from scmkit.errors import CheckpointError, UsageError
+from scmkit.files import make_directory, write_text
 from scmkit.locks import LOCK
 from scmkit.model import Model
 from scmkit.recipe import Recipe, TeacherRecord, read_run_recipe
@@ -41,10 +41,7 @@ class Run:
         Raises `UsageError` if the path is taken, `RunError` if it cannot be written.
         """
         refuse_begun(path)
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RunError(f"run '{path}' cannot be created: {error.strerror}") from error
+        make_directory(path)
         run = Run(path, recipe)
         run.write_recipe(recipe)
         return run
@@ -92,7 +89,17 @@ class Run:
         """The averaged model of the newest checkpoint; raises `CheckpointError`."""
         latest = checkpoint.latest(self.checkpoints)
         skeleton = eqx.filter_eval_shape(build_model, self.recipe, key=jr.key(0))
-        return checkpoint.restore(latest, skeleton, prefix="players/generator/ema")
+        try:
+            return checkpoint.restore(latest, skeleton, prefix="players/generator/ema")
+        except CheckpointError as error:
+            known = [
+                self.checkpoints / f"{step:08d}" for step in checkpoint.steps(self.checkpoints)
+            ]
+            if checkpoint.problem(latest) is None or all(map(checkpoint.problem, known)):
+                raise
+            raise CheckpointError(
+                f"{error}, and `scmkit resume {self.path}` goes on from there"
+            ) from error
 
     @property
     def diffusion_model(self) -> Model:
