@@ -1,19 +1,20 @@
-"""Files of strangers, made wrong at random: every reader answers by a `ScmkitError`, in time and in bounds.
+"""Files of strangers, made wrong: every reader answers by a `ScmkitError`, in time and in bounds.
 
     python benchmarks/fuzz.py --inputs 100000 --out benchmarks/results/fuzz.json
     python benchmarks/fuzz.py --replay TARGET FILE
-    python benchmarks/fuzz.py --atheris TARGET --inputs 100000    # guided by coverage, where it is installed
 
-What fails is kept as a file in `--failures`, with the command that replays it. Targets are those of
+Guided by coverage where atheris is installed (`pip install atheris`), else or with `--plain` by mutations at
+random. What fails is kept in `--failures`, with the command that replays it. Targets are those of
 `tests/fuzz_targets.py`, which the tests run for a moment.
 """
 
 import argparse
-import collections
-import importlib
-import random
-import resource
-import signal
+import importlib.metadata
+import importlib.util
+import json
+import re
+import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -24,121 +25,50 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from common import write
 
-SECONDS = 10.0
-"""CPU time of an input after which it hangs."""
 
-MEMORY = 2 << 30
-"""Bytes beyond those before the first input that an input may map."""
-
-
-class Hang(BaseException):
-    """An input that takes too long."""
-
-
-def _stop(*_: object) -> None:
-    raise Hang(f"over {SECONDS} s of CPU time")
-
-
-def attempt(run: Any, data: bytes, folder: Path) -> tuple[str, BaseException | None]:
-    """How a target answers, and the exception where that is wrong."""
-    from scmkit.errors import ScmkitError
-
-    signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS)
-    try:
-        run(data, folder)
-    except ScmkitError as error:
-        if "\n" in str(error):
-            return "failed", ValueError(f"an error of several lines: {str(error)!r}")
-        return type(error).__name__, None
-    except (Exception, Hang) as error:
-        return "failed", error
-    finally:
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-    return "read", None
-
-
-def peak() -> int:
-    """The most memory that this process held so far, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def fuzz(name: str, inputs: int, seed: int, failures: Path) -> dict[str, Any]:
-    """One target, `inputs` times."""
-    from fuzz_mutations import mutated  # pyright: ignore[reportMissingImports]
-    from fuzz_targets import TARGETS  # pyright: ignore[reportMissingImports]
-
-    target, chance = TARGETS[name], random.Random(f"{name} {seed}")
-    seeds, answers = target.seeds(), collections.Counter[str]()
-    failed: dict[str, str] = {}
-    slowest, grown = 0.0, 0
+def fuzz(name: str, inputs: int, seed: int, failures: Path, plain: bool) -> dict[str, Any]:
+    """One target, `inputs` times, in a process of its own."""
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        for i in range(inputs):
-            data = mutated(chance.choice(seeds), chance) if i >= len(seeds) else seeds[i]
-            before, began = peak(), time.thread_time()
-            # Kept first, for what ends the process.
+        folder, began = Path(temporary), time.monotonic()
+        child = subprocess.run(
+            [
+                *(sys.executable, str(Path(__file__).with_name("fuzz_target.py"))),
+                *(name, str(inputs), str(seed), temporary, *["--plain"] * plain),
+            ],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+        report = folder / "report.json"
+        if not report.exists():
+            sys.exit(f"{name}: did not start\n{child.stderr[-2000:]}")
+        found = json.loads(report.read_text())
+        if child.returncode:
+            last = (child.stderr.strip().splitlines() or [""])[-1]
+            found["failures"][f"ended by {child.returncode}: {last[:200]!r}"] = folder / "current"
+        for i, (what, file) in enumerate(found["failures"].items()):
             failures.mkdir(parents=True, exist_ok=True)
-            (failures / "current").write_bytes(data)
-            answer, error = attempt(target.run, data, folder)
-            slowest = max(slowest, time.thread_time() - began)
-            grown = max(grown, peak() - before)
-            answers[answer] += 1
-            if error is not None:
-                trace = error.__traceback__
-                while trace is not None and trace.tb_next is not None:
-                    trace = trace.tb_next
-                line = "" if trace is None else f"{trace.tb_frame.f_code.co_name}:{trace.tb_lineno}"
-                where = f"{type(error).__name__} in {line}"
-                if where not in failed:
-                    file = failures / f"{name}-{len(failed)}"
-                    file.write_bytes(data)
-                    failed[where] = f"python benchmarks/fuzz.py --replay {name} {file}"
-                    print(f"  {where}: {str(error)[:120]!r}\n  {failed[where]}", flush=True)
-    (failures / "current").unlink(missing_ok=True)
-    return {
-        "inputs": inputs,
-        "answers": dict(answers),
-        "failures": failed,
-        "slowest_ms": round(1000 * slowest, 1),
-        "largest_growth_mib": round(grown / 2**20, 1),
-    }
-
-
-def guided(name: str, inputs: int) -> None:
-    """One target by atheris, which ends the process itself."""
-    atheris: Any = importlib.import_module("atheris")
-
-    with atheris.instrument_imports(include=["scmkit"]):
-        from fuzz_targets import TARGETS  # pyright: ignore[reportMissingImports]
-    folder = Path(tempfile.mkdtemp())
-    corpus = folder / "corpus"
-    corpus.mkdir()
-    for i, data in enumerate(TARGETS[name].seeds()):
-        (corpus / str(i)).write_bytes(data)
-
-    def one(data: bytes) -> None:
-        _, error = attempt(TARGETS[name].run, data, folder)
-        if error is not None:
-            raise error
-
-    atheris.Setup([sys.argv[0], f"-runs={inputs}", "-max_len=65536", str(corpus)], one)
-    atheris.Fuzz()
+            kept = Path(shutil.copy(file, failures / f"{name}-{i}"))
+            found["failures"][what] = f"python benchmarks/fuzz.py --replay {name} {kept}"
+            print(f"  {what}\n  {found['failures'][what]}", flush=True)
+    found["seconds"] = round(time.monotonic() - began)
+    # Branches reached, and those by how often: libFuzzer's last line.
+    if coverage := re.findall(r"cov: (\d+) ft: (\d+) corp: (\d+)", child.stderr):
+        found |= dict(zip(("edges", "features", "corpus"), map(int, coverage[-1]), strict=True))
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--inputs", type=int, default=100_000)
     parser.add_argument("--targets", nargs="*")
+    parser.add_argument("--plain", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--failures", type=Path, default=Path("fuzz-failures"))
     parser.add_argument("--replay", nargs=2, metavar=("TARGET", "FILE"))
-    parser.add_argument("--atheris", metavar="TARGET")
     args = parser.parse_args()
-    signal.signal(signal.SIGVTALRM, _stop)
-    if args.atheris:
-        guided(args.atheris, args.inputs)
-        return
     from fuzz_targets import TARGETS  # pyright: ignore[reportMissingImports]
 
     if args.replay:
@@ -146,26 +76,29 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             TARGETS[name].run(Path(file).read_bytes(), Path(folder))
         return
+    plain = args.plain or importlib.util.find_spec("atheris") is None
     names = args.targets or list(TARGETS)
-    # Started now, so that the limit counts inputs and no thread pools.
-    fuzz("checkpoint-zarr", 1, 0, args.failures)
-    fuzz("recipe-json", 1, 0, args.failures)
-    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (mapped + MEMORY, resource.RLIM_INFINITY))
-    results, summary, failed = {}, {}, 0
-    for name in names:
-        results[name] = found = fuzz(name, args.inputs // len(names), args.seed, args.failures)
+    engine = "plain" if plain else f"atheris {importlib.metadata.version('atheris')}"
+    results, summary = {}, {"engine": engine}
+    for i, name in enumerate(names):
+        inputs = args.inputs // len(names) + (i < args.inputs % len(names))
+        results[name] = found = fuzz(name, inputs, args.seed, args.failures, plain)
+        edges = "" if plain else f"{found.get('edges', 0):6} edges"
         print(
-            f"{name:16} {found['inputs']:7} {found['slowest_ms']:8} ms  {found['answers']}",
+            f"{name:16} {found['inputs']:7} in {found['seconds']:4} s {found['slowest_ms']:8} ms "
+            f"{edges}  {found['answers']}",
             flush=True,
         )
         # After each target, so that a long run that is cut short is of use.
-        total = sum(one["inputs"] for one in results.values())
-        failed = sum(len(one["failures"]) for one in results.values())
-        summary = {"inputs": total, "failed": failed, "peak_mib": round(peak() / 2**20)}
+        summary |= {
+            "inputs": sum(one["inputs"] for one in results.values()),
+            "failed": sum(len(one["failures"]) for one in results.values()),
+            "slowest_ms": max(one["slowest_ms"] for one in results.values()),
+            "peak_mib": max(one["peak_mib"] for one in results.values()),
+        }
         write(args.out, {**summary, "targets": results})
     print(summary)
-    sys.exit(bool(failed))
+    sys.exit(bool(summary["failed"]))
 
 
 if __name__ == "__main__":

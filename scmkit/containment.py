@@ -1,14 +1,23 @@
-"""What files may say: names that stay in their folder, and JSON within bounds."""
+"""What files may say: names that stay in their folder, and JSON and TOML within bounds."""
 
 import json
+import os
+import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
 LARGEST = 64 << 20
-"""Bytes of a file of JSON or TOML; a thousand times what any real one has."""
+"""Bytes of a file of JSON; ten times what the manifest of the largest network has."""
+
+LARGEST_TOML = 1 << 20
+"""Characters of TOML, which people write: so much is parsed in a second."""
 
 DEEPEST = 100
 """Levels of lists and tables within one another."""
+
+RATIO, SMALL = 50, 64 << 20
+"""Unpacked in memory, a file may grow by this factor; below this size in bytes, by any."""
 
 
 def inside(root: Path, name: str) -> Path:
@@ -44,10 +53,17 @@ def read_bounded(path: Path) -> str:
     if path.exists() and not path.is_file():
         raise ValueError("it is no regular file")
     with path.open("rb") as file:
-        content = file.read(LARGEST + 1)
-    if len(content) > LARGEST:
-        raise ValueError(f"it is larger than {LARGEST >> 20} MiB")
-    return content.decode("utf-8")
+        size = os.fstat(file.fileno()).st_size
+        if size > LARGEST:
+            raise ValueError(f"it is larger than {LARGEST >> 20} MiB")
+        return file.read(size).decode("utf-8")
+
+
+def unpacked(path: Path, size: int) -> str | None:
+    """What is wrong with holding `size` bytes of a compressed file in memory at once, if anything."""
+    if size <= max(SMALL, RATIO * path.stat().st_size):
+        return None
+    return f"unpacked takes {size} bytes, over {RATIO} times the file's; it may be malicious"
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -58,6 +74,26 @@ def parse_json(text: str | bytes) -> Any:
 
     try:
         value = json.loads(text, parse_constant=refused)
+    except RecursionError:
+        raise ValueError(f"it is nested deeper than {DEEPEST} levels") from None
+    check_depth(value)
+    return value
+
+
+_LONG_KEY = re.compile(
+    rf"""(?<![\w-])((?:[\w-]++|"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){{{DEEPEST}}}"""
+)
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """TOML; raises `ValueError` also for what is too large or nested too deeply."""
+    if len(text) > LARGEST_TOML:
+        raise ValueError(f"it is larger than {LARGEST_TOML >> 20} MiB")
+    # The time that the parser takes for a key grows with the square of the dots in it.
+    if _LONG_KEY.search(text):
+        raise ValueError(f"it has a key of over {DEEPEST} parts")
+    try:
+        value = tomllib.loads(text)
     except RecursionError:
         raise ValueError(f"it is nested deeper than {DEEPEST} levels") from None
     check_depth(value)

@@ -53,8 +53,8 @@ def digest(dataset: AbstractDataset) -> str:
     if not isinstance(dataset, Store):
         return _digest(dataset)
     remembered = cache_directory() / "digests" / _fingerprint(dataset)
-    if remembered.is_file() and len(known := remembered.read_text("utf-8", "replace")) == 64:
-        return known
+    if remembered.is_file() and remembered.stat().st_size == 64:
+        return remembered.read_text("utf-8", "replace")
     found = _digest(dataset)
     try:
         write_text(remembered, found)

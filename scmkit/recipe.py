@@ -1,13 +1,12 @@
 """Recipes: which plugin fills which slot with which options, as data."""
 
 import dataclasses
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from scmkit.containment import check_depth, exists, parse_json, read_bounded
+from scmkit.containment import exists, parse_json, parse_toml, read_bounded
 from scmkit.discovery import Entry, find
 from scmkit.errors import OptionError, RunError, UsageError
 from scmkit.interfaces import DataSpec
@@ -180,10 +179,9 @@ def read_recipe(path: Path) -> RecipeFile:
     (`[settings.scd]`). Raises `OptionError` naming the file and what is wrong.
     """
     try:
-        text = read_bounded(path)
-        raw = tomllib.loads(text) if path.suffix == ".toml" else parse_json(text)
-        check_depth(raw)
-    except (OSError, ValueError, RecursionError) as error:
+        parse = parse_toml if path.suffix == ".toml" else parse_json
+        raw = parse(read_bounded(path))
+    except (OSError, ValueError) as error:
         raise OptionError(f"recipe file '{path}' cannot be read: {error}") from None
     if not isinstance(raw, dict):
         raise OptionError(f"recipe file '{path}' must hold a table, not a {type(raw).__name__}")

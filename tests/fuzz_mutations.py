@@ -5,6 +5,7 @@ import json
 import random
 import warnings
 import zipfile
+from collections.abc import Callable
 from typing import Any
 
 ODD = (None, True, -1, 0, 1 << 31, 1 << 63, 10**40, 1e308, float("nan"), "", "..", "/etc/passwd")
@@ -21,6 +22,8 @@ ODD += (
     "1e999",
     "gzip",
 )
+DEEP = "deep"
+"""Stands for what is nested so deeply that `json.dumps` would not write it."""
 TOKENS = (
     b"\0",
     b"\xff" * 8,
@@ -36,29 +39,18 @@ TOKENS = (
 TOKENS += (
     b"[" * 2000,
     b'{"a":' * 2000,
-    b"a." * 500,
+    b"a." * 50_000,
     b"cos\nsystem\n",
     b"\x93NUMPY",
     b"PK\3\4",
     b"R",
     b".",
 )
+METHODS = (zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA)
 
 
-def mutated(data: bytes, random: random.Random) -> bytes:
-    """The data with one to four changes."""
-    for _ in range(random.choice((1, 1, 2, 4))):
-        kind = random.random()
-        changed = None
-        if kind < 0.5 and data[:1] in (b"{", b"["):
-            changed = _json(data, random)
-        elif kind < 0.5 and data.startswith(b"PK"):
-            changed = _zip(data, random)
-        data = _bytes(data, random) if changed is None else changed
-    return data
-
-
-def _bytes(data: bytes, random: random.Random) -> bytes:
+def changed(data: bytes, random: random.Random) -> bytes:
+    """The data with some bytes changed."""
     at, length = random.randrange(len(data) + 1), random.choice((1, 1, 2, 4, 8, 64))
     kind = random.randrange(6)
     if kind == 0:
@@ -73,6 +65,32 @@ def _bytes(data: bytes, random: random.Random) -> bytes:
         return data[:at] + random.randbytes(length) + data[at + length :]
     flipped = bytes(b ^ 1 << random.randrange(8) for b in data[at : at + 1])
     return data[:at] + flipped + data[at + 1 :]
+
+
+Change = Callable[[bytes, random.Random], bytes]
+
+
+def mutated(data: bytes, random: random.Random, change: Change = changed) -> bytes:
+    """The data with one to four changes; `change` makes those of bytes."""
+    for _ in range(random.choice((1, 1, 2, 4))):
+        inner = None
+        if random.random() < 0.5:
+            if data[:1] in (b"{", b"["):
+                inner = _json(data, random)
+            elif data[8:9] == b"{":
+                inner = _framed(data, random, change)
+            elif data.startswith(b"PK"):
+                inner = _zip(data, random, change)
+        data = change(data, random) if inner is None else inner
+    return data
+
+
+def _framed(data: bytes, random: random.Random, change: Change) -> bytes:
+    """Safetensors: the length of JSON, that, and the rest; the length fits what has become of it."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = data[8:end]
+    inner = _json(header, random) or change(header, random)
+    return len(inner).to_bytes(8, "little") + inner + data[end:]
 
 
 def _json(data: bytes, random: random.Random) -> bytes | None:
@@ -90,7 +108,7 @@ def _json(data: bytes, random: random.Random) -> bytes | None:
     if not places:
         return None
     node, key = random.choice(places)
-    kind = random.randrange(4)
+    kind = random.randrange(5)
     if kind == 0:
         del node[key]
     elif kind == 1 and isinstance(node, dict):
@@ -100,15 +118,17 @@ def _json(data: bytes, random: random.Random) -> bytes | None:
         # A copy: a value within itself is no JSON.
         node[key] = json.loads(json.dumps(other[where])) if where in _keys(other) else None
     else:
-        node[key] = random.choice(ODD)
-    return json.dumps(value).encode()
+        node[key] = random.choice(ODD) if kind == 3 else DEEP
+    levels, (start, end) = random.choice((200, 100_000)), random.choice(("[]", ('{"":', "0}")))
+    nested = start * levels + end[:-1] + end[-1] * levels
+    return json.dumps(value).replace(f'"{DEEP}"', nested).encode()
 
 
 def _keys(node: Any) -> Any:
     return range(len(node)) if isinstance(node, list) else node
 
 
-def _zip(data: bytes, random: random.Random) -> bytes | None:
+def _zip(data: bytes, random: random.Random, change: Change) -> bytes | None:
     buffer = io.BytesIO()
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(buffer, "w") as new:
@@ -117,12 +137,13 @@ def _zip(data: bytes, random: random.Random) -> bytes | None:
             for name in names:
                 content = old.read(name)
                 if name == chosen:
-                    content = _bytes(content, random)
+                    content = change(content, random)
                     if random.random() < 0.1:
                         name = random.choice(("../x.npy", "/x.npy", "", *names))
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
-                    new.writestr(name, content)
+                    method = random.choice((zipfile.ZIP_STORED,) * 6 + METHODS)
+                    new.writestr(name, content, method)
     # Whatever zipfile raises for an archive that changes before have broken.
     except Exception:
         return None

@@ -15,9 +15,9 @@ from test_training import Reporter
 from scmkit import Recipe
 from scmkit.benchmarking import Cell, Plan, Result, bench, summarise, table_of
 from scmkit.benchmarking.plan import plain, teacher_path
-from scmkit.benchmarking.running import row_of
+from scmkit.benchmarking.running import _kept, row_of
 from scmkit.benchmarking.summary import estimate
-from scmkit.errors import Interrupted, OptionError, PluginError, UsageError
+from scmkit.errors import Interrupted, OptionError, PluginError, RunError, UsageError
 from scmkit.evaluation import REAL, Row
 
 TINY = {
@@ -89,6 +89,18 @@ def test_finished_runs_are_neither_trained_nor_measured_again(finished, monkeypa
     reporter = Reporter()
     assert bench(PLAN, out, reporter=reporter) == results
     assert reporter.names == []
+
+
+def test_a_measurement_that_is_damaged_is_named(finished):
+    out, _, _ = finished
+    [file] = [f for f in out.rglob("*.json") if "asked" in f.read_text()][:1]
+    whole = file.read_text()
+    asked = json.loads(whole)["asked"]
+    for content in ("[", "3", "{}", "[" * 5000, json.dumps({"asked": asked, "rows": [{}]})):
+        file.write_text(content)
+        with pytest.raises(RunError, match="remove it to measure again"):
+            _kept(file, asked)
+    file.write_text(whole)
 
 
 def test_a_run_that_fails_loses_no_other(finished, tmp_path, monkeypatch):

@@ -391,6 +391,23 @@ def test_errors_are_one_line_and_exit_2(scmkit, run, tmp_path, monkeypatch, argv
     assert list(tmp_path.iterdir()) == []
 
 
+def test_images_to_edit_that_are_damaged(scmkit, run, tmp_path):
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (%s,), }\n"
+    (tmp_path / "claim.npy").write_bytes(npy(header % b"99999999999"))
+    (tmp_path / "deep.npy").write_bytes(npy(b"-" * 9000 + b"1"))
+    # Pillow refuses that size with an error of its own kind.
+    (tmp_path / "large.pgm").write_bytes(b"P5 20000 20000 255\n")
+    for name in ("claim.npy", "deep.npy", "large.pgm"):
+        code, _, err = scmkit("edit", "stroke", run, "--image", tmp_path / name)
+        assert code == 2, err
+        assert f"{name}' cannot be read as an image" in err
+        assert "Traceback" not in err
+
+
+def npy(header: bytes) -> bytes:
+    return b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header
+
+
 def test_debug_shows_the_traceback(run):
     command = [sys.executable, "-c", "from scmkit_cli.main import main; main()"]
     done = subprocess.run(

@@ -7,6 +7,7 @@ import math
 import struct
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 from typing import Any
 
@@ -19,6 +20,7 @@ from PIL import Image
 from scmkit_cli.data import app, describe
 from typer.testing import CliRunner
 
+from scmkit import containment
 from scmkit.data import Store, import_data
 from scmkit.data.importing import source as blocks
 from scmkit.data.importing.idx import open_idx
@@ -402,6 +404,54 @@ def test_npz_bytes_that_are_wrong_are_a_data_error(tmp_path, data):
         pass
 
 
+@pytest.fixture
+def small(monkeypatch):
+    """Files that are small enough to unpack to anything are those of no bytes."""
+    monkeypatch.setattr(containment, "SMALL", 0)
+
+
+def compressed(path, **arrays):
+    np.savez_compressed(path, **arrays)
+    return path
+
+
+def test_npz_of_which_one_sample_or_the_labels_fill_the_memory(tmp_path, small):
+    path = tmp_path / "in.npz"
+    refused(
+        compressed(path, x=Z((2, 10**6), np.uint8)), tmp_path, "sample of it unpacked takes 1000000"
+    )
+    # Many samples may: they are read a few at a time.
+    assert (
+        import_data(compressed(path, x=Z((10**5, 10), np.uint8)), tmp_path / "a").size("train") > 0
+    )
+    labelled = {"x": Z((10**5, 1), np.uint8), "y": Z(10**5, int)}
+    refused(
+        compressed(path, **labelled), tmp_path, "'y' of labels unpacked takes 800000 bytes, over 50"
+    )
+
+
+def test_npz_of_other_compressions(tmp_path):
+    for method in (zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2):
+        with zipfile.ZipFile(tmp_path / "in.npz", "w", method) as archive:
+            archive.writestr("x.npy", npy_header((2, 3)) + bytes(6))
+        refused(
+            tmp_path / "in.npz", tmp_path, "'x' is damaged (it is compressed in an unknown way)"
+        )
+
+
+def test_npz_headers_that_claim_the_memory(tmp_path):
+    claims = b"\x93NUMPY\2\0" + struct.pack("<I", 60_000_000) + bytes(60_000_000)
+    with zipfile.ZipFile(
+        tmp_path / "in.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1
+    ) as archive:
+        archive.writestr("x.npy", claims)
+    tracemalloc.start()
+    refused(tmp_path / "in.npz", tmp_path, "'x' is damaged (its header is none of a plain array)")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10_000_000
+
+
 # IDX files
 
 
@@ -483,6 +533,16 @@ def test_idx_headers_are_checked_before_anything_is_read(tmp_path, shape, size, 
     else:
         with pytest.raises(DataError, match=r"make|leave no samples"):
             open_idx(path)
+
+
+def test_idx_of_which_one_image_or_the_labels_fill_the_memory(tmp_path, small):
+    path = tmp_path / "images-idx3.gz"
+    write(path, idx(np.zeros((2, 1000, 1000), np.uint8)))
+    refused(path, tmp_path, path, "an image unpacked takes 1000000 bytes, over 50 times the file's")
+    write(path, idx(np.zeros((10**5, 1, 10), np.uint8)))
+    assert import_data(path, tmp_path / "a").size("train") > 0
+    write(tmp_path / "labels-idx1.gz", idx(np.zeros(10**5, np.uint8)))
+    refused(path, tmp_path, "labels-idx1.gz", "all of it unpacked takes 100000 bytes")
 
 
 @anything

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from scmkit_cli.options import counts
 
 import scmkit
-from scmkit import compose
+from scmkit import compose, containment
 from scmkit.benchmarking import Cell
 from scmkit.containment import check_depth, inside, parse_json
 from scmkit.data import Store
@@ -226,19 +226,161 @@ def test_names_that_are_too_long():
         compose(["diffusion"], data="x" * 5000)
 
 
+LARGE = 48 << 20
+"""Bytes of memory that no small file has reason to take."""
+
+
+def taken(read, *args) -> int:
+    """By how many bytes the process grows at most while a file is read, or refused in a line."""
+    before = resident(reset=True)
+    try:
+        read(*args)
+    except ScmkitError as error:
+        assert "\n" not in str(error)  # noqa: PT017
+    return resident() - before
+
+
+def resident(*, reset: bool = False) -> int:
+    """The most memory that the process has held since it was asked to forget that; Linux alone counts so."""
+    if sys.platform != "linux":
+        return 0
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5")
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+
+
 @pytest.mark.parametrize("name", TARGETS)
 def test_mutated_files_give_errors_of_one_line(tmp_path, name):
     chance, target = random.Random(name), TARGETS[name]
     seeds = target.seeds()
-    for data in seeds:
-        target.run(data, tmp_path)
+    usual = max(taken(target.run, data, tmp_path) for data in seeds)
     for _ in range(80):
         data, began = mutated(chance.choice(seeds), chance), time.thread_time()
-        try:
-            target.run(data, tmp_path)
-        except ScmkitError as error:
-            assert "\n" not in str(error)  # noqa: PT017
+        assert taken(target.run, data, tmp_path) < usual + LARGE
         assert time.thread_time() - began < 10
+
+
+# Any JSON in any place
+
+
+def places(value, way=()):
+    """The ways to everything within lists and tables."""
+    yield way
+    if isinstance(value, dict | list):
+        for key in range(len(value)) if isinstance(value, list) else value:
+            yield from places(value[key], (*way, key))
+
+
+def put(value, way, new):
+    """`value` with `new` in one place."""
+    if not way:
+        return new
+    copy = value.copy()
+    copy[way[0]] = put(value[way[0]], way[1:], new)
+    return copy
+
+
+ANY = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+DOCUMENTS = (
+    "recipe-json",
+    "store-json",
+    "store-zarr",
+    "manifest",
+    "checkpoint-zarr",
+    "metrics",
+    "safetensors",
+)
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_any_json_in_any_place_is_read_or_refused_in_a_line(tmp_path, name, data):
+    seed, frame = TARGETS[name].seeds()[0], name == "safetensors"
+    # Safetensors are a length, JSON of that length, and arrays; metrics are lines.
+    end = 8 + int.from_bytes(seed[:8], "little") if frame else len(seed)
+    value = json.loads(
+        seed[8:end] if frame else seed.splitlines()[0] if name == "metrics" else seed
+    )
+    way = data.draw(st.sampled_from(list(places(value))))
+    text = json.dumps(put(value, way, data.draw(ANY))).encode()
+    content = len(text).to_bytes(8, "little") + text + seed[end:] if frame else text
+    taken(TARGETS[name].run, content, tmp_path)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.text(max_size=20) | st.from_regex(r"train\.[a-z_]+=.*", fullmatch=True), max_size=4)
+)
+def test_any_text_for_settings_is_read_or_refused_in_a_line(lines):
+    taken(TARGETS["set"].run, "\n".join(lines).encode("utf-8", "replace"), Path())
+
+
+# Too large, too deep
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("recipe-json", "recipe.json"),
+        ("recipe-toml", "recipe.toml"),
+        ("store-json", "store/scmkit.json"),
+        ("store-zarr", f"store/{fuzz_targets.ZARR}"),
+        ("manifest", f"c/00000001/{MANIFEST}"),
+        ("checkpoint-zarr", "c/00000001/arrays/a/zarr.json"),
+    ],
+)
+def test_texts_are_measured_before_they_are_read(tmp_path, monkeypatch, name, file):
+    target, seed = TARGETS[name], TARGETS[name].seeds()[0]
+    target.run(seed, tmp_path)
+    assert (tmp_path / file).is_file()
+    monkeypatch.setattr(containment, "LARGEST", len(seed) - 1)
+    with pytest.raises(ScmkitError, match="larger than"):
+        target.run(seed, tmp_path)
+
+
+def test_metrics_are_read_by_lines_of_bounded_length(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n')
+    with path.open("r+b") as file:
+        file.truncate(1 << 30)
+    assert taken(lambda: read_metrics(path)) < LARGE
+    assert read_metrics(path) == [{"step": 1}]
+    path.write_text('{"step": 1, "a": ' + "[" * 500 + "]" * 500 + "}\n")
+    assert read_metrics(path) == []
+    path.unlink()
+    os.mkfifo(path)
+    assert read_metrics(path) == []
+
+
+def test_keys_of_thousands_of_parts_take_no_time(tmp_path):
+    path, parts = tmp_path / "r.toml", 100_000
+    for key in ("a." * parts, "'.' . " * parts, '"\\"". ' * parts, "[" + "a-1\t.\t" * parts):
+        path.write_text("x = 1\n" + key + ("b]\n" if key.startswith("[") else "b = 1\n"))
+        began = time.thread_time()
+        with pytest.raises(OptionError, match="a key of over 100 parts"):
+            read_recipe(path)
+        assert time.thread_time() - began < 2
+    many = ", ".join(f"{i}.5" for i in range(300))
+    path.write_text(f'plugins = ["x"]\nsettings.x = {{a = [{many}], b = "{"../" * 200}"}}\n')
+    assert len(read_recipe(path).settings["x.a"]) == 300
+
+
+@pytest.mark.parametrize("place", ["attributes", "fill_value", "codecs"])
+def test_metadata_of_a_checkpoint_nested_beyond_the_stack(tmp_path, place):
+    content = json.loads(TARGETS["checkpoint-zarr"].seeds()[0]) | {place: "deep"}
+    text = json.dumps(content).replace('"deep"', "[" * 100_000 + "]" * 100_000)
+    with pytest.raises(CheckpointError, match="nested deeper"):
+        fuzz_targets.checkpoint_zarr(text.encode(), tmp_path)
 
 
 # Nothing is executed

@@ -241,12 +241,13 @@ def _samples(
 def _read(file: Path, shape: tuple[int, ...]) -> "np.ndarray":
     """A picture or an array as images in [-1, 1] of a shape."""
     import numpy as np
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     channels, height, width = shape
     try:
         if file.suffix == ".npy":
-            x = np.load(file, allow_pickle=False).astype(np.float32)
+            # Mapped, so that a header that claims more than the file holds is refused before memory is taken.
+            x = np.load(file, mmap_mode="r", allow_pickle=False).astype(np.float32)
             x = x[None] if x.ndim == 3 else x
             if x.shape[1:] != shape or not np.abs(x).max(initial=0) <= 1:
                 raise UsageError(f"'{file}' holds {x.shape}, not images {shape} in [-1, 1]")
@@ -255,7 +256,10 @@ def _read(file: Path, shape: tuple[int, ...]) -> "np.ndarray":
             fitting = picture.convert("L" if channels == 1 else "RGB")
             # Of a smaller picture every pixel becomes a block, of a larger one every block a pixel.
             pixels = np.asarray(fitting.resize((width, height), Image.Resampling.BOX))
-    except (OSError, ValueError, UnidentifiedImageError) as error:
+    except UsageError:
+        raise
+    # What damaged files make numpy and Pillow raise has no common base.
+    except Exception as error:
         raise UsageError(f"'{file}' cannot be read as an image: {error}") from None
     x = pixels.reshape(height, width, -1).transpose(2, 0, 1)[None]
     return x.astype(np.float32) / np.float32(127.5) - np.float32(1)

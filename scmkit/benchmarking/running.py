@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from scmkit.benchmarking.plan import Cell, Plan, teacher_path
+from scmkit.containment import read_bounded
 from scmkit.errors import Interrupted, Preempted, RunError, ScmkitError, UsageError
 from scmkit.evaluation import Row, evaluate
 from scmkit.files import write_text
@@ -119,9 +120,8 @@ def _measured(plan: Plan, cell: Cell, run: Run, progress: Callable[[str], None])
         "baselines": cell.method == plan.methods[0],
     }
     file = run.path.with_name(f"{run.path.name}.json")
-    kept = _read(file)
-    if kept.get("asked") == asked:
-        return [row_of(raw) for raw in kept["rows"]]
+    if (kept := _kept(file, asked)) is not None:
+        return kept
     progress("measuring ...")
     given = {"metrics": plan.metrics, "features": plan.features}
     extra: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
@@ -138,13 +138,16 @@ def _measured(plan: Plan, cell: Cell, run: Run, progress: Callable[[str], None])
     return rows
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _kept(file: Path, asked: dict[str, Any]) -> list[Row] | None:
+    """The rows in a file, if it answers what is asked."""
     if not file.exists():
-        return {}
+        return None
     try:
-        return json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise RunError(f"'{file}' cannot be read: {error}; remove it to measure again") from None
+        kept = json.loads(read_bounded(file))
+        return [row_of(raw) for raw in kept["rows"]] if kept["asked"] == asked else None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise RunError(f"'{file}' cannot be read: {reason}; remove it to measure again") from None
 
 
 def row_of(raw: Mapping[str, Any]) -> Row:

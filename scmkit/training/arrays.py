@@ -14,6 +14,7 @@ import numpy as np
 import tensorstore as ts
 from jaxtyping import PyTree
 
+from scmkit.containment import parse_json, read_bounded
 from scmkit.errors import CheckpointError
 from scmkit.training.manifest import Damage
 
@@ -100,6 +101,8 @@ def read_arrays(
     Raises `Damage`, or `CheckpointError` for 64 bits that jax is not set up to hold. Shapes and
     dtypes are taken to agree.
     """
+    for name in expected:
+        _check_metadata(root, name)
     context = ts.Context()
     opened = {name: ts.open(_spec(root, name), open=True, context=context) for name in expected}
     try:
@@ -111,6 +114,14 @@ def read_arrays(
     except (OSError, ValueError) as error:
         raise Damage(f"cannot be read ({short(error)})") from error
     return {name: _placed(name, stored[name], expected[name], records[name]) for name in expected}
+
+
+def _check_metadata(root: Path, name: str) -> None:
+    """Raises `Damage` for metadata nested so deeply that TensorStore would run out of stack."""
+    try:
+        parse_json(read_bounded(root / FOLDER / name / "zarr.json"))
+    except (OSError, ValueError) as error:
+        raise Damage(f"has an array '{name}' with a damaged 'zarr.json' ({error})") from None
 
 
 def _check_claim(root: Path, name: str, store: Any, record: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from scmkit.containment import inside, parse_json
+from scmkit.containment import inside, parse_json, read_bounded
 
 FORMAT = 1
 """The version of the layout on disk."""
@@ -60,12 +60,14 @@ def commit(
 def read_manifest(root: Path) -> tuple[Manifest, str]:
     """The manifest under `root` and its SHA-256. Raises `Damage`."""
     try:
-        raw = (root / MANIFEST).read_bytes()
+        raw = read_bounded(root / MANIFEST)
     except FileNotFoundError:
         missing = f"has no {MANIFEST}" if root.is_dir() else "does not exist"
         raise Damage(f"{missing}, so it is not a complete checkpoint") from None
     except OSError as error:
         raise Damage(f"{MANIFEST} cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise Damage(f"{MANIFEST} is damaged ({error})") from None
     try:
         document = parse_json(raw)
         digest = document.pop("sha256")
@@ -75,7 +77,7 @@ def read_manifest(root: Path) -> tuple[Manifest, str]:
     if version != FORMAT:
         raise Damage(f"has format {version!r}, and this scmkit reads format {FORMAT}")
     # The first comparison covers what parses to the same content, such as a changed blank.
-    if _encode(document | {"sha256": digest}) != raw or _digest(document) != digest:
+    if _encode(document | {"sha256": digest}) != raw.encode() or _digest(document) != digest:
         raise Damage(f"{MANIFEST} is damaged (its own SHA-256 does not match)")
     del document["format"]
     try:
@@ -143,6 +145,8 @@ def _record(path: Path) -> dict[str, Any]:
 def _problem(path: Path, record: Mapping[str, Any]) -> str | None:
     try:
         size = path.stat().st_size
+        if not path.is_file():
+            return "is no regular file"
         if size != record["size"]:
             return f"has {size} bytes instead of {record['size']}"
         with path.open("rb") as file:

@@ -2,12 +2,16 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from scmkit.containment import check_depth
 from scmkit.errors import RunError
 from scmkit.files import write_text
+
+LONGEST = 1 << 20
+"""Bytes of a line; a real one has some hundred."""
 
 
 class MetricsFile:
@@ -57,19 +61,28 @@ class MetricsFile:
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of a metrics file; a line torn by a crash at its end is dropped."""
-    return read_lines(path)[0]
+    return [line for line in read_lines(path) if line is not None]
 
 
-def read_lines(path: Path) -> tuple[list[dict[str, Any]], int | None]:
-    """The lines of a metrics file up to the first that is none, and that one's number."""
-    lines = []
-    if path.exists():
-        for number, text in enumerate(path.read_bytes().splitlines(), 1):
-            try:
-                line = json.loads(text)
-            except (ValueError, RecursionError):
-                return lines, number
-            if not isinstance(line, dict) or type(line.get("step")) is not int:
-                return lines, number
-            lines.append(line)
-    return lines, None
+def read_lines(path: Path) -> Iterator[dict[str, Any] | None]:
+    """The lines of a metrics file, one at a time; for the first that is none there is `None`, and no more."""
+    if not path.exists():
+        return
+    if not path.is_file():
+        yield None
+        return
+    with path.open("rb") as file:
+        while text := file.readline(LONGEST + 1):
+            line = _line(text)
+            yield line
+            if line is None:
+                return
+
+
+def _line(text: bytes) -> dict[str, Any] | None:
+    try:
+        line = json.loads(text) if len(text) <= LONGEST else None
+        check_depth(line)
+    except (ValueError, RecursionError):
+        return None
+    return line if isinstance(line, dict) and type(line.get("step")) is int else None

@@ -81,7 +81,7 @@ def _digest(run: Path) -> str | None:
 
 def _metrics_problem(path: Path) -> str | None:
     try:
-        _, torn = read_lines(path)
+        torn = next((n for n, line in enumerate(read_lines(path), 1) if line is None), None)
     except OSError as error:
         return f"cannot be read ({error.strerror})"
     return None if torn is None else f"line {torn} is torn or no line of metrics"

@@ -4,10 +4,8 @@ import os
 import zipfile
 from pathlib import Path
 
+from scmkit.containment import RATIO, unpacked
 from scmkit.weights.damage import Unreadable, require, shown
-
-RATIO, SMALL = 50, 64 << 20
-"""An archive may grow by this factor; below this size in bytes, by any."""
 
 
 def entries(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]:
@@ -34,7 +32,7 @@ def entries(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]:
         require(not entry.flag_bits & 1, f"its file {name} is encrypted")
         found[entry.filename] = entry
         total += entry.file_size
-        if total > max(SMALL, RATIO * size):
+        if unpacked(path, total):
             raise Unreadable(
                 f"unpacked it is over {RATIO} times its size, which no weights are; it may be "
                 "malicious, or save it uncompressed"

@@ -1,23 +1,16 @@
 """State dicts as `.npz` files."""
 
+import io
 import math
-import re
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from scmkit.npy import read_header
 from scmkit.weights.archive import entries
 from scmkit.weights.damage import Unreadable, require, shown
-
-_HEADER = re.compile(
-    rb"\{'descr': '([^'\\]{1,9})', 'fortran_order': (True|False), "
-    rb"'shape': \(([0-9, ]{0,400})\), \} *\n"
-)
-"""What numpy writes (NEP 1). No more is parsed, so that nothing is evaluated."""
-
-_NUMBERS = re.compile(r"[<>|](b1|[iu][1248]|f[248]|c8|c16)")
 
 
 def read_npz(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -35,21 +28,18 @@ def read_npz(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 def _array(name: str, content: bytes) -> np.ndarray:
     """An `.npy` file, of which size and checksum are right."""
     name = shown(name.removesuffix(".npy"))
-    require(
-        content[:6] == b"\x93NUMPY" and content[6:8] in (b"\1\0", b"\2\0"), f"{name} is no array"
-    )
-    width = 2 * content[6]
-    start = 8 + width + int.from_bytes(content[8 : 8 + width], "little")
-    header = _HEADER.fullmatch(content[8 + width : start])
-    kind = header[1].decode("latin1") if header else ""
-    if header is None or not _NUMBERS.fullmatch(kind):
+    try:
+        header = read_header(io.BytesIO(content))
+    except ValueError as error:
+        raise Unreadable(f"{name} is no array of numbers ({error}); save a state dict") from None
+    dtype = header.dtype
+    if dtype is None:
         raise Unreadable(
-            f"{name} is no array of numbers but of {shown(kind)}; objects are not unpickled, and bfloat16 "
-            "is saved as .safetensors"
+            f"{name} is no array of numbers but of {shown(header.kind)}; objects are not unpickled, and "
+            "bfloat16 is saved as .safetensors"
         )
-    dtype, shape = np.dtype(kind), tuple(int(n) for n in header[3].split(b",") if n.strip())
-    size = math.prod(shape) * dtype.itemsize
-    require(size == len(content) - start, f"{name} has not the size that it says")
-    flat = np.frombuffer(content, dtype, offset=start)
-    array = flat.reshape(shape, order="F" if header[2] == b"True" else "C")
+    size = math.prod(header.shape) * dtype.itemsize
+    require(size == len(content) - header.start, f"{name} has not the size that it says")
+    flat = np.frombuffer(content, dtype, offset=header.start)
+    array = flat.reshape(header.shape, order="F" if header.fortran else "C")
     return array.astype(dtype.newbyteorder("="), order="C")

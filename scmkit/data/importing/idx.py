@@ -12,6 +12,7 @@ from typing import IO
 import numpy as np
 from jaxtyping import UInt8
 
+from scmkit.containment import unpacked
 from scmkit.data.importing.source import Block, Source, rows_per_block
 from scmkit.errors import DataError
 from scmkit.interfaces import Split
@@ -169,6 +170,11 @@ def _checked_shape(path: Path, dims: int) -> tuple[int, ...]:
             f"{path}: dimensions {shape} make {expected} bytes, found {found} {more}; "
             f"fetch the file again"
         )
+    # What is held at once: one image, or all labels.
+    held = math.prod(shape[1:]) if dims > 1 else shape[0]
+    if problem := unpacked(path, held):
+        kind = "an image" if dims > 1 else "all of it"
+        raise DataError(f"{path}: dimensions {shape}: {kind} {problem}")
     return shape
 
 

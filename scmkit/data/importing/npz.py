@@ -1,23 +1,21 @@
 """An `.npz` file, streamed: nothing is unpickled and no array is loaded whole."""
 
 import math
-import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BufferedIOBase
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from jaxtyping import Int, Shaped
-from numpy.lib import format as npy
 
+from scmkit.containment import unpacked
 from scmkit.data.importing.source import Block, Source, rows_per_block
 from scmkit.data.layout import StoredDtype
 from scmkit.errors import DataError
 from scmkit.interfaces import Split
+from scmkit.npy import read_header
 
 _SAMPLES = {"images": "labels", "x": "y", "arr_0": None}
 _KEYS = "x_train/y_train/x_test/y_test, images/labels, x/y or arr_0"
@@ -40,7 +38,7 @@ class _Member:
             zipfile.ZipFile(self.path) as archive,
             archive.open(self.key + ".npy") as stream,
         ):
-            _read_header(stream)
+            read_header(stream)
             for start in range(0, self.shape[0], rows):
                 shape = (min(rows, self.shape[0] - start), *self.shape[1:])
                 wanted = math.prod(shape) * self.dtype.itemsize
@@ -68,41 +66,38 @@ def _reason(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
-def _read_header(stream: IO[bytes] | BufferedIOBase) -> tuple[tuple[int, ...], bool, np.dtype]:
-    version = npy.read_magic(stream)
-    readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
-    if version not in readers:
-        raise ValueError(f"npy format version {version}")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return readers[version](stream)
-
-
 def _member(archive: zipfile.ZipFile, path: Path, key: str) -> _Member:
     where = f"{path}: array '{key}'"
     with _reading(path, key):
         info = archive.getinfo(key + ".npy")
+        # Others, which numpy never writes, may ask for gigabytes before they unpack a byte.
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ValueError("it is compressed in an unknown way")
         with archive.open(info) as stream:
-            shape, fortran, dtype = _read_header(stream)
-            start = stream.tell()
-    if dtype.hasobject:
+            header = read_header(stream)
+    shape, dtype = header.shape, header.dtype
+    if header.kind.endswith("O"):
         raise DataError(
             f"{where} holds Python objects, which scmkit does not unpickle; "
             f"save it as an array of numbers"
         )
-    if fortran and len(shape) > 1:
+    if dtype is None:
+        raise DataError(f"{where} is {header.kind!r}, no array of numbers; save it as one")
+    if header.fortran and len(shape) > 1:
         raise DataError(
             f"{where} is in Fortran order, which cannot be streamed; "
             f"save np.ascontiguousarray of it"
         )
-    if not shape or min(shape) < 1 or dtype.itemsize < 1:
+    if not shape or min(shape) < 1:
         raise DataError(f"{where} has shape {shape} and holds no samples; save at least one")
-    expected = start + math.prod(shape) * dtype.itemsize
+    expected = header.start + math.prod(shape) * dtype.itemsize
     if info.file_size != expected:
         raise DataError(
             f"{where} is damaged: {info.file_size} bytes, but shape {shape} of {dtype} makes "
             f"{expected}; save the file again"
         )
+    if problem := unpacked(path, math.prod(shape[1:]) * dtype.itemsize):
+        raise DataError(f"{where} has shape {shape}: a sample of it {problem}")
     return _Member(path, key, shape, dtype)
 
 
@@ -208,6 +203,8 @@ def _labels(
             f"{path}: labels '{key}' are {member.dtype} {member.shape}, but '{samples.key}' needs "
             f"integers of shape ({n},)"
         )
+    if problem := unpacked(path, n * member.dtype.itemsize):
+        raise DataError(f"{path}: array '{key}' of labels {problem}")
     values = np.concatenate(list(member.stream())).reshape(n)
     if values.min() < 0 or values.max() > np.iinfo(np.int32).max:
         raise DataError(
