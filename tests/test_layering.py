@@ -41,7 +41,7 @@ LAYERS = [
 
 NARROW = {
     "interfaces": {"types"},
-    "data": {"types", "errors", "interfaces", "files", "locks", "containment"},
+    "data": {"types", "errors", "interfaces", "files", "locks", "containment", "npy"},
 }
 """Those that import even less than their line would let them."""
 
