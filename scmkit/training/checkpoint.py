@@ -71,9 +71,7 @@ def save(
         commit(temporary, step, metadata or {}, leaves)
         _put_in_place(temporary, target)
         shutil.rmtree(directory / f"{DAMAGED}{target.name}", ignore_errors=True)
-        older = [path for other, path in _complete(directory).items() if other < step]
-        for path in older[: len(older) - keep + 1] if 0 < keep <= len(older) else []:
-            _remove(path)
+        _remove_older(directory, step, keep)
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(
             f"checkpoint {target} cannot be written ({short(error)}); free some space or choose "
@@ -151,12 +149,13 @@ def problem(path: Path) -> str | None:
     return None
 
 
-def recover(directory: Path) -> list[str]:
+def recover(directory: Path, *, keep: int = 0) -> list[str]:
     """Finish what a crash left, and set aside the damaged checkpoints newer than the newest good one.
 
     They are renamed to `damaged-STEP`, do not count any more, and go when training has saved that step
-    again. Returns a line on each. Raises `CheckpointError`, having renamed none, if there are
-    checkpoints and none is good, or if the directory cannot be written.
+    again. Of the others the newest `keep` stay, as after `save`. Returns a line on each damaged one.
+    Raises `CheckpointError`, having renamed none, if there are checkpoints and none is good, or if the
+    directory cannot be written.
     """
     damaged: list[tuple[Path, str]] = []
     try:
@@ -173,11 +172,12 @@ def recover(directory: Path) -> list[str]:
             aside = path.with_name(DAMAGED + path.name.removesuffix(_REPLACED))
             shutil.rmtree(aside, ignore_errors=True)
             path.rename(aside)
+        step = max(_complete(directory), default=0)
+        _remove_older(directory, step, keep)
     except OSError as error:
         raise CheckpointError(
             f"{directory} cannot be written ({error.strerror}); make it writable or work on a copy"
         ) from error
-    step = max(_complete(directory), default=0)
     return [
         f"checkpoint {path} {wrong}; it is set aside, and training continues from step {step}"
         for path, wrong in damaged
@@ -202,6 +202,12 @@ def _put_in_place(temporary: Path, target: Path) -> None:
     sync_directory(target.parent)
     if replaced.exists():
         _remove(replaced)
+
+
+def _remove_older(directory: Path, step: int, keep: int) -> None:
+    older = [path for other, path in _complete(directory).items() if other < step]
+    for path in older[: len(older) - keep + 1] if 0 < keep <= len(older) else []:
+        _remove(path)
 
 
 def _remove(path: Path) -> None:
