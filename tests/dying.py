@@ -1,4 +1,4 @@
-"""`python dying.py PREFIX AT LOG ARGV...`: `scmkit ARGV`, killed just before one of its file operations.
+"""`python dying.py PREFIX AT SIGNAL LOG ARGV...`: `scmkit ARGV`, signalled before one of its file operations.
 
 That is the one of number AT, or the first whose line in LOG begins with AT. Those count whose path begins
 with PREFIX: files opened for writing, made durable, renamed and removed, folders made and removed. Writing
@@ -9,7 +9,6 @@ from Python after that, and so a kill can strike between the two.
 import itertools
 import os
 import re
-import signal
 import sys
 
 FOLDER = {"os.rename": 2, "os.mkdir": 2, "os.remove": 1, "os.rmdir": 1}
@@ -17,19 +16,21 @@ FOLDER = {"os.rename": 2, "os.mkdir": 2, "os.remove": 1, "os.rmdir": 1}
 
 
 def main() -> None:
-    prefix, at, log, *argv = sys.argv[1:]
+    prefix, at, number, log, *argv = sys.argv[1:]
     descriptor, count = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), itertools.count(1)
     synced = os.fsync
 
     def note(operation: str, path: str) -> None:
+        nonlocal at
         path = os.path.abspath(path)
         if path.startswith(prefix):
             # Names of temporary files are drawn.
             path = re.sub(r"[0-9a-f]{8}(?=[.](tmp|partial))", "*", path.removeprefix(prefix))
             line = f"{operation} {path}"
             os.write(descriptor, f"{line}\n".encode())
-            if at == str(next(count)) or line.startswith(at):
-                os.kill(os.getpid(), signal.SIGKILL)
+            if at is not None and (at == str(next(count)) or line.startswith(at)):
+                at = None  # Only once: stopped, the process may be told to go on.
+                os.kill(os.getpid(), int(number))
 
     def audit(event: str, args: tuple) -> None:
         if event == "open" and not isinstance(args[0], int):

@@ -36,15 +36,15 @@ def every(steps, *, log=3, checkpoint=5, sample=14):
     return [*TINY, "--steps", str(steps), *(a for text in settings for a in ("--set", text))]
 
 
-def start(*argv, cache, within=None, at=0):
+def start(*argv, cache, within=None, at=0, number=signal.SIGKILL):
     """`scmkit ARGV` as a process of its own.
 
-    With `within` it notes its file operations there, and is killed just before the one that `at` says:
-    its number, or how its line begins.
+    With `within` it notes its file operations there, and gets the signal `number` just before the one that
+    `at` says: its number, or how its line begins.
     """
     command = [sys.executable, "-c", "from scmkit_cli.main import main; main()"]
     if within is not None:
-        command = [sys.executable, "-P", DYING, within, at, _log(within)]
+        command = [sys.executable, "-P", DYING, within, at, int(number), _log(within)]
     env = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": str(cache),

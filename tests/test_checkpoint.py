@@ -440,3 +440,17 @@ def test_restored_leaves_are_placed_only_where_like_is(tmp_path):
     free, placed = jnp.ones(3), jax.device_put(jnp.ones(3), jax.devices()[0])
     path = checkpoint.save(tmp_path, 1, [free, placed])
     assert [x.committed for x in checkpoint.restore(path, [free, placed])] == [False, True]
+
+
+def test_one_out_of_turn_stays_until_the_next(tmp_path):
+    """And takes the place of none that was planned, also where a crash came before the removal."""
+    tree = {"a": jnp.arange(3.0)}
+    for step, planned in ((5, True), (7, False), (8, False)):
+        checkpoint.save(tmp_path, step, tree, keep=1, planned=planned)
+    assert checkpoint.steps(tmp_path) == [5, 8]
+    assert checkpoint.newest_planned(tmp_path) == tmp_path / "00000005"
+    assert checkpoint.metadata(tmp_path / "00000008") == {"planned": False}
+    assert checkpoint.recover(tmp_path, keep=1) == []
+    assert checkpoint.steps(tmp_path) == [5, 8]
+    checkpoint.save(tmp_path, 10, tree, keep=1)
+    assert checkpoint.steps(tmp_path) == [10]

@@ -1,5 +1,6 @@
 """Runs that survive: killed processes, damaged files, full disks, and two processes at once."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -79,9 +80,8 @@ def test_many_kills(tmp_path, cache, seed):
 
 
 def test_killed_before_chosen_operations(undisturbed, tmp_path, cache):
-    """A recipe, a checkpoint and a picture not renamed into place, a checkpoint half removed."""
+    """A checkpoint not renamed into place, one half removed, and a picture not renamed."""
     places = (
-        "os.rename /recipe.json.",
         "os.rename /checkpoints/.tmp-00000010",
         "os.rmdir /checkpoints/.tmp-00000010/arrays",
         "os.rename /samples/00000030.png.",
@@ -170,6 +170,7 @@ def test_what_a_crash_left_is_removed(undisturbed, copy, scmkit):
             file.parent.mkdir(exist_ok=True)
             file.write_text("{")
         (place / "checkpoints" / ".tmp-00000030" / "arrays").mkdir(parents=True)
+        shutil.copytree(place / "checkpoints" / "00000025", place / "checkpoints" / "00000020")
     # Where the run is finished, too; its teacher is looked after when it is trained or resumed itself.
     for place in (copy, copy / "teacher"):
         assert scmkit("resume", place)[0] == 2
@@ -235,31 +236,51 @@ def test_one_process_at_a_time(copy):
         resume(copy, reporter=Quiet())
 
 
-def both(*argv, cache):
-    """What two processes that do the same at once said, and how they ended; first the one that did it."""
-    processes = [killing.start(*argv, cache=cache) for _ in range(2)]
-    said = [process.communicate(timeout=300)[0].decode() for process in processes]
-    codes = [process.returncode for process in processes]
-    return sorted(zip(codes, said, strict=True))
+@contextlib.contextmanager
+def stopped(*argv, within, at, cache):
+    """A process that has stopped just before an operation."""
+    process = killing.start(*argv, cache=cache, within=within, at=at, number=signal.SIGSTOP)
+    try:
+        found = os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        assert found is not None
+        assert found.si_code == os.CLD_STOPPED, process.communicate()[0]
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_two_start_one_run(undisturbed, tmp_path, cache):
+    """The second comes when the first has no recipe yet, in the place of one that was killed there."""
+    run = tmp_path / "r"
+    run.mkdir()
+    (run / "recipe.json.0123abcd.tmp").write_text("{")
     command = ("train", *killing.every(30), "--out", tmp_path, "--name", "r")
-    (won, _), (lost, said) = both(*command, cache=cache)
-    assert (won, lost) in {(0, 1), (0, 2)}, said
-    [line] = [line for line in said.splitlines() if line.startswith("error: ")]
-    assert (
-        f"'{tmp_path / 'r'}' is in use by process" in line or f"'{tmp_path / 'r'}' exists" in line
-    )
-    assert said.endswith(f"{line}\n")
-    assert killing.differences(undisturbed, tmp_path / "r") == []
+    with stopped(*command, within=run, at="os.rename /recipe.json", cache=cache) as first:
+        second = killing.start(*command, cache=cache)
+        said = second.communicate(timeout=300)[0].decode()
+        assert second.returncode == 1, said
+        *_, line = said.splitlines()
+        assert line.startswith(f"error: '{run}' is in use by process {first.pid} on "), line
+        assert "Traceback" not in said
+        first.send_signal(signal.SIGCONT)
+        said = first.communicate(timeout=300)[0].decode()
+        assert first.returncode == 0, said
+    assert killing.differences(undisturbed, run) == []
 
 
 def test_two_start_runs_without_a_name(tmp_path, cache):
-    ended = both("train", *killing.every(2), "--out", tmp_path, cache=cache)
-    assert [code for code, _ in ended] == [0, 0], ended
-    one, two = sorted(tmp_path.iterdir())
-    assert [one.name, two.name] == ["gmm-trigflow-scd-001", "gmm-trigflow-scd-002"]
+    """The second takes the name that the first was about to take."""
+    out = tmp_path / "runs"
+    command = ("train", *killing.every(2), "--out", out)
+    with stopped(*command, within=out, at="os.mkdir /gmm-trigflow-scd-001", cache=cache) as first:
+        second = killing.start(*command, cache=cache)
+        ends = [second.communicate(timeout=300)[0].decode()]
+        first.send_signal(signal.SIGCONT)
+        ends.append(first.communicate(timeout=300)[0].decode())
+        assert (first.returncode, second.returncode) == (0, 0), ends
+    one, two = out / "gmm-trigflow-scd-001", out / "gmm-trigflow-scd-002"
+    assert set(out.iterdir()) == {one, two}
     assert killing.differences(one, two) == []
 
 

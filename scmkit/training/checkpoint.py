@@ -4,6 +4,7 @@
 tree, and `COMMIT.json` with the SHA-256 of every file. Any zarr3 reader can open the arrays.
 """
 
+import contextlib
 import re
 import shutil
 from collections.abc import Mapping
@@ -35,6 +36,7 @@ from scmkit.training.manifest import (
 
 _TEMPORARY = ".tmp-"
 _REPLACED = ".old"
+_PLANNED = "planned"
 DAMAGED = "damaged-"
 """What the name of a checkpoint begins with that was set aside."""
 
@@ -46,9 +48,9 @@ def save(
     *,
     metadata: Mapping[str, Any] | None = None,
     keep: int = 2,
-    spare: int | None = None,
+    planned: bool = True,
 ) -> Path:
-    """Write the arrays of `tree` to `directory/STEP`, and keep the newest `keep` checkpoints.
+    """Write the arrays of `tree` to `directory/STEP`, and keep the newest `keep` planned checkpoints.
 
     At every moment what is on disk is complete, old or new. One process at a time may save to a
     directory. Returns the checkpoint's path.
@@ -59,7 +61,8 @@ def save(
       that are no arrays are not.
     - `metadata`: anything JSON can hold; `metadata(path)` gives it back.
     - `keep`: how many to keep, this one included; 0 keeps all. Those of later steps always stay.
-    - `spare`: the step of one that stays beside them.
+    - `planned`: False for one out of turn, such as at a signal, which stays until the next is saved, beside
+        the others; it is noted in the metadata.
 
     Raises `CheckpointError` if it cannot be written; earlier checkpoints are then untouched.
     """
@@ -70,14 +73,11 @@ def save(
         _clean(directory)
         temporary.mkdir()
         leaves = write_arrays(temporary, tree)
-        commit(temporary, step, metadata or {}, leaves)
+        noted = {} if planned else {_PLANNED: False}
+        commit(temporary, step, {**(metadata or {}), **noted}, leaves)
         _put_in_place(temporary, target)
         shutil.rmtree(directory / f"{DAMAGED}{target.name}", ignore_errors=True)
-        older = {other: path for other, path in _complete(directory).items() if other < step}
-        gone = list(older)[: len(older) - keep + 1] if 0 < keep <= len(older) else []
-        for other in gone:
-            if other != spare:
-                _remove(older[other])
+        _remove_older(directory, step, keep)
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(
             f"checkpoint {target} cannot be written ({short(error)}); free some space or choose "
@@ -136,6 +136,12 @@ def steps(directory: Path) -> list[int]:
     return list(_complete(directory))
 
 
+def newest_planned(directory: Path) -> Path | None:
+    """The newest complete checkpoint but those out of turn."""
+    planned = [path for path in _complete(directory).values() if _is_planned(path)]
+    return planned[-1] if planned else None
+
+
 def latest(directory: Path) -> Path:
     """The newest complete checkpoint in `directory`. Raises `CheckpointError` if there is none."""
     complete = _complete(directory)
@@ -155,12 +161,13 @@ def problem(path: Path) -> str | None:
     return None
 
 
-def recover(directory: Path) -> list[str]:
+def recover(directory: Path, *, keep: int = 0) -> list[str]:
     """Finish what a crash left, and set aside the damaged checkpoints newer than the newest good one.
 
     They are renamed to `damaged-STEP`, do not count any more, and go when training has saved that step
-    again. Returns a line on each. Raises `CheckpointError`, having renamed none, if there are
-    checkpoints and none is good, or if the directory cannot be written.
+    again. Of the others the newest `keep` stay, as after `save`. Returns a line on each damaged one.
+    Raises `CheckpointError`, having renamed none, if there are checkpoints and none is good, or if the
+    directory cannot be written.
     """
     damaged: list[tuple[Path, str]] = []
     try:
@@ -177,11 +184,12 @@ def recover(directory: Path) -> list[str]:
             aside = path.with_name(DAMAGED + path.name.removesuffix(_REPLACED))
             shutil.rmtree(aside, ignore_errors=True)
             path.rename(aside)
+        step = max(_complete(directory), default=0)
+        _remove_older(directory, step, keep)
     except OSError as error:
         raise CheckpointError(
             f"{directory} cannot be written ({error.strerror}); make it writable or work on a copy"
         ) from error
-    step = max(_complete(directory), default=0)
     return [
         f"checkpoint {path} {wrong}; it is set aside, and training continues from step {step}"
         for path, wrong in damaged
@@ -206,6 +214,22 @@ def _put_in_place(temporary: Path, target: Path) -> None:
     sync_directory(target.parent)
     if replaced.exists():
         _remove(replaced)
+
+
+def _remove_older(directory: Path, step: int, keep: int) -> None:
+    """Remove all before `step` but the newest planned ones, of which `keep` stay."""
+    complete = {other: path for other, path in _complete(directory).items() if other <= step}
+    stays = [other for other, path in complete.items() if _is_planned(path)][-keep:]
+    for other, path in complete.items():
+        if keep and other != step and other not in stays:
+            _remove(path)
+
+
+def _is_planned(path: Path) -> bool:
+    # One that is damaged is passed over elsewhere, not here.
+    with contextlib.suppress(CheckpointError):
+        return metadata(path).get(_PLANNED, True)
+    return True
 
 
 def _remove(path: Path) -> None:

@@ -217,21 +217,13 @@ class Trainer:
         self.key = step_key(settings.seed, faults["rollbacks"])
         # Copied: jax may share a numpy array's memory, which the step would then donate.
         state, saved = jax.tree.map(_on_device, self._initial), {}
-        if planned := self._planned():
-            newest = self.run.checkpoints / f"{planned:08d}"
+        # One at a signal is passed over: the run that got no signal would not have it.
+        if newest := checkpoint.newest_planned(self.run.checkpoints):
             state, saved = checkpoint.restore(newest, self.state), checkpoint.metadata(newest)
         self.state = eqx.filter_shard(state, self.everywhere)
         self.step = int(self.state.step)
         self._window = Window(saved.get("window"))
         self.reporter.message(f"{said}: back to step {self.step}, with other batches and noise")
-
-    def _planned(self) -> int | None:
-        """The step of the newest checkpoint but those at signals, which only this run has."""
-        folder = self.run.checkpoints
-        for step in reversed(checkpoint.steps(folder)):
-            if checkpoint.metadata(folder / f"{step:08d}").get("planned", True):
-                return step
-        return None
 
     def _log(self, log: MetricsFile) -> None:
         self._check(leave=0)
@@ -255,10 +247,9 @@ class Trainer:
                 "loader": self.loader.state(),
                 "window": self._window.state(),
                 "faults": self._faults,
-                "planned": planned,
             },
             keep=self.settings.keep,
-            spare=None if planned else self._planned(),
+            planned=planned,
         )
 
     def _draw(self) -> None:

@@ -119,7 +119,7 @@ def _recover(run: Run, reporter: Reporter) -> None:
         for path in run.path.glob(f"{name}.*.tmp"):
             with contextlib.suppress(OSError):
                 path.unlink()
-    for line in checkpoint.recover(run.checkpoints):
+    for line in checkpoint.recover(run.checkpoints, keep=run.recipe.train.keep):
         reporter.message(line)
 
 
