@@ -106,7 +106,7 @@ def build(config):
     return Odd(points[:48], points[48:])
 
 
-plugin = Plugin("odd", "points", {Slot.dataset: build})
+plugin = Plugin("NAME", "points", {Slot.dataset: build})
 """
 
 PART = """
@@ -288,13 +288,15 @@ def test_features_are_named(body, wanted, run, install, scmkit):
     ],
 )
 def test_a_data_set_is_named(body, wanted, install, scmkit):
-    install("odd-pack", {"odd": "plugin"}, source=DATASET.replace("BODY", body))
+    install(
+        "odd-pack", {"odd": "plugin"}, source=DATASET.replace("BODY", body).replace("NAME", "odd")
+    )
     assert refused(scmkit(*TRAIN, "--data", "odd")).startswith(f"1.0 {wanted}")
 
 
-def upgraded(install: Installer, source: str) -> None:
-    shutil.rmtree(install.directory / "odd_pack-1.0.dist-info")
-    install("odd-pack", {"odd": "plugin"}, source=source, version="2.0")
+def upgraded(install: Installer, source: str, name: str = "odd") -> None:
+    shutil.rmtree(install.directory / f"{name}_pack-1.0.dist-info")
+    install(f"{name}-pack", {name: "plugin"}, source=source, version="2.0")
 
 
 @pytest.mark.parametrize("where", ["LOG", "CLOSE"])
@@ -315,15 +317,19 @@ def test_a_tracker_is_named_and_the_others_are_closed(where, install, scmkit, tm
 
 
 def test_a_sampler_is_named_in_reports_and_pictures(install, scmkit, tmp_path):
-    """It was upgraded behind a run, which keeps what it has."""
+    """It was upgraded behind a run, which keeps what it has; and so was the data set."""
+    points = DATASET.replace("NAME", "points")
+    fails = "if split == 'test': raise OSError('no disk')\n        return x, labels"
+    install("points-pack", {"points": "plugin"}, source=points.replace("BODY", "return x, labels"))
     install("odd-pack", {"odd": "plugin"}, source=SAMPLER.replace("BODY", "return out"))
-    assert scmkit(*TRAIN, "-p", "odd", "--data", "gmm", "--name", "r")[0] == 0
+    assert scmkit(*TRAIN, "-p", "odd", "--data", "points", "--name", "r")[0] == 0
+    upgraded(install, points.replace("BODY", fails), "points")
     upgraded(install, SAMPLER.replace("BODY", "raise KeyError('gone')"))
     wanted = "2.0 failed: KeyError: 'gone' (try: "
     assert scmkit("report", "runs/r", "--n", 4)[0] == 0
     page = html.unescape((tmp_path / "report.html").read_text())
-    assert page.count(f"Left out: plugin 'odd' of odd-pack {wanted}") >= 2
-    assert "Traceback" not in page
+    assert f"Left out: plugin 'odd' of odd-pack {wanted}" in page
+    assert "Left out: plugin 'points' of points-pack 2.0 failed: OSError: no disk (try: " in page
     assert refused(scmkit("resume", "runs/r", "--steps", 3)).startswith(wanted)
     assert Run.load(tmp_path / "runs" / "r").step == 2
 
