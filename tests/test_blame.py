@@ -323,13 +323,20 @@ def test_a_sampler_is_named_in_reports_and_pictures(install, scmkit, tmp_path):
     install("points-pack", {"points": "plugin"}, source=points.replace("BODY", "return x, labels"))
     install("odd-pack", {"odd": "plugin"}, source=SAMPLER.replace("BODY", "return out"))
     assert scmkit(*TRAIN, "-p", "odd", "--data", "points", "--name", "r")[0] == 0
+    # A run's own sampler is not mistaken for another's of that name.
+    install("other-pack", {"odd": "plugin"}, source="raise RuntimeError")
+    assert scmkit("sample", "runs/r", "--n", 4)[0] == 0
+    assert scmkit("eval", "runs/r", "--n", 4, "--metric", "mmd")[0] == 0
     upgraded(install, points.replace("BODY", fails), "points")
+    report = ("report", "runs/r", "--no-metrics")
+    assert scmkit(*report)[0] == 0
+    page = html.unescape((tmp_path / "report.html").read_text())
+    assert "Left out: plugin 'points' of points-pack 2.0 failed: OSError: no disk (try: " in page
     upgraded(install, SAMPLER.replace("BODY", "raise KeyError('gone')"))
     wanted = "2.0 failed: KeyError: 'gone' (try: "
-    assert scmkit("report", "runs/r", "--n", 4)[0] == 0
+    assert scmkit(*report)[0] == 0
     page = html.unescape((tmp_path / "report.html").read_text())
     assert f"Left out: plugin 'odd' of odd-pack {wanted}" in page
-    assert "Left out: plugin 'points' of points-pack 2.0 failed: OSError: no disk (try: " in page
     assert refused(scmkit("resume", "runs/r", "--steps", 3)).startswith(wanted)
     assert Run.load(tmp_path / "runs" / "r").step == 2
 
