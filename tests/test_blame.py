@@ -14,7 +14,7 @@ from fake_distributions import Installer, metric_module
 from scmkit_cli.main import main
 from test_training import SMALL, Reporter, go, recipe
 
-from scmkit import Run, compose, evaluate, resume, sample
+from scmkit import Run, compose, evaluate, resume, sample, search_angles
 from scmkit.blame import blaming
 from scmkit.discovery import find
 from scmkit.errors import PluginError
@@ -102,7 +102,7 @@ class Odd(ArrayDataset):
 
 
 def build(config):
-    points = np.random.default_rng(0).normal(size=(64, 2)).astype(np.float32)
+    points = np.random.default_rng(0).normal(size=(64, 1)).astype(np.float32)
     return Odd(points[:48], points[48:])
 
 
@@ -232,9 +232,13 @@ def test_a_metric_is_named(body, wanted, run, install, scmkit):
         refused(scmkit("eval", run.path, "--n", 8, "--steps", 1, "--metric", "odd")),
         refused(scmkit("tune", run.path, "--n", 8, "--metric", "odd")),
     }
-    with pytest.raises(PluginError) as caught:
-        evaluate(run, steps=[1], n=8, metrics=["mmd", "odd"])
-    lines.add(str(caught.value).removeprefix("plugin 'odd' of odd-pack "))
+    for call in (
+        lambda: evaluate(run, steps=[1], n=8, metrics=["mmd", "odd"]),
+        lambda: search_angles(run, n=8, metric="odd"),
+    ):
+        with pytest.raises(PluginError) as caught:
+            call()
+        lines.add(str(caught.value).removeprefix("plugin 'odd' of odd-pack "))
     (line,) = lines
     assert line.startswith(f"1.0 {wanted}")
     assert [row.name for row in evaluate(run, steps=[1], n=8, metrics=["mmd"])]
@@ -279,11 +283,11 @@ def test_features_are_named(body, wanted, run, install, scmkit):
         ),
         (
             "return x.astype(np.float64), labels",
-            "returned float64(1, 2) from its dataset, which must be float32(1, 2) (try: ",
+            "returned float64(1, 1) from its dataset, which must be float32(1, 1) (try: ",
         ),
         (
-            "return x[:, :1], labels",
-            "returned float32(1, 1) from its dataset, which must be float32(1, 2) (try: ",
+            "return np.concatenate([x, x], 1), labels",
+            "returned float32(1, 2) from its dataset, which must be float32(1, 1) (try: ",
         ),
     ],
 )
@@ -316,32 +320,35 @@ def test_a_tracker_is_named_and_the_others_are_closed(where, install, scmkit, tm
     assert Run.load(tmp_path / "runs" / "r").step == 2
 
 
-def test_a_sampler_is_named_in_reports_and_pictures(install, scmkit, tmp_path):
-    """It was upgraded behind a run, which keeps what it has; and so was the data set."""
+def test_what_was_upgraded_behind_a_run_is_named_in_its_report(run, install, scmkit, tmp_path):
     points = DATASET.replace("NAME", "points")
     fails = "if split == 'test': raise OSError('no disk')\n        return x, labels"
     install("points-pack", {"points": "plugin"}, source=points.replace("BODY", "return x, labels"))
     install("odd-pack", {"odd": "plugin"}, source=SAMPLER.replace("BODY", "return out"))
-    assert scmkit(*TRAIN, "-p", "odd", "--data", "points", "--name", "r")[0] == 0
-    # A run's own sampler is not mistaken for another's of that name.
+    shutil.copytree(run.path, tmp_path / "r")
+    made = recipe("trigflow", "sct", "odd", data="points", teacher="none", **STEPS)
+    Run.load(tmp_path / "r").write_recipe(made)
+    # The run's own sampler is not mistaken for another's of that name.
     install("other-pack", {"odd": "plugin"}, source="raise RuntimeError")
-    assert scmkit("sample", "runs/r", "--n", 4)[0] == 0
-    assert scmkit("eval", "runs/r", "--n", 4, "--metric", "mmd")[0] == 0
+    assert scmkit("sample", "r", "--n", 4)[0] == 0
+    assert scmkit("eval", "r", "--n", 4, "--metric", "mmd", "--resamples", 0)[0] == 0
     upgraded(install, points.replace("BODY", fails), "points")
-    report = ("report", "runs/r", "--no-metrics")
-    assert scmkit(*report)[0] == 0
+    code, _, said = scmkit("sample", "r", "--n", 4)
+    assert code == 2
+    assert said.startswith(
+        "error: plugin 'points' of points-pack 2.0 failed: OSError: no disk (try: "
+    )
+    assert scmkit("report", "r", "--no-metrics")[0] == 0
     page = html.unescape((tmp_path / "report.html").read_text())
     assert "Left out: plugin 'points' of points-pack 2.0 failed: OSError: no disk (try: " in page
     upgraded(install, SAMPLER.replace("BODY", "raise KeyError('gone')"))
-    wanted = "2.0 failed: KeyError: 'gone' (try: "
-    assert scmkit(*report)[0] == 0
+    assert scmkit("report", "r", "--no-metrics")[0] == 0
     page = html.unescape((tmp_path / "report.html").read_text())
-    assert f"Left out: plugin 'odd' of odd-pack {wanted}" in page
-    assert refused(scmkit("resume", "runs/r", "--steps", 3)).startswith(wanted)
-    assert Run.load(tmp_path / "runs" / "r").step == 2
+    assert "Left out: plugin 'odd' of odd-pack 2.0 failed: KeyError: 'gone' (try: " in page
 
 
 def test_a_bench_names_what_failed(install, scmkit):
+    """Here at the picture, before anything is saved."""
     source = SAMPLER.replace("BODY", "raise ValueError('no')")
     install("odd-pack", {"odd": "plugin"}, source=source)
     command = ("bench", "-m", "trigflow,diffusion,odd", "--data", "gmm", *SETTINGS, "--steps", 2)
