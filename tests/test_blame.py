@@ -18,7 +18,7 @@ from scmkit import Run, compose, evaluate, resume, sample, search_angles
 from scmkit.blame import blaming
 from scmkit.discovery import find
 from scmkit.errors import PluginError
-from scmkit.interfaces import AbstractSampler, SamplerOutput
+from scmkit.interfaces import AbstractNetwork, AbstractSampler, SamplerOutput
 from scmkit.plugin import Slot
 from scmkit.registry import load
 from scmkit.training.rehearsal import rehearse
@@ -298,6 +298,18 @@ def test_a_data_set_is_named(body, wanted, install, scmkit):
     assert refused(scmkit(*TRAIN, "--data", "odd")).startswith(f"1.0 {wanted}")
 
 
+def test_a_data_set_is_named_in_python(install, tmp_path):
+    fails = "if len(indices) == 16: raise OSError('no disk')\n        return x, labels"
+    source = DATASET.replace("BODY", fails).replace("NAME", "odd")
+    install("odd-pack", {"odd": "plugin"}, source=source)
+    made = recipe("trigflow", "sct", data="odd", teacher="none", **STEPS)
+    wanted = r"^plugin 'odd' of odd-pack 1.0 failed: OSError: no disk \(try: "
+    with pytest.raises(PluginError, match=wanted):
+        go(made, tmp_path / "r")
+    with pytest.raises(PluginError, match=wanted):
+        resume(tmp_path / "r", reporter=Reporter())
+
+
 def upgraded(install: Installer, source: str, name: str = "odd") -> None:
     shutil.rmtree(install.directory / f"{name}_pack-1.0.dist-info")
     install(f"{name}-pack", {name: "plugin"}, source=source, version="2.0")
@@ -421,21 +433,25 @@ class Own(AbstractSampler):
     """A user's, of no plugin."""
 
     usual_steps: ClassVar[tuple[int, ...]] = (1,)
-    fails: bool
 
     def deterministic(self, steps):
         return True
 
     def __call__(self, model, noise, cond, *, steps, key):
-        if self.fails:
-            raise KeyError("mine")
         return SamplerOutput(noise[None], jnp.asarray(1))
 
 
+class Failing(AbstractNetwork):
+    """The same, called by a plugin."""
+
+    def __call__(self, x, c_noise, cond, *, key):
+        raise KeyError("mine")
+
+
 def test_what_is_of_no_plugin_is_blamed_on_none(run):
-    with pytest.raises(KeyError, match="mine"):
-        sample(run.model, run.recipe.data, 4, Own(True))
     with pytest.raises(
         PluginError, match=r"^test_blame.Own returned float32\(1, 1\) from its samp"
     ):
-        sample(run.model, run.recipe.data, 4, Own(False))
+        sample(run.model, run.recipe.data, 4, Own())
+    with pytest.raises(KeyError, match="mine"):
+        sample(eqx.tree_at(lambda m: m.network, run.model, Failing()), run.recipe.data, 4)
