@@ -134,6 +134,12 @@ class Recipe:
         """`PACKAGE:NAME` of a recorded plugin."""
         return f"{self.plugins[name].package}:{name}"
 
+    def recorded(self, name: str) -> tuple[str, Mapping[str, Any]]:
+        """A recorded plugin as `PACKAGE:NAME`, and its options; another's name as it is, and none."""
+        if name not in self.plugins:
+            return name, {}
+        return self.reference(name), self.plugins[name].config
+
     def replace(self, **changes: Any) -> "Recipe":
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)

@@ -63,9 +63,9 @@ def sample(
     loaded = Run.load(run)
     recipe = loaded.recipe
     sampler = sampler or recipe.sampler
-    recorded = recipe.plugins[sampler].config if sampler in recipe.plugins else {}
+    named, recorded = recipe.recorded(sampler)
     options = {**recorded, **by_plugin(parse_settings(settings)).get(sampler, {})}
-    method = build_free(Slot.sampler, sampler, options)
+    method = build_free(Slot.sampler, named, options)
     count = steps or method.usual_steps[0]
     x = draw(
         guided(loaded, guidance, guide, guidance_interval),

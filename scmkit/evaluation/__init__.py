@@ -110,9 +110,9 @@ def evaluate(
     if resamples < 0 or resamples == 1:
         raise UsageError(f"--resamples {resamples}: give 2 or more, or 0 for no intervals")
     sampler = sampler or recipe.sampler
-    recorded = recipe.plugins[sampler].config if sampler in recipe.plugins else {}
+    named, recorded = recipe.recorded(sampler)
     draws: AbstractSampler = build_free(
-        Slot.sampler, sampler, {**recorded, **options.get(sampler, {})}
+        Slot.sampler, named, {**recorded, **options.get(sampler, {})}
     )
     measures = _measures(metrics or _usual(features or DATA), split, options)
 
