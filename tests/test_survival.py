@@ -91,12 +91,12 @@ def test_killed_before_chosen_operations(undisturbed, tmp_path, cache):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", range(8))
+@pytest.mark.parametrize("part", range(16))
 def test_killed_before_every_kind_of_operation(tmp_path, cache, part):
     one = killing.train(tmp_path, "one", cache=cache, **killing.SHORT)
     numbers = killing.distinct(killing.operations(one))
     assert len(numbers) > 100
-    for number in numbers[part::8]:
+    for number in numbers[part::16]:
         two = killing.killed_at(tmp_path, "two", number, cache=cache, **killing.SHORT)
         assert killing.differences(one, two) == [], killing.operations(one)[number - 1]
         shutil.rmtree(two)
