@@ -14,7 +14,7 @@ import scmkit
 from scmkit.testing import assert_abstract_or_final
 
 LAYERS = [
-    {"types", "errors", "dtypes", "environment", "containment"},
+    {"types", "errors", "dtypes", "environment", "containment", "npy"},
     {"fused_attention"},
     {"interfaces", "files", "locks", "settings"},
     {"weights"},
@@ -38,7 +38,7 @@ LAYERS = [
 
 NARROW = {
     "interfaces": {"types"},
-    "data": {"types", "errors", "interfaces", "files", "locks", "containment"},
+    "data": {"types", "errors", "interfaces", "files", "locks", "containment", "npy"},
 }
 """Those that import even less than their line would let them."""
 
