@@ -49,7 +49,13 @@ class Drawing:
         self.__exit__()
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
         console = Console(stderr=True)
-        self._bar = Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
+        self._bar = Progress(
+            *columns,
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
         self._bar.start()
         self._what, self._task = what, self._bar.add_task(what, total=total)
         return self._bar
