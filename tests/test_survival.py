@@ -269,6 +269,7 @@ def test_two_start_one_run(undisturbed, tmp_path, cache):
     assert killing.differences(undisturbed, run) == []
 
 
+@pytest.mark.slow
 def test_two_start_runs_without_a_name(tmp_path, cache):
     """The second takes the name that the first was about to take."""
     out = tmp_path / "runs"
