@@ -1,7 +1,8 @@
 """scmkit: continuous-time consistency models, composed from plugins.
 
 The names here are the whole of the everyday API; plugin authors also use `scmkit.interfaces`,
-`scmkit.plugin`, `scmkit.sampling`, `scmkit.conditioning`, `scmkit.conversion` and `scmkit.testing`.
+`scmkit.plugin`, `scmkit.sampling`, `scmkit.conditioning`, `scmkit.consistency`, `scmkit.conversion` and
+`scmkit.testing`.
 """
 
 import importlib

@@ -7,7 +7,7 @@ import jax.random as jr
 import numpy as np
 import pytest
 from programs import attention_calls, multiplications
-from scmkit_plugins._consistency_loss import ConsistencyLoss, bound, tangent_terms
+from scmkit_plugins._consistency_loss import ConsistencyLoss, bound
 from scmkit_plugins._data_tangent import DataTangent
 from scmkit_plugins._log_weight import LogWeight
 from scmkit_plugins.edm import EDMParameterization, VarianceExploding
@@ -19,6 +19,7 @@ from scmkit_plugins.trigflow import TrigFlowParameterization, TrigFlowProcess
 from scmkit_plugins.vp import VariancePreserving
 
 from scmkit import Model, build, compose
+from scmkit.consistency import tangent_terms, trigflow_gain
 from scmkit.interfaces import AbstractNetwork
 
 SD, D = 0.5, 5
@@ -63,12 +64,12 @@ def test_terms_are_the_jvp_of_the_consistency_function(model, ratio, getkey):
     x, dx = jr.normal(getkey(), (2, D))
     t = model.process.time_at(f32(ratio))
     x_t, dx = ratio * model.process.alpha(t) * x, dx / model.parameterization.weight(t)
-    F, stable, unstable = tangent_terms(model, x_t, dx, t, None, key=None)
+    F, stable, whole = tangent_terms(model, x_t, dx, t)
     f, df = jax.jvp(lambda x, t: model.denoise(x, t), (x_t, t), (dx, f32(1.0)))
     np.testing.assert_allclose(model.parameterization.denoise(F, x_t, t), f, rtol=1e-5, atol=1e-6)
     expected = model.parameterization.weight(t) * df
-    scale = float(jnp.abs(stable).max() + jnp.abs(unstable).max())
-    np.testing.assert_allclose(stable + unstable, expected, rtol=1e-4, atol=2e-5 * scale)
+    scale = float(jnp.abs(stable).max() + jnp.abs(whole - stable).max())
+    np.testing.assert_allclose(whole, expected, rtol=1e-4, atol=2e-5 * scale)
 
 
 def test_trigflow_terms_are_algorithm_1(getkey):
@@ -82,9 +83,9 @@ def test_trigflow_terms_are_algorithm_1(getkey):
         return model.network(y, t[None], None, key=None)
 
     F, J = jax.jvp(network, (x / SD, t), (c * s * dx, c * s * SD))
-    _, stable, unstable = tangent_terms(model, x, dx, t, None, key=None)
+    _, stable, whole = tangent_terms(model, x, dx, t)
     np.testing.assert_allclose(stable, -(c**2) * (SD * F - dx), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(unstable, -(c * s * x + J), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(whole - stable, -(c * s * x + J), rtol=1e-5, atol=1e-6)
 
 
 def make_loss(**changes):
@@ -110,10 +111,11 @@ def test_gradient_is_that_of_the_objective(model, getkey):
     eps = jr.normal(k_noise, (D,))
     x_t, dx = process.perturb(x0, eps, t), process.velocity(x0, eps, t)
     _, df = jax.jvp(model.denoise, (x_t, t), (dx, f32(1.0)))
-    w, out = param.weight(t), param.coefficients(t).out
+    # TrigFlow's prior weight: minus what F moves f by, per unit of its gain.
+    w = -param.weight(t) * trigflow_gain(param, t) / param.coefficients(t).out
 
     def objective(model):
-        return 2 / D * w / jnp.abs(out) * jnp.vdot(model.denoise(x_t, t), jax.lax.stop_gradient(df))
+        return 2 / D * w * jnp.vdot(model.denoise(x_t, t), jax.lax.stop_gradient(df))
 
     ours = eqx.filter_grad(value)(model, loss, x0, key)
     plain = eqx.filter_grad(objective)(model)
@@ -132,8 +134,8 @@ def test_shared_primal_equals_two_passes(getkey):
     dx = model.process.velocity(x0, eps, t)
 
     def two_passes(trained, frozen):
-        _, stable, unstable = tangent_terms(frozen, x_t, dx, t, None, key=k_dropout)
-        target = frozen.raw(x_t, t, key=k_dropout) + bound(stable + unstable, "l2", 0.1)
+        _, _, whole = tangent_terms(frozen, x_t, dx, t, key=k_dropout)
+        target = frozen.raw(x_t, t, key=k_dropout) + bound(whole, "l2", 0.1)
         return jnp.mean((trained.raw(x_t, t, key=k_dropout) - jax.lax.stop_gradient(target)) ** 2)
 
     ours = eqx.filter_grad(value)(model, loss, x0, key)
@@ -158,9 +160,9 @@ def test_warmup_phases_in_the_unstable_part(getkey):
     t = slow.proposal.sample(model.process, key=k_time)
     eps = jr.normal(k_noise, (D,))
     x_t, dx = model.process.perturb(x0, eps, t), model.process.velocity(x0, eps, t)
-    _, stable, unstable = tangent_terms(model, x_t, dx, t, None, key=None)
+    _, stable, whole = tangent_terms(model, x_t, dx, t)
     for step, r in ((0, 1e-3), (499, 0.5), (999, 1.0), (5000, 1.0)):
-        expected = jnp.mean((stable + r * unstable) ** 2)
+        expected = jnp.mean((stable + r * (whole - stable)) ** 2)
         np.testing.assert_allclose(value(model, slow, x0, key, step), expected, rtol=1e-4)
 
 
@@ -246,15 +248,13 @@ def test_scanned_attention_equals_two_passes(getkey):
     t = f32(0.9)
 
     def shared(model):
-        F, stable, unstable = tangent_terms(model, x_t, dx, t, None, key=None)
-        return jnp.sum((F - jax.lax.stop_gradient(F) + stable + unstable) ** 2)
+        F, _, whole = tangent_terms(model, x_t, dx, t)
+        return jnp.sum((F - jax.lax.stop_gradient(F) + whole) ** 2)
 
     def two_passes(model):
-        _, stable, unstable = jax.lax.stop_gradient(
-            tangent_terms(plain, x_t, dx, t, None, key=None)
-        )
+        _, _, whole = jax.lax.stop_gradient(tangent_terms(plain, x_t, dx, t))
         F = model.raw(x_t, t, None, key=None)
-        return jnp.sum((F - jax.lax.stop_gradient(F) + stable + unstable) ** 2)
+        return jnp.sum((F - jax.lax.stop_gradient(F) + whole) ** 2)
 
     ours = eqx.filter_jit(eqx.filter_grad(shared))(fused)
     expected = eqx.filter_jit(eqx.filter_grad(two_passes))(plain)

@@ -22,7 +22,7 @@ LAYERS = [
     {"interfaces", "files", "locks", "settings"},
     {"weights"},
     {"model", "conditioning"},
-    {"conversion"},
+    {"conversion", "consistency"},
     {"guidance"},
     {"plugin", "data"},
     {"derived"},

@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 from annotated_types import Ge, Gt
 from jaxtyping import Array, Float, Int
 
+from scmkit.consistency import tangent_terms, trigflow_gain
 from scmkit.interfaces import (
     AbstractLoss,
     AbstractProposal,
@@ -19,7 +19,7 @@ from scmkit.interfaces import (
 )
 from scmkit.model import Model
 from scmkit.plugin import Context
-from scmkit.types import Key, Scalar
+from scmkit.types import Key
 from scmkit_plugins._log_weight import LogWeight
 
 Normalization = Literal["l2", "rms", "clip", "none"]
@@ -52,44 +52,16 @@ def bound(
     return g / (norm + constant)
 
 
-def tangent_terms(
-    model: Model,
-    x_t: Float[Array, "*shape"],
-    dx: Float[Array, "*shape"],
-    t: Scalar,
-    cond: Conditioning | None,
-    *,
-    key: Key | None,
-) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"], Float[Array, "*shape"]]:
-    r"""The network's output `F`, and the stable and unstable parts of $w\, df/dt$ without gradient.
-
-    $$w \frac{df}{dt} = \underbrace{w\,(c_{skip} \dot x + c_{out}' F)}_{stable}
-        + \underbrace{w\, c_{skip}'\, x + w\, c_{out} \tfrac{dF}{dt}}_{unstable}$$
-
-    The factor $w\, c_{out}$ is pushed into the tangents of the JVP, so that nothing overflows where
-    `dF/dt` is large (arXiv 2410.11081, Section 5.1, for $f = c_{skip} x + c_{out} F$ in general). One
-    forward pass yields both: `F` is the JVP's primal output, and dropout masks agree by construction.
-    """
-    c, dc = jax.jvp(model.parameterization.coefficients, (t,), (jnp.ones_like(t),))
-    w = model.parameterization.weight(t)
-
-    def raw(x: Float[Array, "*shape"], t: Scalar) -> Float[Array, "*shape"]:
-        return model.raw(x, t, cond, key=key)
-
-    F, w_out_dF = eqx.filter_jvp(raw, (x_t, t), (w * c.out * dx, w * c.out))
-    F_, w_out_dF = jax.lax.stop_gradient((F, w_out_dF))
-    return F, w * (c.skip * dx + dc.out * F_), w * dc.skip * x_t + w_out_dF
-
-
 class ConsistencyLoss(AbstractLoss):
     r"""Algorithm 1 of the sCM paper, for any process and parameterization.
 
-    $$g = stable + r\, unstable, \qquad
-      \frac{e^{w_\phi(t)}}{D}\, \big\|F - F^- + \mathrm{sign}(c_{out})\, \hat g\big\|^2 - w_\phi(t)$$
+    $$g = stable + r\,(w \tfrac{df}{dt} - stable), \qquad
+      \frac{e^{w_\phi(t)}}{D}\, \big\|b\,(F - F^-) - \hat g\big\|^2 - w_\phi(t)$$
 
     with `r` the tangent warmup, $\hat g$ the bounded tangent (see `bound`) and $F^-$ the output without
-    gradient. `F` moves against the sign of $c_{out}$, so that `f` moves against `df/dt`; for TrigFlow
-    the residual is the paper's $F - F^- - \hat g$ (arXiv 2410.11081, Algorithm 1).
+    gradient. `b` is what TrigFlow's network moves where this one moves by one (1 for TrigFlow), so that every
+    process has TrigFlow's tangent, warmup and gradient: the paper's $F - F^- - \hat g$, in which `f` moves
+    against `df/dt` (arXiv 2410.11081, Algorithm 1; see `scmkit.consistency`).
     """
 
     proposal: AbstractProposal
@@ -119,13 +91,13 @@ class ConsistencyLoss(AbstractLoss):
         eps = jr.normal(k_noise, x0.shape, x0.dtype)
         x_t = process.perturb(x0, eps, t)
         dx = jax.lax.stop_gradient(tangent(x0, eps, x_t, t, cond))
-        F, stable, unstable = tangent_terms(model, x_t, dx, t, cond, key=k_dropout)
+        F, stable, whole = tangent_terms(model, x_t, dx, t, cond, key=k_dropout)
         r = jnp.minimum(1.0, (step + 1) / max(self.warmup_steps, 1))
-        g = bound(stable + r * unstable, self.normalize, self.constant)
-        c = param.coefficients(t)
-        error = jnp.mean((F - jax.lax.stop_gradient(F) + jnp.sign(c.out) * g) ** 2)
-        w = self.log_weight(c.noise)
-        rate = jnp.sqrt(jnp.mean((stable + unstable) ** 2)) / param.weight(t)
+        g = bound((1 - r) * stable + r * whole, self.normalize, self.constant)
+        moved = trigflow_gain(param, t) * (F - jax.lax.stop_gradient(F))
+        error = jnp.mean((moved - g) ** 2)
+        w = self.log_weight(param.coefficients(t).noise)
+        rate = jnp.sqrt(jnp.mean(whole**2)) / param.weight(t)
         return LossOutput(jnp.exp(w) * error - w, {"df_dt": rate}, process.ratio(t))
 
 
