@@ -1,4 +1,4 @@
-"""The consistency objective is one for all processes: TrigFlow's tangent, warmup and gradient, in float64."""
+"""One consistency objective for all processes: TrigFlow's tangent, warmup and gradient, in float64."""
 
 import functools
 
@@ -111,7 +111,7 @@ def points(process):
 
 
 def test_terms_are_trigflows(param):
-    """Against plain autodiff and Algorithm 1 at the matched state; a student that is its teacher stands still."""
+    """Against plain autodiff and Algorithm 1; and a student that equals its teacher stands still."""
 
     def errors(x0, eps, t):
         net, process = core(), param.process

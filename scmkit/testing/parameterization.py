@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float
 
+from scmkit.consistency import tangent_terms
 from scmkit.interfaces import AbstractParameterization, Coefficients
 from scmkit.plugin import Slot
 from scmkit.testing.bench import Bench
@@ -97,6 +98,27 @@ def an_exact_network_gives_the_exact_denoiser(param: AbstractParameterization) -
     )
 
 
+def a_student_that_equals_its_teacher_stands_still(param: AbstractParameterization) -> None:
+    data = Gaussian.isotropic(0.3)
+    model, t = exact_model(param, data), times(param.process)[4::4]
+    x, _ = _samples(t.shape[0])
+
+    @jax.jit
+    @jax.vmap
+    def stable(x: Array, t: Array) -> tuple[Array, Array]:
+        dx = data.velocity(param.process, x, t)
+        terms = [tangent_terms(model, x, v, t)[1] for v in (dx, jnp.zeros_like(dx))]
+        return terms[0], terms[1]
+
+    left, scale = stable(x, t)
+    require_close(
+        left + scale,
+        scale,
+        "the part of df/dt that is there before the tangent's warmup, of a student equal to its teacher,",
+        tolerance=5e-3,
+    )
+
+
 def _samples(n: int) -> tuple[Float[Array, "n 3"], Float[Array, "n 3"]]:
     x, F = jr.normal(jr.key(0), (2, n, 3))
     return x, F
@@ -133,6 +155,7 @@ FAMILY = Family(
         velocity_agrees_with_denoise,
         velocity_is_finite_at_both_ends,
         an_exact_network_gives_the_exact_denoiser,
+        a_student_that_equals_its_teacher_stands_still,
     ),
     PROCESSES,
 )
