@@ -57,8 +57,8 @@ def trigflow_gain(parameterization: AbstractParameterization, t: Scalar) -> Scal
 
     $$-\frac{c_{out}}{\sigma_d \sin\theta}, \qquad \theta = \arctan(\sigma / (\alpha \sigma_d))$$
 
-    1 for TrigFlow, -1 for EDM, $\sqrt{\rho^2 + \sigma_d^2} / (\sigma_d (1 + \rho))$ for rectified flow. A residual
-    of `F` times it has TrigFlow's gradient (arXiv 2410.11081, Algorithm 1 and Appendix B).
+    1 for TrigFlow, -1 for EDM, $\sqrt{\rho^2 + \sigma_d^2} / (\sigma_d (1 + \rho))$ for rectified flow. A
+    residual of `F` times it has TrigFlow's gradient (arXiv 2410.11081, Algorithm 1 and Appendix B).
     """
     process, sigma_data = parameterization.process, parameterization.sigma_data
     alpha, sigma = process.alpha(t), process.sigma(t) / sigma_data

@@ -76,13 +76,36 @@ def test_against_optax(name):
     settings = TrainingSettings(
         optimizer=name, lr=1e-2, beta1=0.8, beta2=0.97, epsilon=1e-6, schedule="linear", steps=20
     )
-    known = {"adam": optax.adam, "radam": optax.radam}[name]
-    reference = known(optax.linear_schedule(1e-2, 0.0, 20), b1=0.8, b2=0.97, eps=1e-6)
-    state = reference.init(params)
-    for gradient, got in zip(gradients, updates(settings, gradients, params), strict=True):
-        with jax.numpy_dtype_promotion("standard"):
-            expected, state = reference.update(gradient, state, params)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), got, expected)
+    ours = updates(settings, gradients, params)
+    # In float64, since optax's rectification loses digits in float32.
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+        known = {"adam": optax.adam, "radam": optax.radam}[name]
+        reference = known(optax.linear_schedule(1e-2, 0.0, 20), b1=0.8, b2=0.97, eps=1e-6)
+        state = reference.init(jax.tree.map(lambda p: p.astype(jnp.float64), params))
+        for gradient, got in zip(gradients, ours, strict=True):
+            wide = jax.tree.map(lambda g: g.astype(jnp.float64), gradient)
+            expected, state = reference.update(wide, state)
+            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), got, expected)
+
+
+@pytest.mark.parametrize("beta2", [0.0, 0.6, 0.97, 0.999])
+def test_radam_in_float64(beta2):
+    """Algorithm 2 of arXiv 1908.03265 in numpy; at .999 the rectification starts at the sixth step."""
+    settings = TrainingSettings(optimizer="radam", lr=1.0, beta1=0.9, beta2=beta2)
+    gradients = np.cos(np.arange(24)).reshape(12, 2)
+    given = [jnp.asarray(g, jnp.float32) for g in gradients]
+    taken = updates(settings, given, jnp.zeros(2))
+    m = v = 0
+    longest = 2 / (1 - beta2) - 1
+    for n, (g, got) in enumerate(zip(gradients, taken, strict=True), 1):
+        m, v = 0.9 * m + 0.1 * g, beta2 * v + (1 - beta2) * g**2
+        rho = longest - 2 * n * beta2**n / (1 - beta2**n)
+        step = m / (1 - 0.9**n)
+        if rho >= 5:
+            r = (rho - 4) * (rho - 2) * longest / ((longest - 4) * (longest - 2) * rho)
+            step *= np.sqrt(r) / (np.sqrt(v / (1 - beta2**n)) + settings.epsilon)
+        # Adam's own bias correction in float32 is off by 6e-6 at .999.
+        np.testing.assert_allclose(got, -step, rtol=2e-5)
 
 
 def test_adam_first_step_is_the_rate():
