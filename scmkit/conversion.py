@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from scmkit.interfaces import AbstractNoiseProcess, Conditioning
-from scmkit.model import AbstractModel
+from scmkit.model import AbstractModel, as_time
 from scmkit.types import Scalar
 
 
@@ -16,7 +16,7 @@ def velocity_under(
     process: AbstractNoiseProcess,
     model: AbstractModel,
     x_t: Float[Array, "*shape"],
-    t: Scalar,
+    t: Scalar | float,
     cond: Conditioning | None = None,
 ) -> Float[Array, "*shape"]:
     r"""The PF-ODE velocity of `model` along `process`, whatever process it was trained under.
@@ -28,6 +28,7 @@ def velocity_under(
 
     No quantity here diverges as `t -> 0` (arXiv 2410.11081, Appendix B).
     """
+    t = as_time(t)
     if eqx.tree_equal(process, model.process) is True:
         return model.velocity(x_t, t, cond)
 
@@ -41,7 +42,7 @@ def velocity_under(
 def angular_velocity(
     model: AbstractModel,
     x: Float[Array, "*shape"],
-    angle: Scalar,
+    angle: Scalar | float,
     cond: Conditioning | None = None,
 ) -> Float[Array, "*shape"]:
     r"""$dx/d\theta$ of `model`'s PF-ODE in TrigFlow's coordinates, whatever its process.
@@ -58,7 +59,7 @@ def angular_velocity(
         tau = model.process.time_at(model.parameterization.sigma_data * jnp.tan(angle))
         return tau, jnp.cos(angle) / model.process.alpha(tau)
 
-    return _after(change, model, x, angle, cond)
+    return _after(change, model, x, as_time(angle), cond)
 
 
 def _after(

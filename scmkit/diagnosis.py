@@ -9,6 +9,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float
 
+from scmkit.arguments import as_count, as_seed
 from scmkit.blame import blaming
 from scmkit.composition import dataset_of
 from scmkit.interfaces import Conditioning
@@ -41,6 +42,8 @@ def tangent_norms(run: Run, *, points: int = 64, samples: int = 256, seed: int =
     The path is the PF-ODE of a diffusion model, and the data's (`dx/dt` of sCT) for a consistency
     model, which has no ODE of its own.
     """
+    points, samples = as_count(points, "points", least=2), as_count(samples, "samples")
+    seed = as_seed(seed)
     dataset, data, model = dataset_of(run.recipe), run.recipe.data, run.model
     rng = np.random.default_rng(seed)
     size = dataset.size("train")

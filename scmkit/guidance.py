@@ -4,9 +4,11 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from scmkit.arguments import as_strength
 from scmkit.conversion import velocity_under
+from scmkit.errors import UsageError
 from scmkit.interfaces import AbstractParameterization, Conditioning
-from scmkit.model import AbstractModel
+from scmkit.model import AbstractModel, as_time
 from scmkit.types import Key, Scalar
 
 EVERYWHERE = (0.0, float("inf"))
@@ -35,6 +37,9 @@ class Guided(AbstractModel):
     - `guide`: the weaker model; it may be of another process and parameterization.
     - `strength`: $\omega$.
     - `interval`: `(lo, hi)`, noise-to-signal ratios.
+
+    Raises `UsageError` for a strength that is negative or not finite, and, when called, for one other than 1
+    with neither a label nor a guide to lead anywhere.
     """
 
     model: AbstractModel
@@ -52,9 +57,10 @@ class Guided(AbstractModel):
         guide: AbstractModel | None = None,
         interval: tuple[float, float] = EVERYWHERE,
     ) -> None:
+        # A traced strength, such as one of many in a vmap, is not looked at.
+        self.strength = as_strength(strength) if isinstance(strength, (int, float)) else strength
         self.model = model
         self.guide = guide
-        self.strength = strength
         self.interval = interval
         self.parameterization = model.parameterization
         self.evaluations = model.evaluations + (guide or model).evaluations
@@ -62,7 +68,7 @@ class Guided(AbstractModel):
     def raw(
         self,
         x_t: Float[Array, "*shape"],
-        t: Scalar,
+        t: Scalar | float,
         cond: Conditioning | None = None,
         *,
         key: Key | None = None,
@@ -70,7 +76,13 @@ class Guided(AbstractModel):
         label = None if cond is None else cond.label
         given = None if cond is None else cond.guidance
         strength = jnp.asarray(self.strength, jnp.float32) if given is None else given
+        t = as_time(t)
         if self.guide is None and label is None:
+            if given is not None or self.strength != 1:
+                raise UsageError(
+                    "guidance leads away from the prediction without a label, and no label was given; "
+                    "give one, or a weaker model as the guide"
+                )
             return self.model.raw(x_t, t, None, key=key)
         strong = self.model.raw(x_t, t, Conditioning(label), key=key)
         weak = self._weak(x_t, t, label, key=key)

@@ -4,6 +4,7 @@ import abc
 from typing import Literal
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -19,11 +20,16 @@ from scmkit.types import AbstractVar, Key, Scalar
 Precision = Literal["float32", "bfloat16"]
 
 
+def as_time(t: Scalar | float) -> Scalar:
+    """A time as an array: float32 where it is a Python number."""
+    return jnp.asarray(t, None if isinstance(t, jax.Array) else jnp.float32)
+
+
 class AbstractModel(eqx.Module):
     r"""What samplers and teachers hold: an output `F` that knows what it means, on one sample.
 
     $f(x_t, t) = c_{skip} x_t + c_{out} F$, with the coefficients of the parameterization. Time is in the
-    process's own units and float32 whatever the sample's dtype.
+    process's own units, an array or a Python number, and float32 whatever the sample's dtype.
     """
 
     parameterization: AbstractVar[AbstractParameterization]
@@ -39,7 +45,7 @@ class AbstractModel(eqx.Module):
     def raw(
         self,
         x_t: Float[Array, "*shape"],
-        t: Scalar,
+        t: Scalar | float,
         cond: Conditioning | None = None,
         *,
         key: Key | None = None,
@@ -49,24 +55,26 @@ class AbstractModel(eqx.Module):
     def denoise(
         self,
         x_t: Float[Array, "*shape"],
-        t: Scalar,
+        t: Scalar | float,
         cond: Conditioning | None = None,
         *,
         key: Key | None = None,
     ) -> Float[Array, "*shape"]:
         """`f(x_t, t)`: the posterior mean after diffusion training, the consistency function after
         consistency training."""
+        t = as_time(t)
         return self.parameterization.denoise(self.raw(x_t, t, cond, key=key), x_t, t)
 
     def velocity(
         self,
         x_t: Float[Array, "*shape"],
-        t: Scalar,
+        t: Scalar | float,
         cond: Conditioning | None = None,
         *,
         key: Key | None = None,
     ) -> Float[Array, "*shape"]:
         """The PF-ODE velocity `dx_t/dt` of a diffusion model."""
+        t = as_time(t)
         return self.parameterization.velocity(self.raw(x_t, t, cond, key=key), x_t, t)
 
 
@@ -85,12 +93,12 @@ class Model(AbstractModel):
     def raw(
         self,
         x_t: Float[Array, "*shape"],
-        t: Scalar,
+        t: Scalar | float,
         cond: Conditioning | None = None,
         *,
         key: Key | None = None,
     ) -> Float[Array, "*shape"]:
-        c = self.parameterization.coefficients(t)
+        c = self.parameterization.coefficients(as_time(t))
         x = c.in_ * x_t
         low = x if self.precision == "float32" else x.astype(jnp.dtype(self.precision))
         F = self.network(low, c.noise, cond, key=key)

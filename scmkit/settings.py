@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_t
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import TypeAdapter, ValidationError
 
+from scmkit.bounds import LARGEST, LAST_SEED
 from scmkit.errors import OptionError, did_you_mean
 
 C = TypeVar("C")
@@ -34,13 +35,13 @@ class DataSettings:
 class TrainingSettings:
     """Everything about a run that is not a plugin's."""
 
-    steps: Annotated[int, Gt(0)] = 10_000
+    steps: Annotated[int, Gt(0), Le(LARGEST)] = 10_000
     """Optimizer steps."""
-    batch_size: Annotated[int, Gt(0)] = 128
+    batch_size: Annotated[int, Gt(0), Le(LARGEST)] = 128
     """Samples per optimizer step, over all micro-batches."""
-    accumulate: Annotated[int, Gt(0)] = 1
+    accumulate: Annotated[int, Gt(0), Le(LARGEST)] = 1
     """Micro-batches per optimizer step; must divide `batch_size`."""
-    seed: Annotated[int, Ge(0)] = 0
+    seed: Annotated[int, Ge(0), Le(LAST_SEED)] = 0
     """Seed of everything random in the run."""
     optimizer: Literal["adam", "radam"] = "adam"
     """The optimizer."""
@@ -48,9 +49,9 @@ class TrainingSettings:
     """Peak learning rate."""
     schedule: Literal["constant", "cosine", "linear", "inverse-sqrt"] = "constant"
     """Learning-rate schedule after the warmup."""
-    warmup: Annotated[int, Ge(0)] = 0
+    warmup: Annotated[int, Ge(0), Le(LARGEST)] = 0
     """Steps of linear learning-rate warmup."""
-    lr_reference: Annotated[int, Gt(0)] = 35_000
+    lr_reference: Annotated[int, Gt(0), Le(LARGEST)] = 35_000
     """Step after which `inverse-sqrt` decays (EDM2's t_ref)."""
     lr_end: Annotated[float, Ge(0), Le(1)] = 0.0
     """Final fraction of `lr` for `cosine` and `linear`."""
@@ -66,17 +67,17 @@ class TrainingSettings:
     """Global gradient-norm limit; 0 switches clipping off."""
     ema: str = "power:0.05"
     """Weight averaging: `power:SIGMA_REL`, `half-life:IMAGES` or `none`."""
-    log_every: Annotated[int, Gt(0)] = 50
+    log_every: Annotated[int, Gt(0), Le(LARGEST)] = 50
     """Steps between lines of `metrics.jsonl`."""
-    sample_every: Annotated[int, Ge(0)] = 0
+    sample_every: Annotated[int, Ge(0), Le(LARGEST)] = 0
     """Steps between sample grids; 0 draws four during the run."""
-    checkpoint_every: Annotated[int, Ge(0)] = 0
+    checkpoint_every: Annotated[int, Ge(0), Le(LARGEST)] = 0
     """Steps between checkpoints; 0 saves four during the run, the last at its end."""
-    keep: Annotated[int, Ge(0)] = 2
+    keep: Annotated[int, Ge(0), Le(LARGEST)] = 2
     """Checkpoints to keep; 0 keeps all."""
     on_nonfinite: Literal["stop", "skip", "rollback"] = "stop"
     """At a loss or gradient that is not finite: stop, skip the batch, or go back to the last checkpoint."""
-    nonfinite_limit: Annotated[int, Gt(0)] = 10
+    nonfinite_limit: Annotated[int, Gt(0), Le(LARGEST)] = 10
     """Faults in a row after which `skip` and `rollback` stop too."""
 
     def __post_init__(self) -> None:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
+from scmkit.arguments import as_count, as_seed
 from scmkit.assembly import build_free
 from scmkit.blame import blaming
 from scmkit.composition import dataset_of
@@ -90,6 +91,11 @@ def search_angles(
         )
     if steps < 2:
         raise UsageError(f"--steps {steps}: one step has no intermediate times, take at least two")
+    n, seed, evaluations = (
+        as_count(n, "n", least=2),
+        as_seed(seed),
+        as_count(evaluations, "evaluations", least=2),
+    )
     measure: AbstractMetric = build_free(Slot.metric, metric, (settings or {}).get(metric, {}))
     if measure.space is not None:
         raise UsageError(f"metric '{metric}' works on features; search with one of data space")

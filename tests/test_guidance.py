@@ -16,7 +16,7 @@ from scmkit import Conditioning, Guided, Model, Run, build, build_model, compose
 from scmkit.conditioning import ConditioningEmbedding, GuidanceEmbedding
 from scmkit.errors import OptionError, PluginError, UsageError
 from scmkit.interfaces import AbstractNetwork, DataSpec
-from scmkit.sampling import draw
+from scmkit.sampling import draw, with_guidance
 from scmkit.testing.oracles import Gaussian, exact_model
 
 SD = 0.5
@@ -81,7 +81,21 @@ def test_the_interval_is_in_noise_to_signal_ratios():
 
 def test_without_a_label_there_is_nothing_to_guide_to():
     model, x, t = labelled(TRIG), jnp.asarray([0.3, -0.8]), jnp.asarray(0.7)
-    np.testing.assert_array_equal(Guided(model, 9.0).raw(x, t, None), model.raw(x, t, None))
+    np.testing.assert_array_equal(Guided(model).raw(x, t, None), model.raw(x, t, None))
+    for guided, cond in (
+        (Guided(model, 9.0), None),
+        (Guided(model), Conditioning(None, jnp.asarray(2.0))),
+    ):
+        with pytest.raises(UsageError, match="no label was given"):
+            guided.raw(x, t, cond)
+
+
+@pytest.mark.parametrize("strength", [float("nan"), float("inf"), -0.5])
+def test_strengths_are_finite(strength):
+    with pytest.raises(UsageError, match=f"guidance {strength}: give a finite strength"):
+        Guided(labelled(TRIG), strength)
+    with pytest.raises(UsageError, match="finite"):
+        with_guidance(None, 3, strength)
 
 
 def test_samplers_take_a_guided_model_and_count_both_evaluations():

@@ -14,14 +14,14 @@ import scmkit
 from scmkit.testing import assert_abstract_or_final
 
 LAYERS = [
-    {"types", "errors", "dtypes", "environment", "containment", "npy"},
+    {"types", "bounds", "errors", "dtypes", "environment", "containment", "npy"},
     {"discovery"},
     {"blame"},
     {"returned"},
     {"fused_attention"},
     {"interfaces", "files", "locks", "settings"},
     {"weights"},
-    {"model", "conditioning"},
+    {"model", "conditioning", "arguments"},
     {"conversion", "consistency"},
     {"guidance"},
     {"plugin", "data"},

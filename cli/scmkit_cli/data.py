@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from scmkit.bounds import LAST_SEED
+
 if TYPE_CHECKING:
     from scmkit.interfaces import AbstractDataset, Split
 
@@ -38,7 +40,7 @@ def import_(
         float,
         typer.Option(help="Share drawn for the test split, where the source has none of its own."),
     ] = 0.1,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of that draw.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LAST_SEED, help="Seed of that draw.")] = 0,
     skip_non_images: Annotated[
         bool,
         typer.Option("--skip-non-images", help="Pass over other files in a folder of images."),

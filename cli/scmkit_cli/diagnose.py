@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from scmkit.bounds import LAST_SEED
 from scmkit.errors import UsageError
 
 
@@ -15,7 +16,7 @@ def diagnose(
     ),
     points: Annotated[int, typer.Option(min=2, help="Noise levels.")] = 64,
     samples: Annotated[int, typer.Option(min=1, help="Training samples to average over.")] = 256,
-    seed: Annotated[int, typer.Option(help="Seed of samples and noise.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LAST_SEED, help="Seed of samples and noise.")] = 0,
 ) -> None:
     """Draw how large the two parts of df/dt are along the noise levels.
 

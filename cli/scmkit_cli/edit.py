@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from scmkit.bounds import LARGEST, LAST_SEED
 from scmkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -37,9 +38,9 @@ Label = Annotated[
         show_default=False,
     ),
 ]
-Steps = Annotated[int, typer.Option(min=1, help="Consistency steps.")]
+Steps = Annotated[int, typer.Option(min=1, max=LARGEST, help="Consistency steps.")]
 Variations = Annotated[int, typer.Option(min=1, help="Results for each image.")]
-Seed = Annotated[int, typer.Option(help="Seed of the noise.")]
+Seed = Annotated[int, typer.Option(min=0, max=LAST_SEED, help="Seed of the noise.")]
 Out = Annotated[
     Path,
     typer.Option(

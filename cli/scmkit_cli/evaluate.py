@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from scmkit.bounds import LAST_SEED
 from scmkit.errors import UsageError
 from scmkit_cli.guidance import Guidance, Guide, Interval, guided
 from scmkit_cli.options import (
@@ -50,7 +51,7 @@ def evaluate(
     guidance: Guidance = None,
     guide: Guide = None,
     guidance_interval: Interval = None,
-    seed: Annotated[int, typer.Option(help="Seed of noise and subsets.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LAST_SEED, help="Seed of noise and subsets.")] = 0,
     settings: Settings = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a row.")] = False,
 ) -> None:

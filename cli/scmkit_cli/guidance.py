@@ -42,8 +42,10 @@ def guided(
     A model that was distilled from guided teachers takes the strength as a condition.
     """
     from scmkit import Guided, Run
+    from scmkit.arguments import as_strength
     from scmkit.guidance import EVERYWHERE
 
+    strength = None if strength is None else as_strength(strength)
     told = "guidance" in run.recipe.conditions
     if strength is None or told:
         extra = "--guide" if guide else "--guidance-interval" if interval else None

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from scmkit.bounds import LAST_SEED
+
 
 def likelihood(
     run: Annotated[Path, typer.Argument(help="The run's directory: a diffusion model.")],
@@ -42,7 +44,9 @@ def likelihood(
     split: Annotated[
         Literal["train", "test"], typer.Option(help="The split to take samples from.")
     ] = "test",
-    seed: Annotated[int, typer.Option(help="Seed of subset, dequantisation and probes.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=LAST_SEED, help="Seed of subset, dequantisation and probes.")
+    ] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Bits per dimension of a split under a diffusion model; smaller is better.

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from scmkit.bounds import LARGEST
 from scmkit.errors import OptionError, UsageError
 
 Settings = Annotated[
@@ -46,6 +47,7 @@ Samples = Annotated[
     typer.Option(
         "--n",
         min=2,
+        max=LARGEST,
         help="Samples of each evaluation. Default: as many as the test split, 2000 at the most.",
         show_default=False,
     ),

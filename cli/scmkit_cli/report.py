@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from scmkit.bounds import LAST_SEED
 from scmkit.errors import UsageError
 from scmkit_cli.options import Features, Samples, counts
 
@@ -25,7 +26,7 @@ def report(
     ] = None,
     n: Samples = None,
     features: Features = None,
-    seed: Annotated[int, typer.Option(help="Seed of noise and subsets.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LAST_SEED, help="Seed of noise and subsets.")] = 0,
     metrics: Annotated[
         bool,
         typer.Option("--metrics/--no-metrics", help="Whether to measure, which takes longest."),

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from scmkit.bounds import LARGEST, LAST_SEED
 from scmkit.errors import UsageError
 from scmkit_cli.guidance import Guidance, Guide, Interval, guided
 from scmkit_cli.options import Settings, by_plugin, parse_settings
@@ -12,11 +13,12 @@ from scmkit_cli.options import Settings, by_plugin, parse_settings
 
 def sample(
     run: Annotated[Path, typer.Argument(help="The run's directory.")],
-    n: Annotated[int, typer.Option("--n", min=1, help="Number of samples.")] = 64,
+    n: Annotated[int, typer.Option("--n", min=1, max=LARGEST, help="Number of samples.")] = 64,
     steps: Annotated[
         int | None,
         typer.Option(
             min=1,
+            max=LARGEST,
             help="Sampling steps. Default: what is usual of the sampler, such as 1.",
             show_default=False,
         ),
@@ -37,7 +39,7 @@ def sample(
     guidance: Guidance = None,
     guide: Guide = None,
     guidance_interval: Interval = None,
-    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LAST_SEED, help="Seed of the noise.")] = 0,
     out: Annotated[
         Path,
         typer.Option(

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from scmkit.bounds import LAST_SEED
 from scmkit_cli.options import Settings, by_plugin, parse_settings
 
 
@@ -14,7 +15,7 @@ def tune(
     steps: Annotated[int, typer.Option(min=2, help="Sampling steps.")] = 2,
     metric: Annotated[str, typer.Option(help="Metric plugin to search by.")] = "energy-distance",
     n: Annotated[int, typer.Option("--n", min=2, help="Samples per candidate.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Seed of noise and subsets.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LAST_SEED, help="Seed of noise and subsets.")] = 0,
     settings: Settings = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:

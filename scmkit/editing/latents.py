@@ -76,7 +76,7 @@ def decode_at_once(
 
 
 def interpolate(
-    a: Float[Array, "*shape"], b: Float[Array, "*shape"], weight: Scalar
+    a: Float[Array, "*shape"], b: Float[Array, "*shape"], weight: Scalar | float
 ) -> Float[Array, "*shape"]:
     r"""The point at `weight` of the way from `a` to `b` along the great circle through them.
 

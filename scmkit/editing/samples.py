@@ -1,5 +1,6 @@
 """Editing many samples, in the data's units."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
@@ -7,12 +8,14 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, ArrayLike, Float
 
+from scmkit.arguments import as_count, as_labels, as_samples, as_seed
 from scmkit.blame import blaming
 from scmkit.editing.latents import decode, decode_at_once, encode, interpolate
 from scmkit.editing.projections import Projection
 from scmkit.editing.zero_shot import edit, edit_times
+from scmkit.errors import UsageError
 from scmkit.interfaces import Conditioning, DataSpec
 from scmkit.model import AbstractModel
 from scmkit.sampling import in_batches
@@ -39,7 +42,7 @@ def edit_samples(
     data: DataSpec,
     samples: Float[np.ndarray, "n *shape"],
     known: Projection,
-    labels: Int[np.ndarray, " n"] | None = None,
+    labels: ArrayLike | Sequence[int] | None = None,
     *,
     steps: int = 16,
     angle: float | None = None,
@@ -53,14 +56,19 @@ def edit_samples(
     `known`, a projection in the data's units, keeps as it is comes back bit for bit; images stay within
     [-1, 1]. (arXiv 2303.01469, Algorithm 4, see `edit`.)
     """
-    raw = np.repeat(np.asarray(samples, np.float32), variations, axis=0)
+    samples, steps = as_samples(samples, data), as_count(steps, "steps")
+    variations = as_count(variations, "variations")
+    raw = np.repeat(samples, variations, axis=0)
     given = np.asarray(jax.vmap(known)(jnp.asarray(raw)))
     scale = jnp.asarray(data.scale, jnp.float32).reshape(-1, *[1] * (len(data.shape) - 1))
     inside = _Scaled(known, jnp.broadcast_to(scale, data.shape))
     start = jnp.asarray(data.normalise(given if angle is None else raw))
-    cond = None if labels is None else Conditioning(jnp.repeat(jnp.asarray(labels), variations))
+    cond = None
+    if labels is not None:
+        classes = as_labels(labels, data, len(samples))
+        cond = Conditioning(jnp.repeat(jnp.asarray(classes), variations))
     times = edit_times(model.parameterization, steps, angle)
-    keys = jr.split(jr.key(seed), len(raw))
+    keys = jr.split(jr.key(as_seed(seed)), len(raw))
     x = in_batches(lambda *some: _edit(model, inside, times, *some), (start, cond, keys), BATCH)
     made = data.denormalise(np.asarray(x))
     made = np.asarray(_agreeing(jnp.asarray(made), jnp.asarray(given), known, data))
@@ -70,8 +78,8 @@ def edit_samples(
 @blaming()
 def interpolate_samples(
     run: Run,
-    samples: Float[np.ndarray, "2 *shape"],
-    labels: Int[np.ndarray, " 2"] | None = None,
+    samples: Float[np.ndarray, "n *shape"],
+    labels: ArrayLike | Sequence[int] | None = None,
     *,
     frames: int = 8,
 ) -> Float[np.ndarray, "frames *shape"]:
@@ -83,7 +91,12 @@ def interpolate_samples(
     data, consistent = run.recipe.data, run.recipe.teacher_role != "none"
     teacher = run.teacher if consistent else None
     encoder = run.diffusion_model if teacher is None else Run.load(teacher).diffusion_model
-    cond = None if labels is None else Conditioning(jnp.asarray(labels))
+    samples, frames = as_samples(samples, data), as_count(frames, "frames", least=2)
+    if len(samples) != 2:
+        raise UsageError(
+            f"{len(samples)} samples: give two, from one of which to walk to the other"
+        )
+    cond = None if labels is None else Conditioning(jnp.asarray(as_labels(labels, data, 2)))
     a, b = eqx.filter_jit(jax.vmap(encode, (None, 0, 0)))(
         encoder, jnp.asarray(data.normalise(samples)), cond
     )

@@ -9,6 +9,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Float
 
+from scmkit.arguments import as_count, as_seed
 from scmkit.assembly import build_free
 from scmkit.blame import blaming
 from scmkit.composition import dataset_of
@@ -104,9 +105,9 @@ def evaluate(
     size = dataset.size(split)
     if not size:
         raise UsageError(f"data '{recipe.data.source}' has no {split} split; choose the other")
-    n = min(size, 2000) if n is None else n
-    if not n > 0:
-        raise UsageError(f"--n {n}: draw at least one sample")
+    n = as_count(min(size, 2000) if n is None else n, "n")
+    steps = steps and [as_count(count, "steps") for count in steps]
+    seed = as_seed(seed)
     if resamples < 0 or resamples == 1:
         raise UsageError(f"--resamples {resamples}: give 2 or more, or 0 for no intervals")
     sampler = sampler or recipe.sampler

@@ -1,6 +1,6 @@
 """Bits per dimension of a run's data, with what was dequantised stated."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Int
 
+from scmkit.arguments import as_count, as_labels, as_samples, as_seed
 from scmkit.blame import blaming
 from scmkit.composition import dataset_of
 from scmkit.errors import UsageError
@@ -84,10 +85,10 @@ def bits_per_dimension(
     """
     model, dataset = run.diffusion_model, dataset_of(run.recipe)
     size = dataset.size(split)
-    n = size if n is None else min(n, size)
+    n = size if n is None else min(as_count(n, "n"), size)
     if n < 2:
         raise UsageError(f"{n} samples of the {split} split: an interval needs two at least")
-    chosen = np.sort(np.random.default_rng(seed).permutation(size)[:n])
+    chosen = np.sort(np.random.default_rng(as_seed(seed)).permutation(size)[:n])
     samples, labels = dataset.read(split, chosen)
     given = {"levels": dataset.levels, "seed": seed, **options}
     return bits_of_samples(model, run.recipe.data, samples, labels, **given)
@@ -97,7 +98,7 @@ def bits_of_samples(
     model: AbstractModel,
     data: DataSpec,
     samples: Float[np.ndarray, "n *shape"],
-    labels: Int[np.ndarray, " n"] | None = None,
+    labels: ArrayLike | Sequence[int] | None = None,
     *,
     levels: int = 0,
     probes: int | None = None,
@@ -113,6 +114,7 @@ def bits_of_samples(
     deviation of the dequantisation noise in the model's units, so that the density is as blurred as what
     it is asked about; for continuous data 2e-3. `probes`, `rtol` and `atol` are `log_likelihood`'s.
     """
+    samples, seed = as_samples(samples, data), as_seed(seed)
     n, width = len(samples), 2 / (levels - 1) if levels else 0.0
     u = np.random.default_rng(seed).random(samples.shape, np.float32)
     x = data.normalise(samples + np.float32(width) * (u - np.float32(0.5)))
@@ -126,7 +128,7 @@ def bits_of_samples(
     def some(x: Array, cond: Conditioning | None, keys: Keys) -> LogLikelihood:
         return _log_likelihoods(model, x, cond, keys, options)
 
-    cond = None if labels is None else Conditioning(jnp.asarray(labels))
+    cond = None if labels is None else Conditioning(jnp.asarray(as_labels(labels, data, n)))
     args = (jnp.asarray(x), cond, jr.split(jr.key(seed), n))
     out = in_batches(some, args, BATCH, done)
     # log p in the data's units, per dimension: channels have equally many values.

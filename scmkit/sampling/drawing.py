@@ -1,17 +1,17 @@
 """Drawing many samples."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Int
 
+from scmkit.arguments import as_count, as_labels, as_seed, as_strength
 from scmkit.assembly import build_free
 from scmkit.blame import blaming
-from scmkit.errors import UsageError
 from scmkit.interfaces import AbstractSampler, Conditioning, DataSpec, SamplerOutput
 from scmkit.model import AbstractModel
 from scmkit.plugin import Slot
@@ -49,8 +49,7 @@ def steps_for(sampler: AbstractSampler, steps: int) -> int | Int[Array, ""]:
 
     Raises `UsageError` for less than one step.
     """
-    if steps < 1:
-        raise UsageError(f"{steps} sampling steps: take at least one")
+    steps = as_count(steps, "steps")
     return jnp.asarray(steps, jnp.int32) if sampler.traces_steps else steps
 
 
@@ -112,21 +111,21 @@ def conditioning(data: DataSpec, n: int, *, label: int | None = None) -> Conditi
 
     Raises `UsageError` for a label the data does not have.
     """
+    if label is not None:
+        return Conditioning(jnp.asarray(as_labels(label, data, n)))
     if data.num_classes == 0:
-        if label is not None:
-            raise UsageError(f"class {label}: this data has no classes")
         return None
-    if label is None:
-        return Conditioning(jnp.arange(n, dtype=jnp.int32) % data.num_classes)
-    if not 0 <= label < data.num_classes:
-        raise UsageError(f"class {label}: this data has classes 0 to {data.num_classes - 1}")
-    return Conditioning(jnp.full(n, label, jnp.int32))
+    return Conditioning(jnp.arange(n, dtype=jnp.int32) % data.num_classes)
 
 
 def with_guidance(cond: Conditioning | None, n: int, guidance: float | None) -> Conditioning | None:
-    """`n` conditionings with a guidance strength; as they are where none is given."""
+    """`n` conditionings with a guidance strength; as they are where none is given.
+
+    Raises `UsageError` for a strength that is negative or not finite.
+    """
     if guidance is None:
         return cond
+    guidance = as_strength(guidance)
     label = None if cond is None else cond.label
     return Conditioning(label, jnp.full(n, guidance, jnp.float32))
 
@@ -139,7 +138,7 @@ def sample(
     sampler: AbstractSampler | str = "consistency",
     *,
     steps: int = 1,
-    labels: Int[np.ndarray, " n"] | int | None = None,
+    labels: ArrayLike | Sequence[int] | None = None,
     guidance: float | None = None,
     seed: int = 0,
 ) -> Float[np.ndarray, "n *shape"]:
@@ -149,14 +148,17 @@ def sample(
     all, one per sample, or None for classes in turn. `guidance` is a strength, for a `Guided` model or one
     distilled from guided teachers. The same seed gives the same noise for every sampler and number of
     steps.
+
+    Raises `UsageError` for what is not a class, number, seed or strength.
     """
+    n = as_count(n, "n")
     named = isinstance(sampler, str)
     method: AbstractSampler = build_free(Slot.sampler, sampler, {}) if named else sampler
-    k_noise, k_sampler = jr.split(jr.key(seed))
-    if isinstance(labels, np.ndarray):
-        cond = Conditioning(jnp.asarray(labels, jnp.int32))
+    k_noise, k_sampler = jr.split(jr.key(as_seed(seed)))
+    if labels is None:
+        cond = conditioning(data, n)
     else:
-        cond = conditioning(data, n, label=labels)
+        cond = Conditioning(jnp.asarray(as_labels(labels, data, n)))
     cond = with_guidance(cond, n, guidance)
     noise = prior(model, data, n, key=k_noise)
     out = draw(model, method, noise, cond, steps=steps, key=k_sampler)
