@@ -1,11 +1,10 @@
 """What is passed in Python, within the same bounds as the command line's options."""
 
 import math
-from collections.abc import Sequence
 from numbers import Integral
 
 import numpy as np
-from jaxtyping import ArrayLike, Float, Int
+from jaxtyping import Float, Int, Shaped
 
 from scmkit.bounds import LARGEST, LAST_SEED
 from scmkit.errors import UsageError
@@ -35,12 +34,12 @@ def as_strength(given: float) -> float:
     return given
 
 
-def as_labels(given: ArrayLike | Sequence[int], data: DataSpec, n: int) -> Int[np.ndarray, " {n}"]:
+def as_labels(given: object, data: DataSpec, n: int) -> Int[np.ndarray, " {n}"]:
     """Classes of `n` samples, from one for all or one for each.
 
     Raises `UsageError` for another number of them, and for what is no class of the data.
     """
-    labels = np.asarray(given)
+    labels = _array(given, "labels")
     if not data.num_classes:
         raise UsageError(f"class {_quoted(labels)}: this data has no classes")
     if labels.shape not in ((), (n,)):
@@ -56,14 +55,24 @@ def as_labels(given: ArrayLike | Sequence[int], data: DataSpec, n: int) -> Int[n
     return np.broadcast_to(labels.astype(np.int32), (n,))
 
 
-def as_samples(given: ArrayLike, data: DataSpec) -> Float[np.ndarray, "n *shape"]:
+def as_samples(given: object, data: DataSpec) -> Float[np.ndarray, "n *shape"]:
     """Samples in the data's units, as float32; raises `UsageError` for another shape and for NaN."""
-    samples = np.asarray(given, np.float32)
+    samples = _array(given, "samples")
+    if samples.dtype.kind not in "iuf":
+        raise UsageError(f"samples of {samples.dtype}: give numbers")
+    samples = samples.astype(np.float32, copy=False)
     if not samples.ndim or samples.shape[1:] != data.shape or not len(samples):
         raise UsageError(f"samples of shape {samples.shape}: give (n, *{data.shape}), at least one")
     if not np.isfinite(samples).all():
         raise UsageError("samples: some values are not finite")
     return samples
+
+
+def _array(given: object, what: str) -> Shaped[np.ndarray, "..."]:
+    try:
+        return np.asarray(given)
+    except ValueError:
+        raise UsageError(f"{what}: rows of different lengths are no array") from None
 
 
 def _quoted(labels: np.ndarray) -> str:

@@ -7,6 +7,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float
 
+from scmkit.errors import UsageError
 from scmkit.interfaces import AbstractTimeEmbedding, Conditioning
 from scmkit.types import Key, Scalar
 
@@ -35,13 +36,13 @@ def guidance_of(
 ) -> Float[Array, " dim"] | float:
     """What guidance adds to an embedding: 0 where the network is not told of it.
 
-    Raises `ValueError` for a strength given to a network that takes none.
+    Raises `UsageError` for a strength given to a network that takes none.
     """
     given = None if cond is None else cond.guidance
     if embedding is not None:
         return embedding(given)
     if given is not None:
-        raise ValueError(
+        raise UsageError(
             "this network takes no guidance strength; wrap its model in scmkit.Guided instead"
         )
     return 0.0
@@ -87,7 +88,7 @@ class ConditioningEmbedding(eqx.Module):
             none = self.labels.shape[0] - 1
             emb = emb + self.labels[jnp.asarray(none) if label is None else label]
         elif label is not None:
-            raise ValueError("this network was built without classes but was given a label")
+            raise UsageError("this network was built without classes but was given a label")
         return jax.nn.silu(emb + guidance_of(cond, self.guidance))
 
 

@@ -141,6 +141,8 @@ class Plugin:
         comes from it too), `"initial"` (only the weights do) or `"none"`.
     - `conditions`: what the model must be told beside time and label, given the plugin's options: fields of
         `Conditioning`. A loss that draws guidance strengths names `"guidance"`.
+    - `drops_labels`: whether a model that its loss trained, given the options, also saw samples without
+        their label, without which there is nothing for guidance to lead away from.
     - `example`: shape and number of classes of the data that a network is best known for; `plugins info`
         shows its size there.
     - `requires`: importable modules it needs beyond its package's own dependencies, each with the
@@ -157,6 +159,7 @@ class Plugin:
     settings_with: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     teacher: Literal["none", "initial", "required"] = "none"
     conditions: Callable[[Any], Collection[str]] = lambda config: ()
+    drops_labels: Callable[[Any], bool] = lambda config: True
     example: tuple[tuple[int, ...], int] | None = None
     requires: Mapping[str, str] = field(default_factory=dict)
     api: int = API_VERSION

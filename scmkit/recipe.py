@@ -130,6 +130,12 @@ class Recipe:
         asked = (self.plugin(name) for name in dict.fromkeys(self.slots[s] for s in TRAINING_SLOTS))
         return frozenset(c for _, plugin, config in asked for c in plugin.conditions(config))
 
+    @property
+    def drops_labels(self) -> bool:
+        """Whether the loss shows the model samples without their label, as guidance needs."""
+        _, plugin, config = self.plugin(self.slots[Slot.loss])
+        return plugin.drops_labels(config)
+
     def reference(self, name: str) -> str:
         """`PACKAGE:NAME` of a recorded plugin."""
         return f"{self.plugins[name].package}:{name}"

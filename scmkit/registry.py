@@ -2,6 +2,7 @@
 
 from scmkit.blame import suspect
 from scmkit.discovery import Entry, first_line, has_module
+from scmkit.environment import require_jax
 from scmkit.errors import PluginError
 from scmkit.plugin import API_VERSION, Plugin
 
@@ -10,8 +11,10 @@ def load(entry: Entry) -> Plugin:
     """Import a plugin and check it.
 
     Raises `PluginError` naming plugin, package and version if it cannot be imported, is not a
-    `Plugin`, speaks another API, or lacks an optional dependency.
+    `Plugin`, speaks another API, or lacks an optional dependency; `UsageError` where jax is set up so that no
+    plugin can work.
     """
+    require_jax()
     try:
         plugin = entry.entry_point.load()
     # A module that exits while it is imported is broken like any other.

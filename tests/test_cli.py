@@ -204,12 +204,29 @@ def test_convert_sample_with_guidance_export_and_back(scmkit, converted, tmp_pat
         (("--guide", "x"), "--guide needs a strength"),
         (("--guidance", 2, "--guidance-interval", "2,1"), "give two numbers, LOW,HIGH"),
         (("--guidance", 2, "--guide", "nowhere"), "'nowhere' is not a run"),
+        (("--guidance", "nan"), "guidance nan: give a finite strength"),
+        (("--seed", 2**32), "4294967295"),
+        (("--steps", 10**12), "2147483647"),
     ],
 )
 def test_guidance_that_makes_no_sense(scmkit, converted, tmp_path, extra, message):
     code, _, err = scmkit("sample", converted, "--n", 1, *extra, "--out", tmp_path / "x.npy")
     assert code == 2
     assert message in err
+
+
+def test_guidance_of_a_model_that_never_drew_without_a_label(scmkit, tmp_path):
+    from scmkit.interop import convert
+
+    arrays = np.load(DATA / "edm2-tiny.npz")
+    state = {k.removeprefix("state/"): arrays[k] for k in arrays.files if k.startswith("state/")}
+    np.savez(tmp_path / "w.npz", **state)
+    given = {"edm2.head_dim": 4, "diffusion.label_dropout": 0}
+    run = convert("edm2", tmp_path / "w.npz", tmp_path / "run", given).path
+    code, _, err = scmkit("sample", run, "--guidance", 2, "--out", tmp_path / "x.npy")
+    assert code == 2
+    assert "was trained with every label shown" in err
+    assert "--guide" in err
 
 
 def test_guidance_of_a_student_that_was_not_told(scmkit, run, tmp_path):

@@ -23,6 +23,7 @@ from scmkit_plugins._ddpmpp_weights import DDPMPPImporter, from_songunet
 from scmkit_plugins._resample import FILTERS, downsample, upsample
 
 from scmkit import Conditioning
+from scmkit.errors import UsageError
 from scmkit.interfaces import DataSpec
 from scmkit.plugin import Context, Slot
 from scmkit.training.arrays import named_leaves
@@ -345,7 +346,7 @@ def test_no_label_is_a_class_vector_of_zeros(getkey):
 def test_a_label_without_classes_is_refused():
     mapping = tiny(classes=0).conditioning
     assert mapping.label is None
-    with pytest.raises(ValueError, match="built without classes but was given a label"):
+    with pytest.raises(UsageError, match="built without classes but was given a label"):
         mapping(jnp.asarray([0.7]), Conditioning(jnp.asarray(1)))
 
 
@@ -364,7 +365,7 @@ def test_guidance_is_added_to_the_features_and_starts_silent():
     shifted = eqx.tree_at(lambda m: m.label.bias, plain, shift)
     np.testing.assert_allclose(heard(t, strong), shifted(t, Conditioning(label)), atol=1e-5)
     assert np.any(np.abs(heard(t, strong) - told(t, strong)) > 1e-3)
-    with pytest.raises(ValueError, match="takes no guidance strength"):
+    with pytest.raises(UsageError, match="takes no guidance strength"):
         plain(t, strong)
 
 

@@ -199,7 +199,7 @@ def test_a_student_of_an_autoguided_teacher(student, tmp_path, monkeypatch):
 
 def test_a_network_that_takes_no_strength_says_so():
     model = build_model(compose(["trigflow", "sct"], TINY_MODEL), key=jr.key(0))
-    with pytest.raises(ValueError, match=r"takes no guidance strength; wrap .* scmkit.Guided"):
+    with pytest.raises(UsageError, match=r"takes no guidance strength; wrap .* scmkit.Guided"):
         sample(model, compose([], TINY_MODEL).data, 2, guidance=1.5)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from scmkit_plugins import adaptive_double_norm, dit, mlp, positional, unet, xla_attention
 
+from scmkit.errors import UsageError
 from scmkit.interfaces import AbstractNetwork, Conditioning, DataSpec
 from scmkit.plugin import Context, Slot
 
@@ -108,7 +109,7 @@ def test_an_unconditional_network(getkey):
     network = build(mlp, classes=0)
     x, t = jr.normal(getkey(), SHAPES[mlp]), jnp.asarray([0.7])
     assert np.isfinite(run(network, x, t, None)).all()
-    with pytest.raises(ValueError, match="without classes"):
+    with pytest.raises(UsageError, match="without classes"):
         run(network, x, t, LABEL)
 
 

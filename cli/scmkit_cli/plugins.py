@@ -21,6 +21,10 @@ def list_(
     """List the installed plugins, from metadata alone; nothing is imported."""
     from scmkit.discovery import entries, problem
 
+    if load:
+        from scmkit.environment import require_jax
+
+        require_jax()
     rows, installed = [], entries()
     for entry in installed:
         row = {"name": entry.name, "package": entry.package, "version": entry.version}

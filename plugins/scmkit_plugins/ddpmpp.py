@@ -12,6 +12,7 @@ from annotated_types import Ge, Lt
 from jaxtyping import Array, Float
 
 from scmkit.conditioning import GuidanceEmbedding, guidance_of
+from scmkit.errors import UsageError
 from scmkit.interfaces import (
     AbstractAttention,
     AbstractNetwork,
@@ -171,7 +172,7 @@ class Mapping(eqx.Module):
             row = rows[jnp.asarray(classes) if label is None else label]
             features = features + row + self.label.bias
         elif label is not None:
-            raise ValueError("this network was built without classes but was given a label")
+            raise UsageError("this network was built without classes but was given a label")
         emb = self.layer0(features + guidance_of(cond, self.guidance))
         return jax.nn.silu(self.layer1(jax.nn.silu(emb)))
 

@@ -95,5 +95,6 @@ plugin = Plugin(
     provides={Slot.tangent: build_tangent, Slot.loss: build_loss},
     config=Options,
     suggests={Slot.sampler: "pf-ode"},
+    drops_labels=lambda config: config.label_dropout > 0,
     settings={"log-normal.mean": -0.8, "log-normal.std": 1.6},
 )

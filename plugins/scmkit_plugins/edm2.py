@@ -10,6 +10,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from jaxtyping import Array, Float
 
 from scmkit.conditioning import GuidanceEmbedding, guidance_of
+from scmkit.errors import UsageError
 from scmkit.interfaces import (
     AbstractAttention,
     AbstractImporter,
@@ -182,7 +183,7 @@ class EDM2Conditioning(eqx.Module):
             none = jnp.asarray(rows.shape[0] - 1)
             emb = mp_sum(emb, rows[none if label is None else label], self.balance)
         elif label is not None:
-            raise ValueError("this network was built without classes but was given a label")
+            raise UsageError("this network was built without classes but was given a label")
         return mp_silu(emb + guidance_of(cond, self.guidance))
 
 

@@ -73,7 +73,17 @@ class Trainer:
             latest = checkpoint.latest(run.checkpoints)
             state, saved = checkpoint.restore(latest, state), checkpoint.metadata(latest)
             self.loader.restore(saved["loader"])
-        self.everywhere, self.by_sample = _shardings(settings.batch_size // settings.accumulate)
+        samples, devices = settings.batch_size // settings.accumulate, jax.local_devices()
+        used = devices_for(samples, len(devices))
+        if used < len(devices):
+            reporter.message(
+                f"{samples} samples at a time do not divide among {len(devices)} devices: training on "
+                f"{used}; choose train.batch_size / train.accumulate as a multiple of {len(devices)}"
+            )
+        mesh = jax.make_mesh((used,), ("data",), (AxisType.Auto,), devices=devices[:used])
+        self.everywhere, self.by_sample = (
+            NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("data",))
+        )
         self.state: TrainState = eqx.filter_shard(state, self.everywhere)
         self.tangent = eqx.filter_shard(assembly.tangent, self.everywhere)
         self._faults = saved.get("faults", {"row": 0, "last": 0, "rollbacks": 0})
@@ -263,9 +273,6 @@ def _on_device(leaf: Any) -> Any:
     return jnp.array(leaf) if isinstance(leaf, np.ndarray) else leaf
 
 
-def _shardings(samples: int) -> tuple[NamedSharding, NamedSharding]:
-    """Weights on every local device, samples split among them where their number divides."""
-    devices = jax.local_devices()
-    count = len(devices) if samples % len(devices) == 0 else 1
-    mesh = jax.make_mesh((count,), ("data",), (AxisType.Auto,), devices=devices[:count])
-    return NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
+def devices_for(samples: int, available: int) -> int:
+    """The most devices of those available among which the samples divide evenly."""
+    return max(count for count in range(1, available + 1) if samples % count == 0)
