@@ -1,6 +1,7 @@
 """Composition: from plugin names and settings to a recipe."""
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
@@ -299,9 +300,16 @@ def resolve_data(
     data: str, settings: Mapping[str, Any] | None = None
 ) -> tuple[AbstractDataset, str, dict[str, PluginRecord]]:
     """The data set behind a name or path, how to find it again, and its plugin's record if it has one."""
-    is_path = "/" in data or exists(Path(data))
-    if is_path and data not in {e.name for e in entries()}:
-        return Store(Path(data)), str(Path(data).resolve()), {}
+    names = {e.name for e in entries()}
+    # A name with a suffix is one of a store, there or not: no plugin is called so.
+    is_path = "/" in data or os.sep in data or exists(Path(data)) or bool(Path(data).suffix)
+    if is_path and data not in names:
+        return Store(data), str(Path(data).resolve()), {}
+    if ":" not in data and data not in names:
+        raise PluginError(
+            f"no data '{data}': no plugin has that name{did_you_mean(data, names)}, and no store is at that "
+            "path; `scmkit data import SOURCE DEST` makes one"
+        )
     entry = find(data)
     own = _section(settings or {}, entry.name)
     dataset = _dataset(data, own)

@@ -1,10 +1,26 @@
-"""Files that are written whole or not at all, and the folders they are in."""
+"""Files that are written whole or not at all, the folders they are in, and the paths to them."""
 
 import contextlib
+import os
 import uuid
 from pathlib import Path
 
 from scmkit.errors import RunError
+
+
+def plain_path(path: str | os.PathLike[str]) -> Path:
+    """A path without `..`, which TensorStore refuses; one that has none stays as it was given.
+
+    Links before a `..` are followed, as the system does.
+    """
+    path = Path(path)
+    if ".." not in path.parts:
+        return path
+    try:
+        return path.resolve()
+    # What is no path to the system is named where it is opened.
+    except (OSError, ValueError, RuntimeError):
+        return path
 
 
 def make_directory(path: Path, *, exist_ok: bool = True) -> None:

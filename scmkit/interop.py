@@ -16,6 +16,7 @@ from scmkit.blame import blaming
 from scmkit.composition import compose
 from scmkit.containment import parse_json
 from scmkit.errors import RunError, UsageError
+from scmkit.files import plain_path
 from scmkit.interfaces import AbstractImporter
 from scmkit.model import Model
 from scmkit.plugin import Slot
@@ -142,6 +143,7 @@ def _filled(
 
 def _write_run(dest: Path, recipe: Recipe, model: Model, metadata: Mapping[str, Any]) -> Run:
     """A finished run that holds averaged weights alone; whole or not at all."""
+    dest = plain_path(dest)
     if dest.exists():
         raise UsageError(f"'{dest}' exists; choose another name, or remove it first")
     temporary = dest.with_name(f".{dest.name}.tmp")

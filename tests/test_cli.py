@@ -43,12 +43,17 @@ def scmkit(monkeypatch, capsys):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run of the main job's plugins, trained in two steps each."""
+    """A run of the main job's plugins, trained in two steps each, into a path with `..`."""
     out = tmp_path_factory.mktemp("runs")
+    (out / "x").mkdir()
     command = [sys.executable, "-c", "from scmkit_cli.main import main; main()", "train", *TINY]
     command += ["--plugin", "trigflow", "--plugin", "scd", "--steps", "2", "--name", "r"]
     done = subprocess.run(
-        [*command, "--out", out], capture_output=True, text=True, check=False, timeout=300
+        [*command, "--out", out / "x" / ".."],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(out / "r" / "samples" / "00000002.png")
@@ -90,6 +95,25 @@ def test_sample_to_array(scmkit, run, tmp_path, steps):
     assert x.shape == (5, 1, 8, 8)
     assert x.dtype == np.float32
     assert np.abs(x).max() <= 1
+
+
+def test_paths_with_dots_are_those_of_the_system(scmkit, run, tmp_path, monkeypatch):
+    """Where a link comes before `..`, too; TensorStore refuses both."""
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "deep" / "er")
+    with StoreWriter(tmp_path / "link" / ".." / "s", shape=(2,), dtype="float32") as writer:
+        writer.append("train", np.eye(2, dtype=np.float32))
+    assert (tmp_path / "deep" / "s" / "scmkit.json").is_file()
+    monkeypatch.chdir(tmp_path / "deep")
+    for store in ("er/../s", "../link/../s"):
+        assert scmkit("data", "info", store)[0] == 0
+    code, _, err = scmkit("export", run / ".." / run.name, "er/../../x.safetensors")
+    assert (code, err) == (0, "")
+    code, _, err = scmkit(
+        "convert", "scmkit", tmp_path / "x.safetensors", tmp_path / "link" / ".." / "back"
+    )
+    assert code == 0, err
+    assert (tmp_path / "deep" / "back" / "recipe.json").is_file()
 
 
 def test_sample_to_picture(scmkit, run, tmp_path):
@@ -395,6 +419,8 @@ def test_resume(scmkit, run):
         (["edit", "superres", "RUN", "--factor", "3"], "blocks of 3x3 pixels do not fill"),
         (["edit", "interpolate", "RUN", "--index", "1"], "name two samples"),
         (["plugins", "info", "nope"], "no plugin 'nope'"),
+        (["train", "--data", "photos.store"], "photos.store: no such folder; create a store with"),
+        (["train", "--data", "photos"], "no data 'photos': no plugin has that name, and no store"),
     ],
 )
 def test_errors_are_one_line_and_exit_2(scmkit, run, tmp_path, monkeypatch, argv, message):

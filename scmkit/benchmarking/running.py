@@ -11,7 +11,7 @@ from scmkit.benchmarking.plan import Cell, Plan, teacher_path
 from scmkit.containment import read_bounded
 from scmkit.errors import Interrupted, Preempted, RunError, ScmkitError, UsageError
 from scmkit.evaluation import Row, evaluate
-from scmkit.files import write_text
+from scmkit.files import plain_path, write_text
 from scmkit.footprint import count_parameters
 from scmkit.recipe import Recipe
 from scmkit.reporting.cost import training_seconds
@@ -52,7 +52,7 @@ def bench(
     all results after each cell. Raises `UsageError` before any training for what cannot work, and
     `Interrupted` or `Preempted` after a checkpoint was saved.
     """
-    out, recipes = Path(out), plan.checked()
+    out, recipes = plain_path(out), plan.checked()
     results: list[Result] = []
     for i, cell in enumerate(recipes):
         progress(f"[{i + 1}/{len(recipes)}] {cell.path}")

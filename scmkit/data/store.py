@@ -21,6 +21,7 @@ from scmkit.data.layout import (
     open_array,
 )
 from scmkit.errors import DataError
+from scmkit.files import plain_path
 from scmkit.interfaces import AbstractDataset, AbstractDensity, Split, Statistics
 
 RAM_LIMIT = 1 << 30
@@ -43,7 +44,7 @@ class Store(AbstractDataset):
     """
 
     def __init__(self, path: str | os.PathLike[str], *, ram_limit: int = RAM_LIMIT) -> None:
-        self.path = Path(path)
+        self.path = plain_path(path)
         self.metadata = _read_metadata(self.path)
         self.shape = self.metadata.shape
         self.num_classes = self.metadata.num_classes

@@ -26,6 +26,7 @@ from scmkit.data.layout import (
 )
 from scmkit.data.statistics import RunningStatistics
 from scmkit.errors import DataError, RunError
+from scmkit.files import plain_path
 from scmkit.interfaces import Split
 from scmkit.locks import DirectoryLock
 
@@ -120,7 +121,7 @@ class StoreWriter:
             raise ValueError(f"the shape of a sample needs axes of length 1 or more, not {shape}")
         if class_names and len(class_names) != num_classes:
             raise ValueError(f"{len(class_names)} class names for {num_classes} classes")
-        self.path = Path(path)
+        self.path = plain_path(path)
         self.shape = shape
         self.dtype: StoredDtype = dtype
         self.num_classes = num_classes

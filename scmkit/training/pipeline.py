@@ -13,7 +13,7 @@ from scmkit.assembly import build, named_key
 from scmkit.blame import blaming
 from scmkit.conditioning import GuidanceEmbedding
 from scmkit.errors import RunError, UsageError
-from scmkit.files import make_directory
+from scmkit.files import make_directory, plain_path
 from scmkit.locks import DirectoryLock
 from scmkit.model import Model
 from scmkit.plugin import Slot
@@ -49,14 +49,15 @@ def train(
         _check_teacher(recipe, Run.load(recipe.teacher.path))
     rehearse(recipe)
     reporter = reporter or Bar()
+    out = plain_path(out)
     if name is not None:
-        refuse_begun(Path(out) / name)  # Before the lock, which leaves its file.
-        with _locked(Path(out) / name, reporter):
-            run = Run.create(Path(out) / name, recipe)
+        refuse_begun(out / name)  # Before the lock, which leaves its file.
+        with _locked(out / name, reporter):
+            run = Run.create(out / name, recipe)
             _recover(run, reporter)  # A start killed before there was a recipe.
             return _advance(run, reporter)
     while True:
-        path = Path(out) / _free_name(Path(out), recipe)
+        path = out / _free_name(out, recipe)
         try:
             make_directory(path, exist_ok=False)
         except FileExistsError:
@@ -78,9 +79,9 @@ def resume(
     `steps` changes how many there are in all, `on_nonfinite` what is done at a fault.
     Raises `UsageError` if there is nothing left to do.
     """
-    Run.load(path)  # Before the lock, which would leave its file in what is no run.
+    path = Run.load(path).path  # Before the lock, which would leave its file in what is no run.
     reporter = reporter or Bar()
-    with _locked(Path(path), reporter):
+    with _locked(path, reporter):
         run = Run.load(path)
         _recover(run, reporter)
         if run.step and "converted" in checkpoint.metadata(checkpoint.latest(run.checkpoints)):

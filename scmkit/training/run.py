@@ -10,7 +10,7 @@ import jax.random as jr
 
 from scmkit.assembly import build_model
 from scmkit.errors import CheckpointError, UsageError
-from scmkit.files import make_directory, write_text
+from scmkit.files import make_directory, plain_path, write_text
 from scmkit.locks import LOCK
 from scmkit.model import Model
 from scmkit.recipe import Recipe, TeacherRecord, read_run_recipe
@@ -31,7 +31,7 @@ class Run:
     """
 
     def __init__(self, path: Path, recipe: Recipe) -> None:
-        self.path = path
+        self.path = plain_path(path)
         self.recipe = recipe
 
     @staticmethod
