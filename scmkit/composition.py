@@ -14,14 +14,18 @@ from scmkit.assembly import build_free
 from scmkit.blame import blaming
 from scmkit.containment import exists
 from scmkit.data import Store, spec_of
+from scmkit.derived import data_digest
 from scmkit.discovery import Entry, entries, find
-from scmkit.errors import OptionError, PluginError, did_you_mean
+from scmkit.errors import DataError, OptionError, PluginError, did_you_mean
 from scmkit.interfaces import AbstractDataset, DataSpec
 from scmkit.plugin import MODEL_SLOTS, TRAINING_SLOTS, Plugin, Slot
 from scmkit.recipe import PluginRecord, Recipe, RecipeFile, TeacherRecord, read_run_recipe
 from scmkit.registry import load
 from scmkit.returned import expect_array
 from scmkit.settings import DataSettings, TrainingSettings, configure
+
+NORMALISATION = ("shift", "scale", "sigma_data", "clip")
+"""What of a `DataSpec` says how the model sees the data, and is the teacher's where there is one."""
 
 OWNED = (*MODEL_SLOTS, *TRAINING_SLOTS)
 """The slots a recipe needs, each with one owner."""
@@ -178,12 +182,13 @@ def compose(
         dataset, source, record = resolve_data(data, both)
         data_settings = configure(DataSettings, _section(both, "data"), "data")
         spec = spec_of(dataset, source, data_settings.sigma_data, clip=data_settings.clip)
+        spec = dataclasses.replace(spec, digest=data_digest(dataset))
     theirs = None
     if teacher not in (None, "none"):
         theirs = read_run_recipe(Path(teacher))
         alike = (spec.shape, spec.num_classes) == (theirs.data.shape, theirs.data.num_classes)
         if alike and not _section(both, "data"):
-            spec = dataclasses.replace(theirs.data, source=spec.source)
+            spec = dataclasses.replace(spec, **{n: getattr(theirs.data, n) for n in NORMALISATION})
     return _compose(tuple(plugins), given, spec, record, teacher, base or {}, theirs)
 
 
@@ -320,11 +325,36 @@ def resolve_data(
 
 @blaming()
 def dataset_of(recipe: Recipe) -> AbstractDataset:
-    """The data set a recipe was composed for."""
+    """The data set a recipe was composed for.
+
+    Raises `DataError` that says what has changed where it is another one by now.
+    """
     if Slot.dataset not in recipe.slots:
-        return Store(Path(recipe.data.source))
-    name = recipe.slots[Slot.dataset]
-    return _dataset(recipe.reference(name), recipe.plugins[name].config)
+        dataset = Store(recipe.data.source)
+    else:
+        name = recipe.slots[Slot.dataset]
+        dataset = _dataset(recipe.reference(name), recipe.plugins[name].config)
+    if changed := _changes(recipe.data, dataset):
+        raise DataError(
+            f"data '{recipe.data.source}' is not what it was when the run began: {'; '.join(changed)}; put "
+            "that back, or begin a new run (`scmkit train --teacher RUN` starts from the old one's weights)"
+        )
+    return dataset
+
+
+def _changes(spec: DataSpec, dataset: AbstractDataset) -> list[str]:
+    """What of a data set is not as a recipe has it, as far as that was recorded."""
+    changed = []
+    if dataset.shape != spec.shape:
+        changed.append(f"its samples are of shape {dataset.shape}, not {spec.shape}")
+    if dataset.num_classes != spec.num_classes:
+        now, then = (
+            f"{n} classes" if n else "no labels" for n in (dataset.num_classes, spec.num_classes)
+        )
+        changed.append(f"it has {now}, not {then}")
+    if changed or spec.digest is None:
+        return changed
+    return list(data_digest(dataset).differences(spec.digest))
 
 
 def _dataset(reference: str, settings: Mapping[str, Any]) -> AbstractDataset:

@@ -1,23 +1,26 @@
 """What is derived from a data set, such as features of it: where it is kept, and what it belongs to."""
 
+import contextlib
 import hashlib
 import json
 import os
 import sys
 import tempfile
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+from pydantic import TypeAdapter
 
-from scmkit.data import Store
+from scmkit.containment import parse_json, read_bounded
+from scmkit.data import Store, digest_of
+from scmkit.data.digest import LIMIT
+from scmkit.data.layout import METADATA_FILE
 from scmkit.errors import DataError, RunError
 from scmkit.files import write_text
-from scmkit.interfaces import AbstractDataset
+from scmkit.interfaces import AbstractDataset, DataDigest
 from scmkit.weights import read_weights, write_safetensors
-
-_BLOCK = 1 << 24
-"""Bytes of samples hashed at once."""
 
 
 def cache_directory() -> Path:
@@ -44,40 +47,41 @@ def directory_of(dataset: AbstractDataset) -> Path:
     return cache_directory() / digest(dataset)[:32]
 
 
-def digest(dataset: AbstractDataset) -> str:
-    """SHA-256 over shape, sizes, labels and samples of both splits, as they are read.
+def data_digest(dataset: AbstractDataset) -> DataDigest:
+    """What a data set is known again by, cheaply.
 
-    It reads everything, a block at a time. That of a store is remembered in the user's cache for as long as
-    path, metadata, and size and modification time of every file stay the same.
+    A store's was recorded by its writer, and holds while no file is younger than that record. Else it is read
+    once, and the result remembered in the user's cache for as long as path, metadata, and size and
+    modification time of every file stay the same. Of other data see `scmkit.data.digest_of`: above 256 MiB a
+    part stands for all.
     """
     if not isinstance(dataset, Store):
-        return _digest(dataset)
-    remembered = cache_directory() / "digests" / _fingerprint(dataset)
-    if remembered.is_file() and remembered.stat().st_size == 64:
-        return remembered.read_text("utf-8", "replace")
-    found = _digest(dataset)
+        return digest_of(dataset, limit=LIMIT)
+    recorded = dataset.metadata.digests
+    if recorded is not None and _untouched(dataset):
+        return DataDigest(recorded["train"], recorded["test"], dataset.class_names)
+    remembered = cache_directory() / "digests" / f"{_fingerprint(dataset)}.json"
+    with contextlib.suppress(OSError, ValueError):
+        return TypeAdapter(DataDigest).validate_python(parse_json(read_bounded(remembered)))
+    found = digest_of(dataset)
     try:
-        write_text(remembered, found)
+        write_text(remembered, json.dumps(asdict(found)))
     except RunError as error:
         say(f"{error}; the digest of '{dataset.path}' is not remembered")
     return found
 
 
-def _digest(dataset: AbstractDataset) -> str:
-    running = hashlib.sha256()
-    rows = max(1, _BLOCK // (4 * int(np.prod(dataset.shape))))
-    for split in ("train", "test"):
-        size = dataset.size(split)
-        running.update(json.dumps([split, size, dataset.shape, dataset.num_classes]).encode())
-        # Apart, so that the size of a block does not matter.
-        values, classes = hashlib.sha256(), hashlib.sha256()
-        for start in range(0, size, rows):
-            samples, labels = dataset.read(split, np.arange(start, min(start + rows, size)))
-            values.update(np.asarray(samples, "<f4").tobytes())
-            if labels is not None:
-                classes.update(np.asarray(labels, "<i4").tobytes())
-        running.update(values.digest() + classes.digest())
-    return running.hexdigest()
+def digest(dataset: AbstractDataset) -> str:
+    """SHA-256 over shape, classes, sizes, labels and samples of both splits, as they are read."""
+    found = data_digest(dataset) if isinstance(dataset, Store) else digest_of(dataset)
+    # What the classes are called changes nothing that is derived.
+    content = [dataset.shape, dataset.num_classes, asdict(found.train), asdict(found.test)]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def _untouched(store: Store) -> bool:
+    written = (store.path / METADATA_FILE).stat().st_mtime_ns
+    return all((store.path / name).stat().st_mtime_ns <= written for name in store.metadata.files)
 
 
 def _fingerprint(store: Store) -> str:

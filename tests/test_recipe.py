@@ -122,7 +122,7 @@ def test_conflicts_are_refused(plugins: list[str], said: str | None) -> None:
 
 
 def test_a_data_set_that_is_none() -> None:
-    with pytest.raises(PluginError, match="did you mean 'digits'.*no store"):
+    with pytest.raises(PluginError, match=r"did you mean 'digits'.*no store"):
         compose(data="digts")
     with pytest.raises(PluginError, match="is no dataset"):
         compose(data="edm")

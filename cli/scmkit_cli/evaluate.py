@@ -73,6 +73,12 @@ def evaluate(
     chosen = counts(steps)
     if split not in ("test", "train"):
         raise UsageError(f"--split {split}: there are test and train")
+    if loaded.recipe.data.digest is None:
+        typer.echo(
+            f"run '{run}' has no digest of its data, as runs of earlier versions: whether "
+            f"'{loaded.recipe.data.source}' is still what it was trained on cannot be told",
+            err=True,
+        )
     with Drawing() as progress:
         rows = measure(
             loaded,

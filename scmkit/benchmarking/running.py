@@ -102,9 +102,13 @@ def _trained(path: Path, recipe: Recipe, reporter: Reporter) -> Run:
     if not (path / "recipe.json").exists():
         return train(recipe, out=path.parent, name=path.name, reporter=reporter)
     run = Run.load(path)
-    if run.recipe.replace(teacher=None) != recipe.replace(teacher=None):
+    theirs = run.recipe.data
+    if theirs.digest is None:  # A run of an earlier version.
+        theirs = dataclasses.replace(theirs, digest=recipe.data.digest)
+    if run.recipe.replace(teacher=None, data=theirs) != recipe.replace(teacher=None):
+        what = "other settings" if theirs == recipe.data else "other data"
         raise UsageError(
-            f"'{path}' was trained with other settings; use another --out, or remove it to train again"
+            f"'{path}' was trained with {what}; use another --out, or remove it to train again"
         )
     return run if run.finished else resume(path, reporter=reporter)
 

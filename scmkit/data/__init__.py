@@ -1,6 +1,7 @@
 """Data: the store on disk, data sets in memory, the loader, and densities known in closed form."""
 
 from scmkit.data.arrays import ArrayDataset as ArrayDataset
+from scmkit.data.digest import digest_of as digest_of
 from scmkit.data.importing import import_data as import_data
 from scmkit.data.load import spec_of as spec_of
 from scmkit.data.loader import Loader as Loader

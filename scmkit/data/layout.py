@@ -13,7 +13,7 @@ from annotated_types import Ge, Gt
 
 from scmkit.containment import parse_json, read_bounded
 from scmkit.errors import DataError
-from scmkit.interfaces import Split, Statistics
+from scmkit.interfaces import Split, SplitDigest, Statistics
 
 FORMAT = "scmkit-store"
 VERSION = 1
@@ -47,6 +47,8 @@ class StoreMetadata:
     sizes: dict[Split, Annotated[int, Ge(0)]]
     statistics: Statistics
     files: dict[str, int]
+    digests: dict[Split, SplitDigest] | None = None
+    """Of what is read from each split; stores of before have none."""
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dict."""
@@ -60,6 +62,9 @@ class StoreMetadata:
             return "'sizes' must have 'train' and 'test'"
         if {len(self.statistics.mean), len(self.statistics.std)} != {self.shape[0]}:
             return f"'statistics' must have {self.shape[0]} values, one per channel"
+        digests = self.digests or {}
+        if self.digests is not None and {s: d.size for s, d in digests.items()} != self.sizes:
+            return "'digests' are of other sizes than 'sizes'"
         if self.class_names and len(self.class_names) != self.num_classes:
             return f"{len(self.class_names)} class names for {self.num_classes} classes"
         return None

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, Shaped
 
+from scmkit.data.digest import RunningDigest, rows_at_once
 from scmkit.data.layout import (
     FORMAT,
     METADATA_FILE,
@@ -25,9 +26,10 @@ from scmkit.data.layout import (
     samples_per_shard,
 )
 from scmkit.data.statistics import RunningStatistics
+from scmkit.data.store import from_uint8
 from scmkit.errors import DataError, RunError
 from scmkit.files import plain_path
-from scmkit.interfaces import Split
+from scmkit.interfaces import Split, SplitDigest
 from scmkit.locks import DirectoryLock
 
 
@@ -53,10 +55,16 @@ class _SplitWriter:
         self._buffered_labels = np.empty(self._shard, np.int32)
         self._filled = 0
         self._written = 0
+        self._digest = RunningDigest()
 
     @property
     def size(self) -> int:
         return self._written + self._filled
+
+    @property
+    def digest(self) -> SplitDigest:
+        """Of all that was flushed."""
+        return self._digest.result()
 
     def append(
         self, samples: Shaped[np.ndarray, "n *shape"], labels: Int[np.ndarray, " n"] | None
@@ -77,10 +85,17 @@ class _SplitWriter:
         if not self._filled:
             return
         start, stop = self._written, self._written + self._filled
-        self._samples = _extend(self._samples, start, stop, self._buffer[: self._filled])
+        samples, labels = self._buffer[: self._filled], self._buffered_labels[: self._filled]
+        self._samples = _extend(self._samples, start, stop, samples)
         if self._labels is not None:
-            labels = self._buffered_labels[: self._filled]
             self._labels = _extend(self._labels, start, stop, labels)
+        rows = rows_at_once(samples.shape[1:])
+        for first in range(0, len(samples), rows):
+            block = samples[first : first + rows]
+            self._digest.update(
+                from_uint8(block) if block.dtype == np.uint8 else block,
+                None if self._labels is None else labels[first : first + rows],
+            )
         self._written, self._filled = stop, 0
 
 
@@ -231,6 +246,7 @@ class StoreWriter:
             sizes={split: writer.size for split, writer in self._splits.items()},
             statistics=self._statistics.result(scale, shift),
             files=files,
+            digests={split: writer.digest for split, writer in self._splits.items()},
         )
         text = json.dumps(metadata.to_json(), indent=2)
         (folder / METADATA_FILE).write_text(text + "\n", "utf-8")

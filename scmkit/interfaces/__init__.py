@@ -4,8 +4,10 @@ from scmkit.interfaces.attention import AbstractAttention as AbstractAttention
 from scmkit.interfaces.constraint import AbstractConstrained as AbstractConstrained
 from scmkit.interfaces.constraint import constrain as constrain
 from scmkit.interfaces.dataset import AbstractDataset as AbstractDataset
+from scmkit.interfaces.dataset import DataDigest as DataDigest
 from scmkit.interfaces.dataset import DataSpec as DataSpec
 from scmkit.interfaces.dataset import Split as Split
+from scmkit.interfaces.dataset import SplitDigest as SplitDigest
 from scmkit.interfaces.dataset import Statistics as Statistics
 from scmkit.interfaces.density import AbstractDensity as AbstractDensity
 from scmkit.interfaces.embedding import AbstractTimeEmbedding as AbstractTimeEmbedding

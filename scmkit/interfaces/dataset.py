@@ -1,7 +1,10 @@
 """Data sets."""
 
 import abc
-from dataclasses import dataclass
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 import numpy as np
@@ -53,6 +56,47 @@ class AbstractDataset(abc.ABC):
 
 
 @dataclass(frozen=True)
+class SplitDigest:
+    """The size of a split, and SHA-256 of its samples (float32, as they are read) and labels (int32)."""
+
+    size: int
+    samples: str
+    labels: str
+
+
+@dataclass(frozen=True)
+class DataDigest:
+    """What a data set is known again by."""
+
+    train: SplitDigest
+    test: SplitDigest
+    class_names: tuple[str, ...] = ()
+
+    @property
+    def hex(self) -> str:
+        """SHA-256 over all of it."""
+        return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()
+
+    def differences(self, before: "DataDigest") -> Iterator[str]:
+        """What of this data is not as it was before, in words."""
+        if self.class_names != before.class_names:
+            yield f"its classes are {_listed(self.class_names)}, not {_listed(before.class_names)}"
+        for split in ("train", "test"):
+            now, then = getattr(self, split), getattr(before, split)
+            if now.size != then.size:
+                yield f"its {split} split has {now.size} samples, not {then.size}"
+                continue
+            for part in ("samples", "labels"):
+                if getattr(now, part) != getattr(then, part):
+                    yield f"the {part} of its {split} split are others"
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    return f"'{shown}'" if names else "without names"
+
+
+@dataclass(frozen=True)
 class DataSpec:
     r"""What a model needs to know of its data, kept in the recipe.
 
@@ -67,6 +111,8 @@ class DataSpec:
     sigma_data: float = 0.5
     clip: bool = True
     """Whether samples of rank 3 are images in [-1, 1]; latents are not."""
+    digest: DataDigest | None = None
+    """What the data is known again by; None where it was never looked at."""
 
     def _channelwise(self, values: tuple[float, ...]) -> Shaped[np.ndarray, "..."]:
         return np.asarray(values, np.float32).reshape(-1, *[1] * (len(self.shape) - 1))

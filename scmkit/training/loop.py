@@ -21,6 +21,7 @@ from scmkit.interfaces import AbstractTracker, Conditioning
 from scmkit.plugin import Slot
 from scmkit.sampling import save_png
 from scmkit.training import checkpoint
+from scmkit.training.data_record import check_noted, noted
 from scmkit.training.ema import parse_ema
 from scmkit.training.metrics_file import MetricsFile
 from scmkit.training.nonfinite import save_fault, step_key
@@ -72,6 +73,7 @@ class Trainer:
         if run.step:
             latest = checkpoint.latest(run.checkpoints)
             state, saved = checkpoint.restore(latest, state), checkpoint.metadata(latest)
+            check_noted(run, saved)
             self.loader.restore(saved["loader"])
         samples, devices = settings.batch_size // settings.accumulate, jax.local_devices()
         used = devices_for(samples, len(devices))
@@ -257,6 +259,7 @@ class Trainer:
                 "loader": self.loader.state(),
                 "window": self._window.state(),
                 "faults": self._faults,
+                **noted(self.run),
             },
             keep=self.settings.keep,
             planned=planned,

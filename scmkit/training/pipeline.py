@@ -3,6 +3,7 @@
 import contextlib
 import re
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import equinox as eqx
@@ -18,7 +19,9 @@ from scmkit.locks import DirectoryLock
 from scmkit.model import Model
 from scmkit.plugin import Slot
 from scmkit.recipe import Recipe, TeacherRecord
+from scmkit.settings import TrainingSettings, configure
 from scmkit.training import checkpoint
+from scmkit.training.data_record import compare_data, know_data
 from scmkit.training.loop import Trainer
 from scmkit.training.progress import Bar, Reporter
 from scmkit.training.rehearsal import rehearse
@@ -41,6 +44,7 @@ def train(
     Where the recipe needs a teacher and names none, one is trained first, as a run of its own under
     `teacher/`. Raises `UsageError` if the run exists or the name is no plain directory name.
     """
+    out = plain_path(out)
     if name is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name):
         raise UsageError(
             f"run name '{name}': use letters, digits, '.', '_' and '-' (the directory is --out)"
@@ -49,15 +53,14 @@ def train(
         _check_teacher(recipe, Run.load(recipe.teacher.path))
     rehearse(recipe)
     reporter = reporter or Bar()
-    out = plain_path(out)
     if name is not None:
-        refuse_begun(out / name)  # Before the lock, which leaves its file.
-        with _locked(out / name, reporter):
-            run = Run.create(out / name, recipe)
+        refuse_begun(Path(out) / name)  # Before the lock, which leaves its file.
+        with _locked(Path(out) / name, reporter):
+            run = Run.create(Path(out) / name, recipe)
             _recover(run, reporter)  # A start killed before there was a recipe.
             return _advance(run, reporter)
     while True:
-        path = out / _free_name(out, recipe)
+        path = Path(out) / _free_name(Path(out), recipe)
         try:
             make_directory(path, exist_ok=False)
         except FileExistsError:
@@ -79,9 +82,10 @@ def resume(
     `steps` changes how many there are in all, `on_nonfinite` what is done at a fault.
     Raises `UsageError` if there is nothing left to do.
     """
-    path = Run.load(path).path  # Before the lock, which would leave its file in what is no run.
+    path = plain_path(path)
+    Run.load(path)  # Before the lock, which would leave its file in what is no run.
     reporter = reporter or Bar()
-    with _locked(path, reporter):
+    with _locked(Path(path), reporter):
         run = Run.load(path)
         _recover(run, reporter)
         if run.step and "converted" in checkpoint.metadata(checkpoint.latest(run.checkpoints)):
@@ -89,16 +93,27 @@ def resume(
                 f"run '{path}' holds converted weights and no state of training; train from them with "
                 f"`scmkit train --plugin scd --teacher {path}`"
             )
-        changed = {"steps": steps, "on_nonfinite": on_nonfinite}
-        changed = {name: value for name, value in changed.items() if value is not None}
-        if changed:
-            settings = run.recipe.to_json()["train"] | changed
-            run.write_recipe(Recipe.from_json(run.recipe.to_json() | {"train": settings}))
+        before, changed = run.recipe, {"steps": steps, "on_nonfinite": on_nonfinite}
+        settings = {name: value for name, value in changed.items() if value is not None}
+        run.recipe = before.replace(
+            train=configure(TrainingSettings, asdict(before.train) | settings, "train")
+        )
+        if steps is not None and steps <= run.step:
+            raise UsageError(
+                f"--steps {steps}: run '{path}' has reached step {run.step} of {before.train.steps}; give a "
+                f"total above {run.step}, or leave --steps out"
+            )
         if run.finished:
             raise UsageError(
                 f"run '{path}' is finished at step {run.step}; train on with --steps N, N > {run.step}"
             )
+        know_data(run, reporter)
+        if isinstance(run.recipe.teacher, TeacherRecord):
+            _recorded_teacher(run, run.recipe.teacher)
         rehearse(run.recipe)  # Plugins may be others than when it began.
+        # Only now: what is refused changes nothing.
+        if run.recipe != before:
+            run.write_recipe(run.recipe)
         return _advance(run, reporter)
 
 
@@ -135,6 +150,9 @@ def _free_name(out: Path, recipe: Recipe) -> str:
 
 def _advance(run: Run, reporter: Reporter) -> Run:
     """Bring a run to its end from wherever it is."""
+    if run.recipe.data.digest is None:
+        know_data(run, reporter)
+        run.write_recipe(run.recipe)
     teacher = _teacher(run, reporter)
     recipe = run.recipe
     key = named_key(jr.key(recipe.train.seed), "init")
@@ -174,6 +192,15 @@ def _teacher(run: Run, reporter: Reporter) -> Run | None:
         return teacher
     if record is None:
         return None
+    teacher, digest = _recorded_teacher(run, record)
+    if not run.step:
+        compare_data(run, teacher, reporter)
+    run.write_recipe(run.recipe.replace(teacher=TeacherRecord(record.path, digest)))
+    return teacher
+
+
+def _recorded_teacher(run: Run, record: TeacherRecord) -> tuple[Run, str]:
+    """The teacher that a recipe names and its digest; raises where it is not what it was."""
     # A teacher inside the run is recorded relative to it, so that the run can be moved.
     teacher = Run.load(run.path / record.path)
     _check_teacher(run.recipe, teacher)
@@ -183,8 +210,7 @@ def _teacher(run: Run, reporter: Reporter) -> Run | None:
             f"teacher '{record.path}' has changed since this run began (its checkpoint's digest is "
             f"{digest[:12]}, the recipe says {record.digest[:12]}); restore it, or start a new run"
         )
-    run.write_recipe(run.recipe.replace(teacher=TeacherRecord(record.path, digest)))
-    return teacher
+    return teacher, digest
 
 
 def _check_teacher(recipe: Recipe, teacher: Run) -> None:
@@ -200,6 +226,12 @@ def _check_teacher(recipe: Recipe, teacher: Run) -> None:
                 f"teacher '{teacher.path}' was trained on data of {what} {its}, this run's is {mine}; "
                 f"use the data it was trained on ('{theirs.source}')"
             )
+    if ours.digest and theirs.digest and ours.digest.class_names != theirs.digest.class_names:
+        raise UsageError(
+            f"teacher '{teacher.path}' was trained on data of other classes: "
+            f"{next(ours.digest.differences(theirs.digest))}; use the data it was trained on "
+            f"('{theirs.source}')"
+        )
 
 
 def _weights_from(teacher: Model, fresh: Model) -> Model | None:

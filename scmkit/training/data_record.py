@@ -1,0 +1,60 @@
+"""Whether a run's data is what it was: noted where it was not, and compared with a teacher's."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from scmkit.composition import dataset_of
+from scmkit.derived import data_digest
+from scmkit.errors import RunError
+from scmkit.training.progress import Reporter
+from scmkit.training.run import Run
+
+KEY = "data"
+"""The key of the data's digest in a checkpoint's metadata."""
+
+
+def know_data(run: Run, reporter: Reporter) -> None:
+    """Look at a run's data, and put its digest into the recipe, in memory, where there is none.
+
+    Raises `DataError` where it is not what the recipe says.
+    """
+    data, dataset = run.recipe.data, dataset_of(run.recipe)
+    if data.digest is not None:
+        return
+    if run.step:
+        reporter.message(
+            f"run '{run.path}' has no digest of its data, as runs of earlier versions: whether "
+            f"'{data.source}' is still what it began with cannot be told; from now on it is noted"
+        )
+    run.recipe = run.recipe.replace(data=dataclasses.replace(data, digest=data_digest(dataset)))
+
+
+def compare_data(run: Run, teacher: Run, reporter: Reporter) -> None:
+    """Say where a run's data is not what its teacher was trained on, or where that cannot be told."""
+    ours, theirs = run.recipe.data, teacher.recipe.data
+    if ours.digest is None or theirs.digest is None:
+        reporter.message(
+            f"teacher '{teacher.path}' has no digest of its data: whether it is this run's cannot be told"
+        )
+    elif changed := list(ours.digest.differences(theirs.digest)):
+        reporter.message(
+            f"this run's data ('{ours.source}') is not what teacher '{teacher.path}' was trained on "
+            f"('{theirs.source}'): {'; '.join(changed)}"
+        )
+
+
+def noted(run: Run) -> dict[str, Any]:
+    """What a checkpoint says of its run's data."""
+    digest = run.recipe.data.digest
+    return {} if digest is None else {KEY: digest.hex}
+
+
+def check_noted(run: Run, metadata: Mapping[str, Any]) -> None:
+    """Raises `RunError` where a checkpoint comes of other data than the recipe speaks of."""
+    now = noted(run).get(KEY)
+    if now is not None and metadata.get(KEY, now) != now:
+        raise RunError(
+            f"run '{run.path}' has a checkpoint of training on other data than '{run.recipe.data.source}', "
+            "which its recipe.json names; restore recipe.json from a backup"
+        )
