@@ -19,7 +19,7 @@ from scmkit.data.digest import LIMIT
 from scmkit.data.layout import METADATA_FILE
 from scmkit.errors import DataError, RunError
 from scmkit.files import write_text
-from scmkit.interfaces import AbstractDataset, DataDigest
+from scmkit.interfaces import AbstractDataset, DataDigest, Split, SplitDigest
 from scmkit.weights import read_weights, write_safetensors
 
 
@@ -58,7 +58,7 @@ def data_digest(dataset: AbstractDataset) -> DataDigest:
     if not isinstance(dataset, Store):
         return digest_of(dataset, limit=LIMIT)
     recorded = dataset.metadata.digests
-    if recorded is not None and _untouched(dataset):
+    if recorded is not None and _holds(dataset, recorded):
         return DataDigest(recorded["train"], recorded["test"], dataset.class_names)
     remembered = cache_directory() / "digests" / f"{_fingerprint(dataset)}.json"
     with contextlib.suppress(OSError, ValueError):
@@ -79,9 +79,12 @@ def digest(dataset: AbstractDataset) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def _untouched(store: Store) -> bool:
+def _holds(store: Store, recorded: Mapping[Split, SplitDigest]) -> bool:
+    """Whether a record is of the store as it is now, as far as sizes and times tell."""
     written = (store.path / METADATA_FILE).stat().st_mtime_ns
-    return all((store.path / name).stat().st_mtime_ns <= written for name in store.metadata.files)
+    return {split: part.size for split, part in recorded.items()} == store.metadata.sizes and all(
+        (store.path / name).stat().st_mtime_ns <= written for name in store.metadata.files
+    )
 
 
 def _fingerprint(store: Store) -> str:

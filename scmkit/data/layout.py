@@ -62,9 +62,6 @@ class StoreMetadata:
             return "'sizes' must have 'train' and 'test'"
         if {len(self.statistics.mean), len(self.statistics.std)} != {self.shape[0]}:
             return f"'statistics' must have {self.shape[0]} values, one per channel"
-        digests = self.digests or {}
-        if self.digests is not None and {s: d.size for s, d in digests.items()} != self.sizes:
-            return "'digests' are of other sizes than 'sizes'"
         if self.class_names and len(self.class_names) != self.num_classes:
             return f"{len(self.class_names)} class names for {self.num_classes} classes"
         return None

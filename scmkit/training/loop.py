@@ -27,7 +27,7 @@ from scmkit.training.metrics_file import MetricsFile
 from scmkit.training.nonfinite import save_fault, step_key
 from scmkit.training.optimizer import build_optimizer, learning_rate
 from scmkit.training.preview import picture, preview_path
-from scmkit.training.progress import Reporter
+from scmkit.training.progress import Reporter, unseen
 from scmkit.training.run import Run
 from scmkit.training.signals import StopRequests
 from scmkit.training.state import TrainState, initial_state
@@ -196,9 +196,10 @@ class Trainer:
             "indices": self.loader.last_indices().tolist(),
             "rollbacks": faults["rollbacks"],
         }
-        fault, report = save_fault(
-            self.run.path, record, self.state, self.tangent, done.batch, self.key
-        )
+        with unseen(self.reporter):
+            fault, report = save_fault(
+                self.run.path, record, self.state, self.tangent, done.batch, self.key
+            )
         known = checkpoint.steps(self.run.checkpoints)
         what = "gradient norm" if math.isfinite(fault.loss) else "loss"
         value = fault.grad_norm if math.isfinite(fault.loss) else fault.loss
@@ -266,7 +267,8 @@ class Trainer:
         )
 
     def _draw(self) -> None:
-        pixels = picture(self.state.generator.ema, self.run.recipe, self.dataset)
+        with unseen(self.reporter):  # The first one is compiled.
+            pixels = picture(self.state.generator.ema, self.run.recipe, self.dataset)
         save_png(preview_path(self.run.path, self.step), pixels)
         for tracker in self.trackers:
             tracker.image(self.step, "samples", pixels)

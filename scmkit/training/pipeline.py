@@ -22,6 +22,7 @@ from scmkit.recipe import Recipe, TeacherRecord
 from scmkit.settings import TrainingSettings, configure
 from scmkit.training import checkpoint
 from scmkit.training.data_record import compare_data, know_data
+from scmkit.training.estimate import announce
 from scmkit.training.loop import Trainer
 from scmkit.training.progress import Bar, Reporter
 from scmkit.training.rehearsal import rehearse
@@ -51,8 +52,8 @@ def train(
         )
     if isinstance(recipe.teacher, TeacherRecord):
         _check_teacher(recipe, Run.load(recipe.teacher.path))
-    rehearse(recipe)
     reporter = reporter or Bar()
+    announce(recipe, rehearse(recipe), reporter)
     if name is not None:
         refuse_begun(Path(out) / name)  # Before the lock, which leaves its file.
         with _locked(Path(out) / name, reporter):
@@ -110,10 +111,14 @@ def resume(
         know_data(run, reporter)
         if isinstance(run.recipe.teacher, TeacherRecord):
             _recorded_teacher(run, run.recipe.teacher)
-        rehearse(run.recipe)  # Plugins may be others than when it began.
+        # Plugins may be others than when it began.
+        left = rehearse(
+            run.recipe, step=run.step, teacher_step=Run(run.path / TEACHER, before).step
+        )
         # Only now: what is refused changes nothing.
         if run.recipe != before:
             run.write_recipe(run.recipe)
+        announce(run.recipe, left, reporter, begun=True)
         return _advance(run, reporter)
 
 

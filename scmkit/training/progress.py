@@ -1,8 +1,9 @@
 """Progress on stderr: a live bar on a terminal, plain lines elsewhere."""
 
+import contextlib
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from rich.console import Console
@@ -12,7 +13,6 @@ from rich.progress import (
     Progress,
     SpinnerColumn,
     TextColumn,
-    TimeRemainingColumn,
 )
 
 
@@ -62,48 +62,96 @@ def describe(line: Mapping[str, Any]) -> str:
     return f"{line['steps_per_second']:.1f} steps/s  {text}"
 
 
+def duration(seconds: float) -> str:
+    """A length of time for people, such as `12 min` or `3.5 h`."""
+    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.{1 if seconds < 10 * size else 0}f} {unit}"
+    return f"{seconds:.0f} s"
+
+
 class Bar:
-    """A live bar, or a plain line every few seconds where stderr is no terminal."""
+    """A live bar, or a plain line every few seconds where stderr is no terminal.
+
+    The bar is there only while steps are taken: what XLA has to say while it compiles comes from C++,
+    straight to the terminal, and would run into it.
+    """
 
     PLAIN_INTERVAL = 10.0
+    UNTIMED = 4
+    """Steps at the beginning that say nothing of the others: the first compiles, the next are queued."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True)
         self._progress: Progress | None = None
-        self._name, self._steps, self._text, self._printed = "", 0, "compiling", 0.0
+        self._name, self._steps, self._text, self._printed = "", 0, "", 0.0
+        self._calls, self._timed, self._left = 0, (0, 0.0), ""
 
     def message(self, text: str) -> None:
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def start(self, name: str, step: int, steps: int) -> None:
-        self._name, self._steps, self._text = name, steps, "compiling ..."
-        self._printed = time.monotonic()
+        self._name, self._steps, self._text = name, steps, ""
+        self._calls, self._left, self._printed = 0, "", time.monotonic()
         if not self._console.is_terminal:
             return
+        self.message(f"{name}  {step}/{steps}  compiling ...")
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[left]}"),
             TextColumn("{task.fields[text]}"),
             console=self._console,
         )
-        self._progress.start()
-        self._task = self._progress.add_task(name, total=steps, completed=step, text=self._text)
+        self._task = self._progress.add_task(name, total=steps, completed=step, left="", text="")
 
     def advance(self, step: int, line: Mapping[str, Any] | None) -> None:
+        news = self._time(step) or line is not None
         if line is not None:
             self._text = describe(line)
         if self._progress is not None:
-            self._progress.update(self._task, completed=step, text=self._text)
-        elif line is not None and (
+            self._progress.update(self._task, completed=step, left=self._left, text=self._text)
+            self._progress.start()
+        elif news and (
             step == self._steps or time.monotonic() - self._printed > self.PLAIN_INTERVAL
         ):
-            print(f"{self._name}  {step}/{self._steps}  {self._text}", file=sys.stderr, flush=True)  # noqa: T201
+            shown = "  ".join(filter(None, (self._left, self._text)))
+            print(f"{self._name}  {step}/{self._steps}  {shown}", file=sys.stderr, flush=True)  # noqa: T201
             self._printed = time.monotonic()
+
+    def _time(self, step: int) -> bool:
+        """Take the time; returns whether there is an estimate for the first time."""
+        self._calls += 1
+        now, (since, then) = time.monotonic(), self._timed
+        if self._calls <= self.UNTIMED or step <= since:  # A rollback goes back.
+            self._timed = (step, now)
+            return False
+        left = (now - then) / (step - since) * (self._steps - step)
+        first, self._left = not self._left, f"{duration(left)} left" if left else ""
+        return first and bool(left)
+
+    @contextlib.contextmanager
+    def unseen(self) -> Iterator[None]:
+        """No bar for as long as this lasts."""
+        if self._progress is None:
+            yield
+            return
+        self._progress.live.transient = True
+        self._progress.stop()
+        self._progress.live.transient = False
+        try:
+            yield
+        finally:
+            self._progress.start()
 
     def stop(self) -> None:
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
+
+
+def unseen(reporter: Reporter) -> contextlib.AbstractContextManager[None]:
+    """No bar on the terminal for as long as this lasts: something is compiled."""
+    return reporter.unseen() if isinstance(reporter, Bar) else contextlib.nullcontext()

@@ -9,24 +9,32 @@ from jaxtyping import Array, Float
 
 from scmkit.assembly import build, build_model
 from scmkit.blame import blaming
+from scmkit.footprint import products
 from scmkit.interfaces import AbstractTangentEstimator, Conditioning
 from scmkit.recipe import Recipe
 from scmkit.returned import expect_array
 from scmkit.training.step import Batch, objective
 from scmkit.types import Key, Scalar
 
+_SAMPLES = 2
 
-def rehearse(recipe: Recipe) -> None:
+
+def rehearse(recipe: Recipe, *, step: int = 0, teacher_step: int = 0) -> float:
     """Build a recipe and trace its loss and gradient, with the model as its own teacher.
 
-    A teacher that is yet to be trained comes first. Raises `PluginError` naming plugin, package and version
-    of what raises or returns something other than its interface says; what comes from no plugin is raised as
-    it is.
+    A teacher that is yet to be trained comes first. Returns the FLOPs that training takes from `step` on, and
+    its teacher's from `teacher_step` on: those of matrix products and convolutions, nearly all there are.
+    Raises `PluginError` naming plugin, package and version of what raises or returns something other than its
+    interface says; what comes from no plugin is raised as it is.
     """
+    before = 0.0
     if isinstance(recipe.teacher, Recipe):
-        rehearse(recipe.teacher)
+        before = rehearse(recipe.teacher, step=teacher_step)
     with blaming([recipe.plugin(name)[0] for name in set(recipe.slots.values())]):
-        eqx.filter_eval_shape(lambda key: _traced(recipe, key), jr.key(0))
+        program, _, _ = eqx.filter_make_jaxpr(lambda key: _traced(recipe, key))(jr.key(0))
+    train = recipe.train
+    samples = max(0, train.steps - step) * train.batch_size
+    return before + samples * products(program.jaxpr) / _SAMPLES
 
 
 class _Checked(AbstractTangentEstimator):
@@ -62,10 +70,10 @@ class _Checked(AbstractTangentEstimator):
 
 def _traced(recipe: Recipe, key: Key) -> Any:
     assembly = build(recipe, key=key, teacher=build_model(recipe, key=key))
-    x0 = jnp.zeros((2, *recipe.data.shape), jnp.float32)
-    labels = jnp.zeros(2, jnp.int32) if recipe.data.num_classes else None
+    x0 = jnp.zeros((_SAMPLES, *recipe.data.shape), jnp.float32)
+    labels = jnp.zeros(_SAMPLES, jnp.int32) if recipe.data.num_classes else None
     batch = Batch(x0, None if labels is None else Conditioning(labels))
     # Network and loss are checked where every step calls them.
     gradient = eqx.filter_grad(objective, has_aux=True)
     trained, tangent = (assembly.model, assembly.loss), _Checked(assembly.tangent)
-    return gradient(trained, tangent, batch, jr.split(key, 2), jnp.zeros((), jnp.int32))
+    return gradient(trained, tangent, batch, jr.split(key, _SAMPLES), jnp.zeros((), jnp.int32))
