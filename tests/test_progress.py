@@ -104,7 +104,7 @@ def said(recipe, flops, **given):
 def test_the_estimate_is_told_where_it_matters():
     recipe = compose(["trigflow", "diffusion"], data=IMAGES)
     assert said(recipe, FEW / 2) == []
-    [line] = said(recipe, FEW)
+    line, *_ = said(recipe, FEW)  # On a machine as busy as can be, that is long, too.
     assert line.startswith("estimate        2e+13 FLOP")
     assert "at the least" in line
     long, shorter = said(recipe, 1e19)
@@ -151,6 +151,8 @@ def test_without_a_terminal_the_first_estimate_is_a_line(clock, capsys):
         bar.advance(step, None)
     # After four steps, the first of which is all compiling: one took a minute, 95 are left.
     assert capsys.readouterr().err == "r  5/100  1.6 h left\n"
+    with unseen(bar):
+        clock[0] += 5000.0
     clock[0] += 60.0
     bar.advance(8, {"loss": 0.5, "steps_per_second": 1 / 60})
     assert capsys.readouterr().err == "r  8/100  1.5 h left  0.0 steps/s  loss 0.5000\n"

@@ -27,13 +27,11 @@ def announce(recipe: Recipe, flops: float, reporter: Reporter, *, begun: bool = 
     """
     if flops < FEW:
         return
-    devices = _devices(recipe)
-    speed = devices * product_speed(recipe.train.precision)
-    where = "one device" if devices == 1 else f"{devices} devices"
+    speed = _devices(recipe) * product_speed(recipe.train.precision)
     seconds = flops / speed
     reporter.message(
-        f"estimate        {flops:.2g} FLOP in matrix products and convolutions, and {where} of "
-        f"{speed / devices / 1e9:,.0f} GFLOP/s: {duration(seconds)} at the least, often a few times that"
+        f"estimate        {flops:.2g} FLOP in matrix products and convolutions; at the {speed / 1e9:,.0f} "
+        f"GFLOP/s measured here {duration(seconds)} at the least, often a few times that"
     )
     if seconds > LONG:
         reporter.message(f"shorter with    {', '.join(_shorter(recipe, begun))}")

@@ -7,16 +7,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 import equinox as eqx
-import jax
 import jax.random as jr
 
 from scmkit.assembly import build, named_key
 from scmkit.blame import blaming
-from scmkit.conditioning import GuidanceEmbedding
 from scmkit.errors import RunError, UsageError
 from scmkit.files import make_directory, plain_path
 from scmkit.locks import DirectoryLock
-from scmkit.model import Model
 from scmkit.plugin import Slot
 from scmkit.recipe import Recipe, TeacherRecord
 from scmkit.settings import TrainingSettings, configure
@@ -27,6 +24,7 @@ from scmkit.training.loop import Trainer
 from scmkit.training.progress import Bar, Reporter
 from scmkit.training.rehearsal import rehearse
 from scmkit.training.run import Run, refuse_begun
+from scmkit.training.start import weights_from
 
 TEACHER = "teacher"
 """The run inside a run that holds a teacher trained along the way."""
@@ -163,7 +161,7 @@ def _advance(run: Run, reporter: Reporter) -> Run:
     key = named_key(jr.key(recipe.train.seed), "init")
     assembly = build(recipe, key=key, teacher=None if teacher is None else teacher.model)
     if teacher is not None:
-        weights = _weights_from(teacher.model, assembly.model)
+        weights = weights_from(teacher.model, assembly.model)
         if weights is not None:
             assembly = eqx.tree_at(lambda a: a.model, assembly, weights)
         elif not run.step:
@@ -237,41 +235,3 @@ def _check_teacher(recipe: Recipe, teacher: Run) -> None:
             f"{next(ours.digest.differences(theirs.digest))}; use the data it was trained on "
             f"('{theirs.source}')"
         )
-
-
-def _weights_from(teacher: Model, fresh: Model) -> Model | None:
-    """The fresh model with the teacher's weights, if its arrays and its parameterization are the same.
-
-    What is no array, such as a dropout rate, may differ and stays the fresh model's own; so does an
-    embedding of the guidance strength, which starts silent, where the teacher has none.
-    """
-    weights = _named_arrays(teacher)
-    arrays, rest = eqx.partition(fresh, eqx.is_array)
-    mine = _named_arrays(fresh)
-    own = [name for name in mine if name not in weights and name.startswith(_guidance_nodes(fresh))]
-    found = {
-        name: weights.get(name, array if name in own else None) for name, array in mine.items()
-    }
-    alike = eqx.tree_equal(teacher.parameterization, fresh.parameterization) is True
-    fits = len(weights) + len(own) == len(mine) and all(
-        there is not None and (there.shape, there.dtype) == (mine[name].shape, mine[name].dtype)
-        for name, there in found.items()
-    )
-    if not (alike and fits):
-        return None
-    return eqx.combine(jax.tree.unflatten(jax.tree.structure(arrays), list(found.values())), rest)
-
-
-def _named_arrays(model: Model) -> dict[str, jax.Array]:
-    leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(model, eqx.is_array))
-    return {jax.tree_util.keystr(path): array for path, array in leaves}
-
-
-def _guidance_nodes(model: Model) -> tuple[str, ...]:
-    """Where in a model its embeddings of the guidance strength are."""
-
-    def is_one(node: object) -> bool:
-        return isinstance(node, GuidanceEmbedding)
-
-    leaves = jax.tree_util.tree_leaves_with_path(model, is_leaf=is_one)
-    return tuple(jax.tree_util.keystr(path) for path, node in leaves if is_one(node))

@@ -134,17 +134,19 @@ class Bar:
 
     @contextlib.contextmanager
     def unseen(self) -> Iterator[None]:
-        """No bar for as long as this lasts."""
-        if self._progress is None:
-            yield
-            return
-        self._progress.live.transient = True
-        self._progress.stop()
-        self._progress.live.transient = False
+        """No bar for as long as this lasts, and no part of the time that steps take."""
+        shown, began = self._progress, time.monotonic()
+        if shown is not None:
+            shown.live.transient = True
+            shown.stop()
+            shown.live.transient = False
         try:
             yield
         finally:
-            self._progress.start()
+            step, then = self._timed
+            self._timed = step, then + time.monotonic() - began
+            if shown is not None:
+                shown.start()
 
     def stop(self) -> None:
         if self._progress is not None:

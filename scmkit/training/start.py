@@ -1,0 +1,45 @@
+"""What a model starts from: its teacher's weights, where they fit."""
+
+import equinox as eqx
+import jax
+
+from scmkit.conditioning import GuidanceEmbedding
+from scmkit.model import Model
+
+
+def weights_from(teacher: Model, fresh: Model) -> Model | None:
+    """The fresh model with the teacher's weights, if its arrays and its parameterization are the same.
+
+    What is no array, such as a dropout rate, may differ and stays the fresh model's own; so does an
+    embedding of the guidance strength, which starts silent, where the teacher has none.
+    """
+    weights = _named_arrays(teacher)
+    arrays, rest = eqx.partition(fresh, eqx.is_array)
+    mine = _named_arrays(fresh)
+    own = [name for name in mine if name not in weights and name.startswith(_guidance_nodes(fresh))]
+    found = {
+        name: weights.get(name, array if name in own else None) for name, array in mine.items()
+    }
+    alike = eqx.tree_equal(teacher.parameterization, fresh.parameterization) is True
+    fits = len(weights) + len(own) == len(mine) and all(
+        there is not None and (there.shape, there.dtype) == (mine[name].shape, mine[name].dtype)
+        for name, there in found.items()
+    )
+    if not (alike and fits):
+        return None
+    return eqx.combine(jax.tree.unflatten(jax.tree.structure(arrays), list(found.values())), rest)
+
+
+def _named_arrays(model: Model) -> dict[str, jax.Array]:
+    leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(model, eqx.is_array))
+    return {jax.tree_util.keystr(path): array for path, array in leaves}
+
+
+def _guidance_nodes(model: Model) -> tuple[str, ...]:
+    """Where in a model its embeddings of the guidance strength are."""
+
+    def is_one(node: object) -> bool:
+        return isinstance(node, GuidanceEmbedding)
+
+    leaves = jax.tree_util.tree_leaves_with_path(model, is_leaf=is_one)
+    return tuple(jax.tree_util.keystr(path) for path, node in leaves if is_one(node))
