@@ -22,6 +22,9 @@ from scmkit.files import write_text
 from scmkit.interfaces import AbstractDataset, DataDigest, Split, SplitDigest
 from scmkit.weights import read_weights, write_safetensors
 
+_SLOW = 4 << 30
+"""Bytes of a store whose reading is told."""
+
 
 def cache_directory() -> Path:
     """`$SCMKIT_CACHE`, else `$XDG_CACHE_HOME/scmkit`, else `~/.cache/scmkit`."""
@@ -63,6 +66,9 @@ def data_digest(dataset: AbstractDataset) -> DataDigest:
     remembered = cache_directory() / "digests" / f"{_fingerprint(dataset)}.json"
     with contextlib.suppress(OSError, ValueError):
         return TypeAdapter(DataDigest).validate_python(parse_json(read_bounded(remembered)))
+    stored = sum(dataset.metadata.files.values())
+    if stored > _SLOW:
+        say(f"reading the {stored >> 30} GiB of '{dataset.path}' once, to know them again")
     found = digest_of(dataset)
     try:
         write_text(remembered, json.dumps(asdict(found)))

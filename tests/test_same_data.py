@@ -129,6 +129,11 @@ def test_a_run_without_a_digest_resumes_and_has_one_then(run, monkeypatch, capsy
     write(run.parent / "photos.store", shape=(3,))
     with pytest.raises(DataError, match="of shape"):
         resume(run, steps=3, reporter=Silent())
+    write(run.parent / "photos.store", sizes=(13, 6))
+    before = (run / "recipe.json").read_bytes()
+    with pytest.raises(DataError, match="has 13 samples to train on, and had 12"):
+        resume(run, steps=3, reporter=Silent())
+    assert (run / "recipe.json").read_bytes() == before
     write(run.parent / "photos.store")
     code, err = command(
         monkeypatch, capsys, "eval", run, "--n", "4", "--metric", "mmd", "--steps", "1"

@@ -73,12 +73,6 @@ def evaluate(
     chosen = counts(steps)
     if split not in ("test", "train"):
         raise UsageError(f"--split {split}: there are test and train")
-    if loaded.recipe.data.digest is None:
-        typer.echo(
-            f"run '{run}' has no digest of its data, as runs of earlier versions: whether "
-            f"'{loaded.recipe.data.source}' is still what it was trained on cannot be told",
-            err=True,
-        )
     with Drawing() as progress:
         rows = measure(
             loaded,
@@ -94,6 +88,13 @@ def evaluate(
             resamples=RESAMPLES if resamples is None else resamples,
             split=split,
             progress=progress,
+        )
+    if loaded.recipe.data.digest is None:
+        source = loaded.recipe.data.source
+        typer.echo(
+            f"run '{run}' has no digest of its data: whether '{source}' is what it was trained on cannot be "
+            "told",
+            err=True,
         )
     for line in map(json.dumps, map(record, rows)) if as_json else lines(rows):
         typer.echo(line)

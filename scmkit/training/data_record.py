@@ -6,7 +6,8 @@ from typing import Any
 
 from scmkit.composition import dataset_of
 from scmkit.derived import data_digest
-from scmkit.errors import RunError
+from scmkit.errors import DataError, RunError
+from scmkit.training import checkpoint
 from scmkit.training.progress import Reporter
 from scmkit.training.run import Run
 
@@ -17,11 +18,20 @@ KEY = "data"
 def know_data(run: Run, reporter: Reporter) -> None:
     """Look at a run's data, and put its digest into the recipe, in memory, where there is none.
 
-    Raises `DataError` where it is not what the recipe says.
+    Raises `DataError` where it is not what the recipe says, or not of the size that the newest checkpoint
+    says, and `RunError` where that is of other data than the recipe's.
     """
     data, dataset = run.recipe.data, dataset_of(run.recipe)
+    saved = checkpoint.metadata(checkpoint.latest(run.checkpoints)) if run.step else {}
+    check_noted(run, saved)
     if data.digest is not None:
         return
+    size = dataset.size("train")
+    if (then := saved.get("loader", {}).get("size", size)) != size:
+        raise DataError(
+            f"data '{data.source}' has {size} samples to train on, and had {then} when the run began; put "
+            "that back, or begin a new run (`scmkit train --teacher RUN` starts from the old one's weights)"
+        )
     if run.step:
         reporter.message(
             f"run '{run.path}' has no digest of its data, as runs of earlier versions: whether "
