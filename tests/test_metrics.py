@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import scipy.linalg
+import scipy.stats
 from scmkit_plugins import _pairwise
 
 from scmkit.assembly import build_free
@@ -144,6 +145,18 @@ def test_precision_recall_density_and_coverage_are_the_papers(k):
         assert score(name, x, y, k=k) == pytest.approx(wanted, abs=1e-12), name
 
 
+def test_a_distance_that_equals_the_reach_is_within_it():
+    """As in arXiv 1904.06991, Equation 1: `<=`, where the package prdc has `<`. A lattice has many ties."""
+    x, y = np.random.default_rng(0).integers(0, 4, size=(2, 30, 2)).astype(np.float64)
+    for k in (1, 3):
+        for name, wanted in by_loops(x, y, k).items():
+            assert score(name, x, y, k=k) == pytest.approx(wanted, abs=1e-12), name
+    # Each point of a line of unit steps reaches its neighbours, and no further.
+    line = np.arange(10.0)[:, None]
+    names = ("precision", "recall", "coverage")
+    assert [score(name, line + 10, line, k=1) for name in names] == [0.1] * 3
+
+
 def test_density_and_coverage_of_fresh_data():
     rng = np.random.default_rng(0)
     n, m, k = 120, 80, 5
@@ -216,6 +229,26 @@ def test_diversity_is_a_ratio_of_mean_distances():
     spread = [score("diversity", rng.normal(size=(60, 3)), y) for _ in range(100)]
     assert abs(np.mean(draws) - np.mean(spread)) < 3 * np.std(draws) / 20
     assert not metric("diversity").applies(evaluation(y, np.ones((5, 3))))
+
+
+@pytest.mark.parametrize(("n", "m"), [(7, 7), (12, 18), (40, 7), (1, 5), (1200, 1200), (300, 1201)])
+def test_sliced_wasserstein_is_the_exact_distance_of_the_projections(n, m):
+    """Against scipy's, for sets of equal and of unequal size, with values that are tied."""
+    rng = np.random.default_rng(n)
+    x, y = rng.integers(-3, 4, size=(n, 2)), rng.normal(size=(m, 2))
+    directions = np.random.default_rng(5).normal(size=(2, 9))
+    directions /= np.linalg.norm(directions, axis=0)
+    wanted = np.mean([scipy.stats.wasserstein_distance(x @ d, y @ d) for d in directions.T])
+    given = np.asarray(x, float), y
+    assert score("sliced-wasserstein", *given, projections=9, seed=5) == pytest.approx(wanted, 1e-9)
+
+
+def test_sliced_wasserstein_sees_a_single_outlier():
+    """W1 of two sets that differ in one value of 1200 is their difference over 1200, in any direction."""
+    x = np.zeros((1200, 1))
+    x[77] = 1000
+    assert score("sliced-wasserstein", x, 0 * x) == pytest.approx(1000 / 1200, rel=1e-12)
+    assert score("sliced-wasserstein", x[70:80], 0 * x) == pytest.approx(100, rel=1e-12)
 
 
 def test_energy_distance_and_mmd_are_means_over_pairs():
