@@ -58,7 +58,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", default="digits")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--features", help="feature space; by default the data's own")
+    parser.add_argument(
+        "--features", default="data", help="feature space; by default the data's own"
+    )
     parser.add_argument("--n", type=int, help="samples per row")
     parser.add_argument("--runs", type=Path, help="keep the runs here, or find them")
     parser.add_argument("--out", type=Path)

@@ -15,7 +15,8 @@ starts from fresh ones.
     python examples/distillation.py --teacher runs/NAME     uses that run
     python examples/distillation.py --steps 2               to see that it runs
 
-Prints metrics against the test split (smaller is better) beside those of real data and of a Gaussian.
+Prints metrics of pixels against the test split (smaller is better), beside those of real data and of a
+Gaussian.
 """
 
 import argparse
@@ -60,8 +61,9 @@ def main() -> None:
     )
     student = scmkit.train(recipe, out=args.runs)
 
-    rows = scmkit.evaluate(teacher, metrics=METRICS)
-    rows += scmkit.evaluate(student, steps=(1, 2), metrics=METRICS, baselines=False)
+    given = {"metrics": METRICS, "features": "data"}
+    rows = scmkit.evaluate(teacher, **given)
+    rows += scmkit.evaluate(student, steps=(1, 2), baselines=False, **given)
     print(f"teacher: {teacher.path}   student: {student.path}")
     print_table(rows)
 

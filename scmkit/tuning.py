@@ -14,6 +14,7 @@ from scmkit.assembly import build_free
 from scmkit.blame import blaming
 from scmkit.composition import dataset_of
 from scmkit.errors import UsageError
+from scmkit.evaluation import DATA, reason
 from scmkit.interfaces import AbstractMetric, Conditioning, Evaluation
 from scmkit.plugin import Slot
 from scmkit.returned import expect_number
@@ -97,7 +98,7 @@ def search_angles(
         as_count(evaluations, "evaluations", least=2),
     )
     measure: AbstractMetric = build_free(Slot.metric, metric, (settings or {}).get(metric, {}))
-    if measure.space is not None:
+    if measure.space not in (None, DATA):
         raise UsageError(f"metric '{metric}' works on features; search with one of data space")
     model, data, dataset = run.model, run.recipe.data, dataset_of(run.recipe)
     size = dataset.size("train")
@@ -116,7 +117,7 @@ def search_angles(
         x = data.denormalise(np.asarray(out.x)).reshape(n, -1)
         evaluation = Evaluation(x, reference, reference)
         if not measure.applies(evaluation):
-            raise UsageError(f"metric '{metric}' does not apply to this run's samples")
+            raise UsageError(f"metric '{metric}' cannot be computed here: {reason(measure)}")
         value = expect_number(measure, "metric", measure(evaluation))
         return -value if measure.larger_is_better else value
 

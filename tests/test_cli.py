@@ -136,11 +136,14 @@ def test_sample_with_another_sampler(scmkit, run, tmp_path):
 
 
 def test_eval_table_and_json(scmkit, run):
-    code, out, _ = scmkit("eval", run, "--n", 50, "--metric", "energy-distance", "--steps", "1,2")
+    pixels = ("--features", "data")
+    asked = ("--n", 50, "--metric", "energy-distance", "--steps", "1,2")
+    code, out, err = scmkit("eval", run, *asked, *pixels)
     assert code == 0
     assert len(out.splitlines()) == 5
     assert "(1.00x)" in out
-    code, out, _ = scmkit("eval", run, "--n", 50, "--json")
+    assert "features" not in err
+    code, out, _ = scmkit("eval", run, "--n", 50, "--json", *pixels)
     rows = [json.loads(line) for line in out.splitlines()]
     assert [r["nfe"] for r in rows] == [None, None, 1, 2]
     assert {"energy-distance", "mmd", "sliced-wasserstein", "near-copies"} < set(rows[-1])
@@ -148,7 +151,7 @@ def test_eval_table_and_json(scmkit, run):
 
 
 def test_eval_in_the_space_of_a_classifier(scmkit, run):
-    few = ("--n", 40, "--steps", "1", "--features", "classifier", "--set", "classifier.steps=30")
+    few = ("--n", 40, "--steps", "1", "--set", "classifier.steps=30")
     code, out, err = scmkit("eval", run, *few)
     assert code == 0, err
     *table, told = out.splitlines()
@@ -157,6 +160,7 @@ def test_eval_in_the_space_of_a_classifier(scmkit, run):
     assert "precision ↑" in table[0]
     assert table[1].startswith("real (training data)")
     assert table[1].count(" ±") == table[1].count("(1.00x)") == 5
+    assert "features        classifier, since these are images with classes" in err
     assert told.startswith("classifier: digest ")
     assert "test accuracy 0." in told
     code, out, _ = scmkit("eval", run, *few, "--metric", "recall", "--json", "--resamples", 0)
@@ -165,7 +169,8 @@ def test_eval_in_the_space_of_a_classifier(scmkit, run):
     assert [row["seconds"] is None for row in rows] == [True, True, False]
     [digest] = {row["features"]["classifier"]["digest"] for row in rows}
     assert digest[:12] in told
-    code, out, _ = scmkit("eval", run, "--n", 20, "--split", "train", "--metric", "mmd", "--json")
+    split = ("--split", "train", "--features", "data")
+    code, out, _ = scmkit("eval", run, "--n", 20, *split, "--metric", "mmd", "--json")
     row = json.loads(out.splitlines()[0])
     low, high = row["intervals"]["mmd"]
     assert row["name"] == "real (test data)"
@@ -181,6 +186,8 @@ def test_eval_knows_the_exact_map(scmkit, tmp_path):
     code, out, _ = scmkit("eval", tmp_path / "g", "--n", 100, "--json", "--steps", "1,2")
     rows = [json.loads(line) for line in out.splitlines()]
     assert ["exact-map" in r for r in rows] == [False, False, True, False]
+    assert "a sampler that adds no noise" in rows[-1]["missing"]["exact-map"]
+    assert {r["n"] for r in rows} == {100}
 
 
 DATA = Path(__file__).parent / "data"

@@ -8,12 +8,13 @@ from fake_distributions import Installer
 from scmkit_plugins import digits, energy_distance
 from scmkit_plugins.consistency_sampler import ConsistencySampler
 
-import scmkit.evaluation as evaluation
 from scmkit import Run, build_model, compose, evaluate
+from scmkit.data import ArrayDataset, StoreWriter
 from scmkit.errors import PluginError, UsageError
-from scmkit.evaluation import GAUSSIAN, REAL, baselines
+from scmkit.evaluation import GAUSSIAN, REAL, Row, baselines, remarks, usual, usual_features
 from scmkit.evaluation.comparison import Comparison
 from scmkit.evaluation.intervals import resampled_indices
+from scmkit.evaluation.rows import real_name
 from scmkit.evaluation.spaces import Space
 from scmkit.interfaces import AbstractMetric, Conditioning, Evaluation, Features
 from scmkit.plugin import NoOptions
@@ -83,7 +84,8 @@ def halves(tmp_path, monkeypatch):
 
 
 def test_values_are_those_of_everything_at_once(run):
-    rows = evaluate(run, n=60, steps=(1, 2), metrics=["energy-distance", "near-copies"], seed=3)
+    metrics = ["energy-distance", "near-copies"]
+    rows = evaluate(run, n=60, steps=(1, 2), metrics=metrics, features="data", seed=3)
     dataset, metric = digits.build_dataset(NoOptions()), energy_distance.EnergyDistance()
     rng = np.random.default_rng(3)
     chosen = np.sort(rng.permutation(500)[:60])
@@ -128,7 +130,7 @@ def test_batches_are_what_is_drawn_at_once(run, monkeypatch):
 def test_each_metric_in_its_space(run, halves):
     told = []
     options = {"n": 20, "steps": (1,), "progress": lambda *a: told.append(a)}
-    rows = evaluate(run, metrics=["any", "own"], **options)
+    rows = evaluate(run, metrics=["any", "own"], features="data", **options)
     assert [dict(row.metrics) for row in rows] == [{"any": 64.0, "own": 2.0}] * 3
     assert rows[0].larger_is_better == {"any", "own"}
     assert rows[0].features == {"halves": {"digest": "ab" * 16, "halves": 2.0}}
@@ -157,16 +159,85 @@ def test_features_of_real_data_that_are_kept_give_the_same_rows(run, halves):
 
 
 def test_what_is_usual_in_a_space(run, halves, monkeypatch):
-    monkeypatch.setattr(evaluation, "FEATURE_METRICS", ("sliced-wasserstein", "not-installed"))
+    monkeypatch.setattr(usual, "FEATURE_METRICS", ("sliced-wasserstein", "not-installed"))
     [row] = evaluate(run, features="halves", n=20, steps=(1,), baselines=False, resamples=0)
     assert set(row.metrics) == {"sliced-wasserstein"}
     assert row.intervals == {}
 
 
+def test_images_with_classes_are_compared_in_a_classifiers_features(run, halves, monkeypatch):
+    assert usual_features(digits.build_dataset(NoOptions())) == "classifier"
+    x, labels = np.zeros((4, 2), np.float32), np.arange(4, dtype=np.int32) % 2
+    plane = ArrayDataset(x, x, train_labels=labels, test_labels=labels, num_classes=2)
+    assert usual_features(plane) == "data"
+    assert usual_features(ArrayDataset(*2 * [np.zeros((4, 1, 8, 8), np.float32)])) == "data"
+    monkeypatch.setattr(usual, "CLASSIFIER", "halves")
+    monkeypatch.setattr(usual, "FEATURE_METRICS", ("precision", "recall"))
+    [row] = evaluate(run, n=20, steps=(1,), baselines=False)
+    assert set(row.metrics) == {"precision", "recall"}
+    assert set(row.features) == {"halves"}
+    monkeypatch.setattr(usual, "CLASSIFIER", "not-installed")
+    assert usual_features(digits.build_dataset(NoOptions())) == "data"
+
+
+@pytest.fixture
+def few(tmp_path) -> Run:
+    """A run on data of 12 training and 24 test vectors, whose model has fresh weights."""
+    x = np.random.default_rng(0).normal(size=(36, 2)).astype(np.float32)
+    with StoreWriter(tmp_path / "few.store", shape=(2,), dtype="float32") as writer:
+        writer.append("train", x[:12])
+        writer.append("test", x[12:])
+    made = compose(["trigflow", "sct"], TINY, data=str(tmp_path / "few.store"), teacher="none")
+    run = Run.create(tmp_path / "few", made)
+    run.model = build_model(run.recipe, key=jr.key(0))
+    return run
+
+
+def test_rows_of_one_table_have_one_number_of_samples_or_say_theirs(few):
+    rows = evaluate(few, metrics=["energy-distance"], steps=(1,))
+    assert {row.n for row in rows} == {12}
+    assert (rows[0].name, remarks(rows)) == (REAL, [])
+    # All there are are drawn, so that there is no spread of draws to make an interval of.
+    assert rows[0].intervals == {}
+    rows = evaluate(few, metrics=["energy-distance"], steps=(1,), n=50)
+    assert [row.n for row in rows] == [12, 50, 50]
+    assert rows[0].name == "real (training data, 12 samples)"
+    [told] = remarks(rows)
+    assert told.startswith(
+        "real (training data, 12 samples): all there are, where other rows have 50"
+    )
+    real = evaluate(few, metrics=["energy-distance"], steps=(1,), split="train", n=12)[0]
+    assert (real.name, real.n) == (real_name("train"), 12)
+
+
+def test_a_metric_that_cannot_be_computed_is_named_with_what_it_needs(few):
+    asked = ["energy-distance", "precision", "exact-map", "classifier-score", "near-copies"]
+    rows = evaluate(few, metrics=asked, steps=(1, 2), n=3, resamples=0)
+    assert set(rows[2].metrics) == {"energy-distance", "near-copies"}
+    assert set(rows[0].missing) == {*asked} - {"energy-distance"}
+    assert remarks(rows) == [
+        "precision: not computed: it needs more than 3 samples and more than 3 real ones",
+        "exact-map: not computed: it needs data whose density is known, and a sampler that adds no noise on "
+        "the way",
+        "classifier-score: not computed: it needs features that classify, and 1 or more samples",
+    ]
+    with pytest.raises(UsageError, match="'near-copies' with --split train: it looks for training"):
+        evaluate(few, metrics=["near-copies"], steps=(1,), split="train")
+
+
+def test_the_exact_map_is_told_where_steps_add_noise():
+    why = {"exact-map": "it needs a sampler that adds no noise on the way"}
+    one, two = Row("one", 1, {"exact-map": 0.1}), Row("two", 2, {}, missing=why)
+    assert remarks([one, two]) == [f"exact-map: not computed for two: {why['exact-map']}"]
+
+
 def test_against_the_training_split(run):
-    rows = evaluate(run, metrics=["mmd", "near-copies"], split="train", n=30, steps=(1,))
+    asked = {"metrics": ["mmd", "near-copies"], "features": "data"}
+    rows = evaluate(run, **asked, split="train", n=30, steps=(1,))
     assert [row.name for row in rows] == ["real (test data)", GAUSSIAN, "consistency, 1 step"]
     assert {name for row in rows for name in row.metrics} == {"mmd"}
+    [told] = remarks(rows)
+    assert told.startswith("near-copies: not computed: it looks for training data")
 
 
 @pytest.mark.parametrize(
@@ -180,7 +251,7 @@ def test_against_the_training_split(run):
 )
 def test_what_makes_no_sense_is_said(run, options, error, match):
     with pytest.raises(error, match=match):
-        evaluate(run, metrics=["mmd"], **options)
+        evaluate(run, **{"metrics": ["mmd"], "features": "data"} | options)
 
 
 class Mean(AbstractMetric):

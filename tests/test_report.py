@@ -114,7 +114,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def digits_page(digits):
-    return report([digits], n=80, steps=[1, 2])
+    return report([digits], n=80, steps=[1, 2], features="data")
 
 
 @pytest.fixture(scope="module")

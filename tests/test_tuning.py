@@ -66,5 +66,5 @@ def test_later_times_are_searched_below_earlier_ones(run):
 def test_what_cannot_be_searched(run):
     with pytest.raises(UsageError, match="at least two"):
         search_angles(run, steps=1)
-    with pytest.raises(UsageError, match="does not apply"):
+    with pytest.raises(UsageError, match="cannot be computed here: it needs data whose density"):
         search_angles(run, metric="exact-map", n=10)

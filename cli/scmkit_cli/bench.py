@@ -65,6 +65,7 @@ def bench(
     from scmkit.benchmarking import Plan, Result, bench_page, summarise, table_of
     from scmkit.benchmarking import bench as run
     from scmkit.environment import environment
+    from scmkit.evaluation import remarks
     from scmkit.files import write_text
 
     plan = Plan(
@@ -99,6 +100,8 @@ def bench(
             typer.echo(source)
             for row in aligned(table_of(mine)):
                 typer.echo(row)
+            for line in remarks([row for r in results if r.cell.data == source for row in r.rows]):
+                typer.echo(line)
     typer.echo(f"page            {out / 'bench.html'}", err=True)
     failed = [r for r in results if r.error is not None]
     if failed:

@@ -58,16 +58,17 @@ def evaluate(
     """Hold a run's samples against the test split; smaller is better, except where an arrow points up.
 
     The first rows are real training data, which a perfect model would match, and a Gaussian fitted to the
-    training data, which a briefly trained model often loses to in data space. Values come with the half
-    width of their 95% confidence interval and, in brackets, as multiples of the real row's, where that is
-    not within noise of 0.
+    training data, which a briefly trained model often loses to in data space. Images with classes are
+    compared in the features of a classifier of them, other data as it is. Values come with the half width
+    of their 95% confidence interval and, in brackets, as multiples of the real row's, where that is not
+    within noise of 0.
 
-    Example: scmkit eval runs/NAME --features classifier --n 500
+    Example: scmkit eval runs/NAME --steps 1,2 --n 500
     """
     from scmkit import Run
     from scmkit import evaluate as measure
     from scmkit.evaluation import RESAMPLES
-    from scmkit_cli.scores import Drawing, lines, record
+    from scmkit_cli.scores import Drawing, chosen_features, lines, record
 
     loaded = Run.load(run)
     chosen = counts(steps)
@@ -96,5 +97,7 @@ def evaluate(
             "told",
             err=True,
         )
+    if features is None:
+        chosen_features(rows)
     for line in map(json.dumps, map(record, rows)) if as_json else lines(rows):
         typer.echo(line)

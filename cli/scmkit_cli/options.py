@@ -38,7 +38,8 @@ Features = Annotated[
     typer.Option(
         metavar="NAME",
         help="Features plugin in whose space metrics are computed that have none of their own: "
-        "classifier, which is trained on the data itself, or inception. Default: data.",
+        "classifier, which is trained on the data itself, inception, or data for none. "
+        "Default: classifier for images with classes, else data.",
         show_default=False,
     ),
 ]
@@ -48,7 +49,7 @@ Samples = Annotated[
         "--n",
         min=2,
         max=LARGEST,
-        help="Samples of each evaluation. Default: as many as the test split, 2000 at the most.",
+        help="Samples of each evaluation. Default: as many as both splits have, 2000 at the most.",
         show_default=False,
     ),
 ]

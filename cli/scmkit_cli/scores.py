@@ -66,20 +66,36 @@ class Drawing:
             self._bar, self._what = None, ""
 
 
+def chosen_features(rows: Sequence["Row"]) -> None:
+    """Says on stderr that the rows are in a classifier's features, where nobody asked for them."""
+    from scmkit.evaluation import CLASSIFIER
+
+    if rows and CLASSIFIER in rows[0].features:
+        typer.echo(
+            f"features        {CLASSIFIER}, since these are images with classes; "
+            "--features data compares pixels",
+            err=True,
+        )
+
+
 def record(row: "Row") -> dict[str, Any]:
     """A row as JSON: metrics by their names, beside what there is to know of them."""
     return {
         "name": row.name,
         "nfe": row.nfe,
+        "n": row.n,
         **row.metrics,
         "intervals": dict(row.intervals),
+        "missing": dict(row.missing),
         "seconds": row.seconds,
         "features": {name: dict(facts) for name, facts in row.features.items()},
     }
 
 
 def lines(rows: Sequence["Row"]) -> Iterator[str]:
-    """The table, and below it what there is to know of the features."""
+    """The table, and below it what it does not show, and what there is to know of the features."""
+    from scmkit.evaluation import remarks
+
     real = rows[0] if rows and rows[0].name.startswith("real") else None
     names = list(dict.fromkeys(k for row in rows for k in row.metrics))
     rising = {k for row in rows for k in row.larger_is_better}
@@ -89,6 +105,7 @@ def lines(rows: Sequence["Row"]) -> Iterator[str]:
         seconds = "" if row.seconds is None else f"{1000 * row.seconds:.3g}"
         table.append([row.name, nfe, seconds, *(_cell(row, k, real) for k in names)])
     yield from aligned(table)
+    yield from remarks(rows)
     for name, facts in (rows[0].features if rows else {}).items():
         shown = {**facts, "digest": str(facts["digest"])[:12]}
         told = (f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in shown.items())
@@ -101,7 +118,9 @@ def _cell(row: "Row", name: str, real: "Row | None") -> str:
     value, shown = row.metrics[name], f"{row.metrics[name]:.4f}"
     if name in row.intervals:
         shown += f" ±{(row.intervals[name][1] - value):.4f}"
-    unit = real.metrics.get(name, 0.0) if real else 0.0
+    if real is None or real.n != row.n:
+        return shown
     # A multiple of what may be 0 says nothing.
-    low = real.intervals.get(name, (unit, unit))[0] if real else 0.0
+    unit = real.metrics.get(name, 0.0)
+    low = real.intervals.get(name, (unit, unit))[0]
     return f"{shown} ({value / unit:.2f}x)" if low > 0 else shown

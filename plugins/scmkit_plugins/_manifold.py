@@ -14,6 +14,7 @@ class AbstractManifoldMetric(AbstractMetric):
 
     def __init__(self, k: int) -> None:
         self.k = k
+        self.needs = f"more than {k} samples and more than {k} real ones"
 
     def applies(self, evaluation: Evaluation) -> bool:
         return min(len(evaluation.samples), len(evaluation.reference)) > self.k

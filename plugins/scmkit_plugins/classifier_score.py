@@ -24,6 +24,7 @@ class ClassifierScore(AbstractMetric):
     def __init__(self, splits: int, space: str | None) -> None:
         self.splits = splits
         self.space = space
+        self.needs = f"features that classify, and {splits} or more samples"
 
     def applies(self, evaluation: Evaluation) -> bool:
         return evaluation.probabilities is not None and len(evaluation.samples) >= self.splits

@@ -16,6 +16,7 @@ class Diversity(AbstractMetric):
     """
 
     larger_is_better = True
+    needs = "two samples, and real ones that differ"
 
     def applies(self, evaluation: Evaluation) -> bool:
         varied = bool((evaluation.reference != evaluation.reference[0]).any())

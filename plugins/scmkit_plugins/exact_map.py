@@ -12,6 +12,9 @@ class ExactMapError(AbstractMetric):
     For data sets with a closed-form density and samples drawn without fresh noise on the way.
     """
 
+    space = "data"
+    needs = "data whose density is known, and a sampler that adds no noise on the way"
+
     def applies(self, evaluation: Evaluation) -> bool:
         return evaluation.exact is not None
 

@@ -15,6 +15,8 @@ class FrechetDistance(AbstractMetric):
     dimensions: compare values of the same number of samples only.
     """
 
+    needs = "two samples and two real ones"
+
     def __init__(self, space: str | None) -> None:
         self.space = space
 

@@ -17,6 +17,7 @@ class KernelInceptionDistance(AbstractMetric):
     """
 
     space = "inception"
+    needs = "two samples and two real ones"
 
     def applies(self, evaluation: Evaluation) -> bool:
         return min(len(evaluation.samples), len(evaluation.reference)) > 1

@@ -28,11 +28,13 @@ class MMD(AbstractMetric):
     Equation 5 and Section 8).
     """
 
+    needs = "real samples that differ"
+
     def __init__(self, scale: float) -> None:
         self.scale = scale
 
     def applies(self, evaluation: Evaluation) -> bool:
-        return True
+        return self._bandwidth(evaluation.reference) > 0
 
     def __call__(self, evaluation: Evaluation) -> float:
         x, y = evaluation.samples, evaluation.reference
@@ -51,10 +53,16 @@ class MMD(AbstractMetric):
         return np.sqrt(np.maximum(within - 2 * across, 0.0))
 
     def _kernel(self, reference: Float[np.ndarray, "m d"]) -> PairFunction:
-        some = reference[np.random.default_rng(0).permutation(len(reference))[:SUBSET]]
-        square = np.concatenate(list(squared_distances(some, some)))
-        bandwidth = self.scale**2 * np.median(square[~np.eye(len(some), dtype=bool)])
+        bandwidth = self._bandwidth(reference)
         return lambda square: np.exp(-square / (2 * bandwidth))
+
+    def _bandwidth(self, reference: Float[np.ndarray, "m d"]) -> float:
+        """The kernel's variance; 0 where the median distance is, and where there are no two vectors."""
+        some = reference[np.random.default_rng(0).permutation(len(reference))[:SUBSET]]
+        if len(some) < 2:
+            return 0.0
+        square = np.concatenate(list(squared_distances(some, some)))
+        return self.scale**2 * float(np.median(square[~np.eye(len(some), dtype=bool)]))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from scmkit.reporting.cost import duration
 from scmkit.reporting.markup import Html, element, join, table
 from scmkit.reporting.page import page
 from scmkit.reporting.section import Section
-from scmkit.reporting.sections.metrics import metric_chart, titled
+from scmkit.reporting.sections.metrics import metric_chart, notes, titled
 
 
 def bench_page(plan: Plan, results: Sequence[Result], facts: Mapping[str, Any]) -> Html:
@@ -24,7 +24,9 @@ def bench_page(plan: Plan, results: Sequence[Result], facts: Mapping[str, Any]) 
     for data in plan.data:
         mine = [line for line in lines if line.data == data]
         if mine:
-            sections.append(Section(data, _lede(plan), _results(mine, colours)))
+            rows = [row for r in results if r.cell.data == data for row in r.rows]
+            body = join(_results(mine, colours), *notes(rows))
+            sections.append(Section(data, _lede(plan), body))
     sections.append(Section("Cost", COST, _costs(results)))
     failed = [r for r in results if r.error is not None]
     if failed:

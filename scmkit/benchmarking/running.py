@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from scmkit.benchmarking.plan import Cell, Plan, teacher_path
+from scmkit.composition import dataset_of
 from scmkit.containment import read_bounded
 from scmkit.errors import Interrupted, Preempted, RunError, ScmkitError, UsageError
-from scmkit.evaluation import Row, evaluate
+from scmkit.evaluation import Row, evaluate, usual_features
 from scmkit.files import plain_path, write_text
 from scmkit.footprint import count_parameters
 from scmkit.recipe import Recipe
@@ -120,7 +121,7 @@ def _measured(plan: Plan, cell: Cell, run: Run, progress: Callable[[str], None])
         "sampling": None if plan.sampling is None else list(plan.sampling),
         "metrics": None if plan.metrics is None else list(plan.metrics),
         "n": plan.n,
-        "features": plan.features,
+        "features": plan.features or usual_features(dataset_of(run.recipe)),
         "baselines": cell.method == plan.methods[0],
     }
     file = run.path.with_name(f"{run.path.name}.json")

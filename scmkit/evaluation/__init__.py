@@ -14,9 +14,8 @@ from scmkit.assembly import build_free
 from scmkit.blame import blaming
 from scmkit.composition import dataset_of
 from scmkit.derived import digest, directory_of
-from scmkit.discovery import entries
 from scmkit.errors import UsageError
-from scmkit.evaluation.baselines import gaussian, subset
+from scmkit.evaluation.baselines import REAL_LIMIT, gaussian, subset
 from scmkit.evaluation.comparison import Comparison, Scores
 from scmkit.evaluation.generated import generated
 from scmkit.evaluation.intervals import resampled_indices
@@ -24,8 +23,13 @@ from scmkit.evaluation.rows import GAUSSIAN as GAUSSIAN
 from scmkit.evaluation.rows import REAL as REAL
 from scmkit.evaluation.rows import Row as Row
 from scmkit.evaluation.rows import real_name
+from scmkit.evaluation.rows import remarks as remarks
 from scmkit.evaluation.spaces import BATCH, Progress, Selection, Space
 from scmkit.evaluation.spaces import DATA as DATA
+from scmkit.evaluation.usual import CLASSIFIER as CLASSIFIER
+from scmkit.evaluation.usual import measures_of, usual_metrics
+from scmkit.evaluation.usual import reason as reason
+from scmkit.evaluation.usual import usual_features as usual_features
 from scmkit.interfaces import (
     AbstractDataset,
     AbstractMetric,
@@ -39,18 +43,6 @@ from scmkit.plugin import Slot
 from scmkit.sampling import draw_batches, prior, with_guidance
 from scmkit.training.run import Run
 from scmkit.types import Key
-
-METRICS = ("energy-distance", "sliced-wasserstein", "mmd", "near-copies", "exact-map")
-"""What is computed in data space where no metric is named; those that do not apply are left out."""
-
-FEATURE_METRICS = ("frechet-distance", "precision", "recall", "coverage", "classifier-score")
-"""The same in a feature space, and those that are not installed are left out, too."""
-
-DEFAULT_METRICS = {
-    DATA: METRICS,
-    "inception": ("fid", "kid", "inception-score", "precision", "recall", "coverage"),
-}
-"""The same by space, where it has a list of its own."""
 
 RESAMPLES = 20
 """For intervals: their standard deviation is then known to about a sixth."""
@@ -81,16 +73,18 @@ def evaluate(
 ) -> list[Row]:
     """Metrics of a run's samples at each number of steps, against real data.
 
-    Every row uses `n` samples (default: as many as the split has, 2000 at the most), so that the bias of
+    Every row uses `n` samples (default: as many as both splits have, 2000 at the most), so that the bias of
     each metric is the same in all; labels follow the split's. With `baselines` the first rows are real data
     of the other split, what a perfect model would score, and a Gaussian with the training data's mean and
-    covariance. Samples are drawn and mapped a batch at a time; only vectors are kept.
+    covariance. If the other split has fewer than `n`, the name of its row says so. Samples are drawn and
+    mapped a batch at a time; only vectors are kept.
 
     **Arguments:**
 
     - `sampler`, `metrics`: plugins; by default the recipe's, and what is usual in the space.
-    - `features`: the plugin in whose space metrics without one of their own are computed; the data's own by
-        default. Features of real data are kept in `scmkit.derived.directory_of(dataset)`.
+    - `features`: the plugin in whose space metrics without one of their own are computed, or `"data"` for
+        the data's own; by default `usual_features(dataset)`, a classifier's for images with classes.
+        Features of real data are kept in `scmkit.derived.directory_of(dataset)`.
     - `resamples`: of the bootstrap behind the 95% intervals (see `scmkit.evaluation.intervals`); 0 for none.
     - `split`: what samples are held against.
     - `settings`: plugin options by plugin name.
@@ -105,7 +99,8 @@ def evaluate(
     size = dataset.size(split)
     if not size:
         raise UsageError(f"data '{recipe.data.source}' has no {split} split; choose the other")
-    n = as_count(min(size, 2000) if n is None else n, "n")
+    other: Split = "train" if split == "test" else "test"
+    n = as_count(min(size, dataset.size(other) or size, 2000) if n is None else n, "n")
     steps = steps and [as_count(count, "steps") for count in steps]
     seed = as_seed(seed)
     if resamples < 0 or resamples == 1:
@@ -115,15 +110,17 @@ def evaluate(
     draws: AbstractSampler = build_free(
         Slot.sampler, named, {**recorded, **options.get(sampler, {})}
     )
-    measures = _measures(metrics or _usual(features or DATA), split, options)
+    features = features or usual_features(dataset)
+    measures, left_out = measures_of(metrics or usual_metrics(features), split, options)
 
     rng = np.random.default_rng(seed)
     reference = Selection(split, np.sort(rng.permutation(size)[:n]))
-    train = Selection("train", subset(rng, dataset.size("train")))
+    limit = max(REAL_LIMIT, n)
+    train = Selection("train", subset(rng, dataset.size("train"), limit))
     pool = train
     if split == "train" and dataset.size("test"):
-        pool = Selection("test", subset(rng, dataset.size("test")))
-    spaces = _spaces(dataset, measures, features or DATA, options, n)
+        pool = Selection("test", subset(rng, dataset.size("test"), limit))
+    spaces = _spaces(dataset, measures, features, options, n)
     used = [space for space in spaces if space.features is not None]
     where = (directory_of(dataset), digest(dataset)) if used else None
     indices = resampled_indices(n, resamples, seed) if resamples else None
@@ -134,7 +131,7 @@ def evaluate(
         comparisons.append(Comparison(space, held, of_train, others, indices))
     facts = {s.name: {"digest": s.features.digest, **s.features.facts} for s in used if s.features}
 
-    def row(name: str, scores: Sequence[Scores], **told: Any) -> Row:
+    def row(name: str, scores: Sequence[Scores], *, n: int = n, **told: Any) -> Row:
         values = {k: v for some, _ in scores for k, v in some.items()}
         return Row(
             name=name,
@@ -142,13 +139,20 @@ def evaluate(
             intervals={k: v for _, some in scores for k, v in some.items()},
             features=facts,
             larger_is_better=frozenset(k for k in values if measures[k].larger_is_better),
+            n=n,
+            missing=left_out | {k: reason(m) for k, m in measures.items() if k not in values},
             **told,
         )
 
     rows = []
     if baselines and pool.split != split:
-        picks = [rng.permutation(len(pool.indices))[:n] for _ in range(_REAL_DRAWS)]
-        rows.append(row(real_name(split), [c.of_real(picks) for c in comparisons], nfe=None))
+        there = len(pool.indices)
+        # Draws of all there are would be one and the same.
+        draws_of_real = _REAL_DRAWS if there > n else 1
+        picks = [rng.permutation(there)[:n] for _ in range(draws_of_real)]
+        scores = [c.of_real(picks) for c in comparisons]
+        name = real_name(split, there if there < n else None)
+        rows.append(row(name, scores, nfe=None, n=min(n, there)))
     if baselines:
         images, _ = dataset.read("train", train.indices)
         fit = gaussian(rng, images.reshape(len(images), -1), n).reshape(n, *dataset.shape)
@@ -176,20 +180,6 @@ def evaluate(
         ]
         rows.append(row(name, scores, nfe=found.nfe, seconds=found.seconds))
     return rows
-
-
-def _usual(space: str) -> Sequence[str]:
-    """The metrics of a space where nobody named any, as far as they are installed."""
-    installed = {entry.name for entry in entries()}
-    return [m for m in DEFAULT_METRICS.get(space, FEATURE_METRICS) if m in installed]
-
-
-def _measures(
-    names: Sequence[str], split: Split, options: Mapping[str, Mapping[str, Any]]
-) -> dict[str, AbstractMetric]:
-    """The metrics, less those that look for training data where that is the reference."""
-    built = {name: build_free(Slot.metric, name, options.get(name, {})) for name in names}
-    return {k: m for k, m in built.items() if split != "train" or not m.finds_training_data}
 
 
 def _spaces(

@@ -6,8 +6,11 @@ from jaxtyping import Float, Int
 _EIGENVECTORS = 4096
 """Dimensions up to which a covariance matrix is decomposed."""
 
+REAL_LIMIT = 20_000
+"""Real samples that are read of a split, unless more are asked for."""
 
-def subset(rng: np.random.Generator, size: int, limit: int = 20_000) -> Int[np.ndarray, " k"]:
+
+def subset(rng: np.random.Generator, size: int, limit: int) -> Int[np.ndarray, " k"]:
     """All of `size` indices, or `limit` random ones in order."""
     return np.arange(size) if size <= limit else np.sort(rng.permutation(size)[:limit])
 

@@ -55,7 +55,7 @@ class Comparison:
         return values, {k: around(values[k], spread[k]) for k in metrics}
 
     def of_real(self, draws: Sequence[Int[np.ndarray, " n"]]) -> Scores:
-        """Mean scores of draws from the pool; intervals are from their spread.
+        """Mean scores of draws from the pool; intervals are from their spread, where there are several.
 
         Metrics that look for training data say nothing of it.
         """
@@ -68,6 +68,6 @@ class Comparison:
                         expect_number(metric, "metric", metric(evaluation))
                     )
         means = {k: float(np.mean(v)) for k, v in values.items()}
-        if self.indices is None:
+        if self.indices is None or len(draws) < 2:
             return means, {}
         return means, {k: around(means[k], np.asarray(v)) for k, v in values.items()}

@@ -1,6 +1,6 @@
 """What an evaluation returns."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from scmkit.interfaces import Split
@@ -8,9 +8,13 @@ from scmkit.interfaces import Split
 REAL, GAUSSIAN = "real (training data)", "Gaussian (training mean and covariance)"
 
 
-def real_name(split: Split) -> str:
-    """The name of the row of real data, drawn from the split that samples are not held against."""
-    return REAL if split == "test" else "real (test data)"
+def real_name(split: Split, fewer: int | None = None) -> str:
+    """The name of the row of real data, drawn from the split that samples are not held against.
+
+    It says how many there are where they are `fewer` than the samples of the other rows.
+    """
+    name = REAL if split == "test" else "real (test data)"
+    return name if fewer is None else f"{name[:-1]}, {fewer} samples)"
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,8 @@ class Row:
     **Attributes:**
 
     - `nfe`: network evaluations for one sample; None for what was not drawn from a model.
+    - `n`: the number of samples that the values are of.
+    - `missing`: the metrics without a value that were asked for, or are usual in the space, and why.
     - `metrics`: values by metric, and in `intervals` the 95% confidence interval of each that has one.
     - `seconds`: time it took to draw one sample, `scmkit.sampling.drawing.BATCH` at once and without
         compiling; None for what was not drawn.
@@ -34,3 +40,27 @@ class Row:
     seconds: float | None = None
     features: Mapping[str, Mapping[str, float | str]] = field(default_factory=dict)
     larger_is_better: frozenset[str] = frozenset()
+    n: int | None = None
+    missing: Mapping[str, str] = field(default_factory=dict)
+
+
+def remarks(rows: Sequence[Row]) -> list[str]:
+    """What a table of rows does not show: metrics that drawn samples have no value of, and unequal `n`."""
+    drawn = [row for row in rows if row.nfe is not None]
+    without: dict[tuple[str, str], list[str]] = {}
+    for row in drawn:
+        for metric, why in row.missing.items():
+            without.setdefault((metric, why), []).append(row.name)
+    told = []
+    for (metric, why), names in without.items():
+        where = "" if len(names) == len(drawn) else f" for {', '.join(dict.fromkeys(names))}"
+        told.append(f"{metric}: not computed{where}: {why}")
+    counts = {row.n for row in drawn}
+    for row in rows:
+        if row.nfe is None and row.n is not None and counts - {row.n}:
+            others = " or ".join(str(n) for n in sorted(n for n in counts if n is not None))
+            told.append(
+                f"{row.name}: all there are, where other rows have {others} samples: such values do not "
+                "compare; --n makes them equal"
+            )
+    return list(dict.fromkeys(told))

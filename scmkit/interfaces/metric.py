@@ -39,9 +39,11 @@ class AbstractMetric(abc.ABC):
 
     larger_is_better: bool = False
     space: str | None = None
-    """The features plugin the metric is defined in; None where any space will do."""
+    """The features plugin the metric is defined in, or `"data"`; None where any space will do."""
     finds_training_data: bool = False
     """Whether it looks for copies of `train`, so that it says nothing of training data itself."""
+    needs: str = ""
+    """What is not there where it does not apply, for a message, such as `more than 3 samples`."""
 
     @abc.abstractmethod
     def applies(self, evaluation: Evaluation) -> bool:

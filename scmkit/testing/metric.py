@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from scmkit.discovery import find
+from scmkit.evaluation import DATA
 from scmkit.interfaces import AbstractMetric, Evaluation
 from scmkit.plugin import Slot
 from scmkit.registry import load
@@ -43,7 +44,7 @@ def it_says_whether_it_applies(metric: AbstractMetric) -> None:
 
 
 def its_space_is_a_features_plugin(metric: AbstractMetric) -> None:
-    if metric.space is not None:
+    if metric.space not in (None, DATA):
         slots = load(find(metric.space)).provides
         require(Slot.features in slots, f"the plugin '{metric.space}' of `space` is no features")
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from scmkit.evaluation import REAL, Row, evaluate
+from scmkit.evaluation import REAL, Row, evaluate, remarks
 from scmkit.reporting.axes import number
 from scmkit.reporting.charts import Band, Chart, Series, draw, legend
 from scmkit.reporting.cost import duration, peak_memory
@@ -40,12 +40,19 @@ def section(subjects: Sequence[Subject], asked: Asked) -> Section:
             parts.append(element("h3", group[0].data.source))
         parts.append(element("div", *_charts(group, rows), class_="charts"))
         parts.append(_table(group, rows))
+        parts += notes([row for subject in group for row in rows[subject.name]])
     memory = peak_memory()
     note = "" if memory is None else f"Peak memory {memory[1]}: {number(memory[0])}B."
-    every = [row for some in rows.values() for row in some]
-    facts = {f"{k}: {_shown(v)}." for row in every for k, v in row.features.items()}
-    parts.append(element("p", " ".join([*sorted(facts), note]), class_="note"))
+    parts.append(element("p", note, class_="note"))
     return Section("Metrics", LEDE, join(*parts))
+
+
+def notes(rows: Sequence[Row]) -> list[Html]:
+    """What a table of rows does not show, and the feature spaces they are in."""
+    facts = {
+        f"In the features of {k}: {_shown(v)}" for row in rows for k, v in row.features.items()
+    }
+    return [element("p", f"{line}.", class_="note") for line in (*remarks(rows), *sorted(facts))]
 
 
 def rows_of(subject: Subject, asked: Asked, *, baselines: bool) -> list[Row]:
