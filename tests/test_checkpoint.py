@@ -336,7 +336,7 @@ directory = Path(sys.argv[1])
 
 
 def python(code, directory, *, devices=1):
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
     env = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", PREAMBLE + code, str(directory)]
     return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)

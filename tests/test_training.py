@@ -285,7 +285,8 @@ resume(path, steps=steps, reporter=Reporter()) if path.exists() else go(
 
 def elsewhere(path, steps, *, devices=1):
     """Train to so many steps in a process of its own; resumes a run that is there."""
-    env = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
+    env = os.environ | {"XLA_FLAGS": flags}
     command = [sys.executable, "-c", ELSEWHERE, "tests", str(devices), str(path), str(steps)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
