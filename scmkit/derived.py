@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import json
 import os
-import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -20,6 +19,7 @@ from scmkit.data.layout import METADATA_FILE
 from scmkit.errors import DataError, RunError
 from scmkit.files import write_text
 from scmkit.interfaces import AbstractDataset, DataDigest, Split, SplitDigest
+from scmkit.terminal import say
 from scmkit.weights import read_weights, write_safetensors
 
 _SLOW = 4 << 30
@@ -145,8 +145,3 @@ def recall(directory: Path, kind: str, about: Mapping[str, str]) -> dict[str, np
 def _file(directory: Path, kind: str, about: Mapping[str, str]) -> Path:
     key = hashlib.sha256(json.dumps(dict(about), sort_keys=True).encode()).hexdigest()
     return directory / f"{kind}-{key[:32]}.safetensors"
-
-
-def say(text: str) -> None:
-    """One line on stderr."""
-    print(text, file=sys.stderr, flush=True)  # noqa: T201

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
+from scmkit.terminal import printable
+
 
 class ScmkitError(Exception):
     """An error with a remedy in its message. The command line prints it and exits with `code`."""
@@ -12,7 +14,7 @@ class ScmkitError(Exception):
 
     def __init__(self, *args: object) -> None:
         # Messages quote files of strangers: neither new lines nor a terminal's control codes get through.
-        super().__init__(*(_plain(arg) if isinstance(arg, str) else arg for arg in args))
+        super().__init__(*(printable(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 class UsageError(ScmkitError):
@@ -38,7 +40,7 @@ class BadFilesError(DataError):
 
     def __init__(self, folder: Path, files: Sequence[tuple[Path, str]]) -> None:
         self.files = tuple(files)
-        first = "; ".join(f"{ascii(str(file))[1:-1]}: {reason}" for file, reason in self.files[:5])
+        first = "; ".join(f"{file}: {reason}" for file, reason in self.files[:5])
         more = f"; and {len(self.files) - 5} more" if len(self.files) > 5 else ""
         none = "--skip-non-images or " if any(r == "not an image" for _, r in self.files) else ""
         super().__init__(
@@ -69,10 +71,6 @@ class Preempted(ScmkitError):
     """SIGTERM, after a checkpoint was saved."""
 
     code = 75
-
-
-def _plain(text: str) -> str:
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -14,6 +14,7 @@ import scmkit
 from scmkit.testing import assert_abstract_or_final
 
 LAYERS = [
+    {"terminal"},
     {"types", "bounds", "errors", "dtypes", "environment", "containment", "npy"},
     {"discovery"},
     {"blame"},
@@ -41,7 +42,7 @@ LAYERS = [
 
 NARROW = {
     "interfaces": {"types"},
-    "data": {"types", "errors", "interfaces", "files", "locks", "containment", "npy"},
+    "data": {"types", "terminal", "errors", "interfaces", "files", "locks", "containment", "npy"},
 }
 """Those that import even less than their line would let them."""
 

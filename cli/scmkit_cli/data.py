@@ -8,6 +8,8 @@ import typer
 
 from scmkit.bounds import LAST_SEED
 
+from scmkit_cli.terminal import say
+
 if TYPE_CHECKING:
     from scmkit.interfaces import AbstractDataset, Split
 
@@ -36,6 +38,22 @@ def import_(
             show_default=False,
         ),
     ] = None,
+    labels: Annotated[
+        bool | None,
+        typer.Option(
+            "--labels/--no-labels",
+            help="Subfolders are classes even if they look like pieces of one set; or no labels at all. "
+            "Default: what is found.",
+            show_default=False,
+        ),
+    ] = None,
+    drop_constant: Annotated[
+        bool,
+        typer.Option(
+            "--drop-constant",
+            help="Leave out channels (of vectors: coordinates) that have one value in all training samples.",
+        ),
+    ] = False,
     test_fraction: Annotated[
         float,
         typer.Option(help="Share drawn for the test split, where the source has none of its own."),
@@ -82,6 +100,8 @@ def import_(
                 dest,
                 size=size,
                 grayscale=grayscale,
+                labels=labels,
+                drop_constant=drop_constant,
                 test_fraction=test_fraction,
                 seed=seed,
                 skip_non_images=skip_non_images,
@@ -91,17 +111,18 @@ def import_(
                 max_bytes=max_bytes,
                 skipped=lambda file, reason: passed.append((file, reason)),
                 progress=lambda done, total: bar.update(task, completed=done, total=total),
+                told=lambda line: say(line, err=True),
             )
     except BadFilesError as error:
         # All of them: the error itself is one line.
         for file, reason in error.files if len(error.files) > 1 else ():
-            typer.echo(f"{ascii(str(file))[1:-1]}: {reason}", err=True)
+            say(f"{file}: {reason}", err=True)
         raise
     for file, reason in passed:
-        typer.echo(f"skipped {ascii(str(file))[1:-1]}: {reason}", err=True)
+        say(f"skipped {file}: {reason}", err=True)
     if passed:
-        typer.echo(f"skipped {len(passed)} files", err=True)
-    typer.echo(f"{dest}: {summary(describe(store))}")
+        say(f"skipped {len(passed)} files", err=True)
+    say(f"{dest}: {summary(describe(store))}")
 
 
 @app.command()
@@ -122,14 +143,14 @@ def info(
     if png is not None:
         write_picture(dataset, png)
     if as_json:
-        typer.echo(json.dumps({"data": data} | facts))
+        say(json.dumps({"data": data} | facts))
         return
-    typer.echo(f"{data}: {summary(facts)}")
+    say(f"{data}: {summary(facts)}")
     for name in ("dtype", "classes", "mean", "std"):
         if facts.get(name):
             values = facts[name] if isinstance(facts[name], list) else [facts[name]]
             shown = ", ".join(f"{v:.4g}" if isinstance(v, float) else str(v) for v in values[:16])
-            typer.echo(f"  {name:8} {shown}{', ...' if len(values) > 16 else ''}")
+            say(f"  {name:8} {shown}{', ...' if len(values) > 16 else ''}")
 
 
 def describe(dataset: "AbstractDataset") -> dict[str, Any]:

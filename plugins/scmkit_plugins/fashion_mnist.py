@@ -49,6 +49,7 @@ def build_dataset(config: Options) -> ArrayDataset:
         train_labels=train_labels,
         test_labels=test_labels,
         num_classes=source.num_classes,
+        class_names=source.class_names,
         levels=256,
     )
 

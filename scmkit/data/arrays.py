@@ -16,6 +16,7 @@ class ArrayDataset(AbstractDataset):
     - `train_labels`, `test_labels`: class indices from 0, both or neither.
     - `num_classes`: the number of classes; 0 without labels.
     - `density`: what the samples were drawn from, where it is known in closed form.
+    - `class_names`: what the classes are called; none, or one for each.
     - `levels`: how many equally spaced values from -1 to 1 images are made of; 0 if continuous.
 
     Raises `ValueError` where these do not fit together.
@@ -31,9 +32,11 @@ class ArrayDataset(AbstractDataset):
         num_classes: int = 0,
         density: AbstractDensity | None = None,
         levels: int = 0,
+        class_names: tuple[str, ...] = (),
     ) -> None:
         self.shape = tuple(train.shape[1:])
         self.num_classes = num_classes
+        self.class_names = class_names
         self._samples: dict[Split, np.ndarray] = {
             "train": np.asarray(train, np.float32),
             "test": np.asarray(test, np.float32),
@@ -51,6 +54,8 @@ class ArrayDataset(AbstractDataset):
             raise ValueError("the train split is empty")
         if levels < 0 or levels == 1:
             raise ValueError(f"levels={levels}: two at least, or 0 for continuous samples")
+        if class_names and len(class_names) != num_classes:
+            raise ValueError(f"{len(class_names)} class names for {num_classes} classes")
         if num_classes:
             self._labels["train"] = self._checked(train_labels, "train")
             self._labels["test"] = self._checked(test_labels, "test")
@@ -73,6 +78,9 @@ class ArrayDataset(AbstractDataset):
     ) -> tuple[Float[np.ndarray, "n *shape"], Int[np.ndarray, " n"] | None]:
         labels = self._labels[split][indices] if self.num_classes else None
         return self._samples[split][indices], labels
+
+    def labels(self, split: Split) -> Int[np.ndarray, " n"] | None:
+        return self._labels.get(split)
 
     def statistics(self) -> Statistics:
         if self._statistics is None:

@@ -67,6 +67,11 @@ class StoreMetadata:
         return None
 
 
+def as_read(dtype: StoredDtype) -> tuple[float, float]:
+    """Scale and shift from values as they are stored to values as they are read."""
+    return (1 / 127.5, -1.0) if dtype == "uint8" else (1.0, 0.0)
+
+
 def samples_per_shard(shape: tuple[int, ...], itemsize: int) -> tuple[int, int]:
     """How many samples of `shape` make up an inner chunk and a shard (a multiple of the chunk)."""
     sample = math.prod(shape) * itemsize

@@ -1,5 +1,6 @@
 """From a data set to what a model needs to know of it."""
 
+from scmkit.data.statistics import constant_channels
 from scmkit.errors import DataError
 from scmkit.interfaces import AbstractDataset, DataSpec
 
@@ -13,13 +14,13 @@ def spec_of(
     again. Raises `DataError` for a channel that is constant, which no scale can bring there.
     """
     statistics = dataset.statistics()
-    for channel, (mean, std) in enumerate(zip(statistics.mean, statistics.std, strict=True)):
-        # A spread below float32's resolution at the mean is rounding, not data.
-        if not std > 1e-7 * abs(mean):
-            raise DataError(
-                f"data '{source}': channel {channel} is constant (every value is {mean:.6g}), so "
-                f"it cannot be normalised; remove that channel and import the data again"
-            )
+    if constant := constant_channels(statistics):
+        value = statistics.mean[constant[0]]
+        more = f" and so are {len(constant) - 1} more" if len(constant) > 1 else ""
+        raise DataError(
+            f"data '{source}': channel {constant[0]} is constant (every value is {value:.6g}){more}, so it "
+            f"cannot be normalised; import the data again without: add --drop-constant"
+        )
     return DataSpec(
         source=source,
         shape=dataset.shape,
@@ -28,4 +29,5 @@ def spec_of(
         scale=tuple(sigma_data / std for std in statistics.std),
         sigma_data=sigma_data,
         clip=clip,
+        class_names=dataset.class_names,
     )

@@ -8,6 +8,13 @@ from scmkit.interfaces import Statistics
 _PIECE = 1 << 20
 
 
+def constant_channels(statistics: Statistics) -> list[int]:
+    """The channels that have one value everywhere, which no scale brings to a standard deviation."""
+    pairs = zip(statistics.mean, statistics.std, strict=True)
+    # A spread below float32's resolution at the mean is rounding, not data.
+    return [i for i, (mean, std) in enumerate(pairs) if not std > 1e-7 * abs(mean)]
+
+
 class RunningStatistics:
     r"""Accumulates the mean and the population standard deviation of each channel.
 

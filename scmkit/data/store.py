@@ -122,6 +122,11 @@ class Store(AbstractDataset):
         labels = self._read(split, "labels", indices) if self.num_classes else None
         return (from_uint8(samples) if samples.dtype == np.uint8 else samples), labels
 
+    def labels(self, split: Split) -> Int[np.ndarray, " n"] | None:
+        return (
+            self._read(split, "labels", np.arange(self.size(split))) if self.num_classes else None
+        )
+
     def statistics(self) -> Statistics:
         return self.metadata.statistics
 

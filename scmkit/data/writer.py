@@ -21,6 +21,7 @@ from scmkit.data.layout import (
     VERSION,
     StoredDtype,
     StoreMetadata,
+    as_read,
     create_labels,
     create_samples,
     samples_per_shard,
@@ -235,7 +236,6 @@ class StoreWriter:
             for file in sorted(folder.rglob("*"))
             if file.is_file() and file.name != METADATA_FILE
         }
-        scale, shift = (1 / 127.5, -1.0) if self.dtype == "uint8" else (1.0, 0.0)
         metadata = StoreMetadata(
             format=FORMAT,
             version=VERSION,
@@ -244,7 +244,7 @@ class StoreWriter:
             num_classes=self.num_classes,
             class_names=self.class_names,
             sizes={split: writer.size for split, writer in self._splits.items()},
-            statistics=self._statistics.result(scale, shift),
+            statistics=self._statistics.result(*as_read(self.dtype)),
             files=files,
             digests={split: writer.digest for split, writer in self._splits.items()},
         )

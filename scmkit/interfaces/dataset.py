@@ -35,6 +35,8 @@ class AbstractDataset(abc.ABC):
     """Number of classes; 0 where samples have no label."""
     levels: int = 0
     """How many equally spaced values from -1 to 1 images are made of (256 for 8 bits); 0 if continuous."""
+    class_names: tuple[str, ...] = ()
+    """What the classes are called, in the order of their indices; none where they have no names."""
 
     @abc.abstractmethod
     def size(self, split: Split) -> int:
@@ -45,6 +47,16 @@ class AbstractDataset(abc.ABC):
         self, split: Split, indices: Int[np.ndarray, " n"]
     ) -> tuple[Float[np.ndarray, "n *shape"], Int[np.ndarray, " n"] | None]:
         """The samples at `indices` as float32, and their labels as int32 (None without classes)."""
+
+    def labels(self, split: Split) -> Int[np.ndarray, " n"] | None:
+        """The labels of a whole split (None without classes); override it where samples need not be read."""
+        if not self.num_classes:
+            return None
+        parts = []
+        for start in range(0, self.size(split), 4096):
+            _, some = self.read(split, np.arange(start, min(start + 4096, self.size(split))))
+            parts.append(some)
+        return np.concatenate(parts) if parts else np.zeros(0, np.int32)
 
     @abc.abstractmethod
     def statistics(self) -> Statistics:
@@ -113,6 +125,8 @@ class DataSpec:
     """Whether samples of rank 3 are images in [-1, 1]; latents are not."""
     digest: DataDigest | None = None
     """What the data is known again by; None where it was never looked at."""
+    class_names: tuple[str, ...] = ()
+    """What the classes are called; none where they have no names, or where it is not known."""
 
     def _channelwise(self, values: tuple[float, ...]) -> Shaped[np.ndarray, "..."]:
         return np.asarray(values, np.float32).reshape(-1, *[1] * (len(self.shape) - 1))

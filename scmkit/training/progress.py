@@ -1,7 +1,6 @@
 """Progress on stderr: a live bar on a terminal, plain lines elsewhere."""
 
 import contextlib
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
@@ -14,6 +13,8 @@ from rich.progress import (
     SpinnerColumn,
     TextColumn,
 )
+
+from scmkit.terminal import printable, say
 
 
 @runtime_checkable
@@ -88,7 +89,7 @@ class Bar:
         self._calls, self._timed, self._left = 0, (0, 0.0), ""
 
     def message(self, text: str) -> None:
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self._console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
 
     def start(self, name: str, step: int, steps: int) -> None:
         self._name, self._steps, self._text = name, steps, ""
@@ -118,7 +119,7 @@ class Bar:
             step == self._steps or time.monotonic() - self._printed > self.PLAIN_INTERVAL
         ):
             shown = "  ".join(filter(None, (self._left, self._text)))
-            print(f"{self._name}  {step}/{self._steps}  {shown}", file=sys.stderr, flush=True)  # noqa: T201
+            say(f"{self._name}  {step}/{self._steps}  {shown}")
             self._printed = time.monotonic()
 
     def _time(self, step: int) -> bool:

@@ -13,7 +13,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from scmkit.containment import unpacked
+from scmkit.data.classes import numbered
 from scmkit.data.importing.source import Block, Source, rows_per_block
+from scmkit.data.importing.tree import entries
 from scmkit.errors import DataError
 from scmkit.interfaces import Split
 
@@ -48,34 +50,38 @@ def _named(folder: Path, prefix: str, kind: str) -> Path | None:
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
-def open_idx_folder(folder: Path) -> Source:
+def open_idx_folder(folder: Path, *, labels: bool | None = None) -> Source:
     """MNIST's four files: `train-images-idx3-ubyte`, `train-labels-idx1-ubyte` and those of `t10k`.
 
-    Either of the names' forms (`-idx3-` or `.idx3-`), each with or without `.gz`. Without `t10k`
-    files there is no test split. Raises `DataError` for a missing partner or a damaged file.
+    Either of the names' forms (`-idx3-` or `.idx3-`), each with or without `.gz`. Without `t10k` files
+    there is no test split. `labels` False takes no labels; other files of the folder are in the source's
+    remarks. Raises `DataError` for a missing partner or a damaged file.
     """
     files: dict[Split, tuple[Path, Path | None]] = {}
     for split, prefix in _PREFIXES.items():
         images = _named(folder, prefix, "images-idx3")
-        labels = _named(folder, prefix, "labels-idx1")
-        if images is not None and labels is not None:
-            files[split] = images, labels
-        elif images is not None or labels is not None:
-            missing = "labels-idx1" if labels is None else "images-idx3"
+        partner = None if labels is False else _named(folder, prefix, "labels-idx1")
+        if images is not None and (partner is not None or labels is False):
+            files[split] = images, partner
+        elif images is not None or partner is not None:
+            missing = "labels-idx1" if partner is None else "images-idx3"
+            without = ", or import without labels: --no-labels" if partner is None else ""
             raise DataError(
                 f"{folder}: '{prefix}-{missing}-ubyte' is missing, plain or with .gz; "
-                f"add it, or import a single images file"
+                f"add it, or import a single images file{without}"
             )
     if "train" not in files:
         raise DataError(
             f"{folder}: 'train-images-idx3-ubyte' is missing, plain or with .gz; "
             f"add it, or import a single images file"
         )
-    return _open(folder, files)
+    taken = {file for pair in files.values() for file in pair}
+    others = [file.name for file in entries(folder)[1] if file not in taken]
+    return _open(folder, files, tuple(f"unused   '{name}'" for name in others))
 
 
-def open_idx(path: Path) -> Source:
-    """One images file, with the labels file beside it if there is one.
+def open_idx(path: Path, *, labels: bool | None = None) -> Source:
+    """One images file, with the labels file beside it if there is one and `labels` is not False.
 
     `images-idx3` in its name becomes `labels-idx1`; either file may be gzipped.
 
@@ -84,16 +90,19 @@ def open_idx(path: Path) -> Source:
     name = path.name.removesuffix(".gz")
     partner = name.replace("images", "labels").replace("idx3", "idx1")
     candidates = [path.with_name(partner), path.with_name(partner + ".gz")]
-    labels = next((file for file in candidates if partner != name and file.is_file()), None)
-    return _open(path, {"train": (path, labels)})
+    found = next((file for file in candidates if partner != name and file.is_file()), None)
+    if labels and found is None:
+        raise DataError(f"{path}: no labels file '{partner}' beside it; leave --labels out")
+    return _open(path, {"train": (path, None if labels is False else found)})
 
 
-def _open(source: Path, files: dict[Split, tuple[Path, Path | None]]) -> Source:
+def _open(
+    source: Path, files: dict[Split, tuple[Path, Path | None]], remarks: tuple[str, ...] = ()
+) -> Source:
     shapes: dict[Split, tuple[int, ...]] = {}
-    labels: dict[Split, np.ndarray | None] = {}
+    labels: dict[Split, np.ndarray] = {}
     for split, (images, partner) in files.items():
         shapes[split] = _checked_shape(images, 3)
-        labels[split] = None
         if partner is not None:
             (count,) = _checked_shape(partner, 1)
             if count != shapes[split][0]:
@@ -102,6 +111,7 @@ def _open(source: Path, files: dict[Split, tuple[Path, Path | None]]) -> Source:
                     f"these files do not belong together"
                 )
             labels[split] = np.concatenate(list(_rows(partner, (count,)))).astype(np.int32)
+    numbers, num_classes, names = numbered(labels)
     height, width = shapes["train"][1:]
     for split, shape in shapes.items():
         if shape[1:] != (height, width):
@@ -111,7 +121,7 @@ def _open(source: Path, files: dict[Split, tuple[Path, Path | None]]) -> Source:
             )
 
     def read(split: Split) -> Iterator[Block]:
-        done, known = 0, labels[split]
+        done, known = 0, numbers.get(split)
         for block in _rows(files[split][0], shapes[split]):
             rows = slice(done, done + len(block))
             done += len(block)
@@ -120,10 +130,15 @@ def _open(source: Path, files: dict[Split, tuple[Path, Path | None]]) -> Source:
     return Source(
         shape=(1, height, width),
         dtype="uint8",
-        num_classes=max((int(y.max()) + 1 for y in labels.values() if y is not None), default=0),
-        class_names=(),
+        num_classes=num_classes,
+        class_names=names,
         sizes={split: shape[0] for split, shape in shapes.items()},
         read=read,
+        origins={
+            split: f"file '{images.name}'" + (f" with labels '{partner.name}'" if partner else "")
+            for split, (images, partner) in files.items()
+        },
+        remarks=remarks,
     )
 
 

@@ -11,14 +11,13 @@ import numpy as np
 from jaxtyping import Int, Shaped
 
 from scmkit.containment import unpacked
+from scmkit.data.classes import numbered
+from scmkit.data.importing.names import KEYS, UNSURE, choose_arrays
 from scmkit.data.importing.source import Block, Source, rows_per_block
 from scmkit.data.layout import StoredDtype
 from scmkit.errors import DataError
 from scmkit.interfaces import Split
 from scmkit.npy import read_header
-
-_SAMPLES = {"images": "labels", "x": "y", "arr_0": None}
-_KEYS = "x_train/y_train/x_test/y_test, images/labels, x/y or arr_0"
 
 
 @dataclass(frozen=True)
@@ -101,12 +100,15 @@ def _member(archive: zipfile.ZipFile, path: Path, key: str) -> _Member:
     return _Member(path, key, shape, dtype)
 
 
-def open_npz(path: Path) -> Source:
+def open_npz(path: Path, *, labels: bool | None = None) -> Source:
     """Reads the headers of an `.npz` file and its labels.
 
-    Keys: `x_train` (with `y_train`, `x_test`, `y_test`), or `images` (`labels`), `x` (`y`),
-    `arr_0`. Samples: images of 1 or 3 channels `n h w`, `n h w c` or `n c h w`, uint8 or float in
-    [-1, 1]; or vectors `n d`, taken as they are. Raises `DataError` for everything else.
+    Arrays are recognised by their names (see `choose_arrays`): `x_train`, `y_train`, `x_test`, `y_test`;
+    `train_images`, `train_labels` and so on; `images` and `labels`, `x` and `y`, `arr_0` and `arr_1`; a
+    validation split is the test split where there is no other. Those that are not used are in the
+    source's remarks; `labels` False takes no labels. Samples: images of 1 or 3 channels `n h w`, `n h w
+    c` or `n c h w`, uint8 or float in [-1, 1]; or vectors `n d`, taken as they are. Labels are any whole
+    numbers from 0 on, a class each. Raises `DataError` for everything else.
     """
     try:
         archive = zipfile.ZipFile(path)
@@ -115,14 +117,21 @@ def open_npz(path: Path) -> Source:
             f"{path}: not an .npz file ({_reason(error)}); write it with numpy.savez"
         ) from error
     with archive:
-        names = {name[:-4] for name in archive.namelist() if name.endswith(".npy")}
-        keys = _keys(path, names)
+        held = dict.fromkeys(archive.namelist())
+        arrays = [name[:-4] for name in held if name.endswith(".npy")]
+        chosen = choose_arrays(path, arrays, labels is not False)
         samples: dict[Split, _Member] = {
-            split: _member(archive, path, x) for split, (x, _) in keys.items()
+            split: _member(archive, path, x) for split, x in chosen.samples.items()
         }
-        labels = {
-            split: _labels(archive, path, y, samples[split]) for split, (_, y) in keys.items()
-        }
+        found: dict[Split, np.ndarray] = {}
+        unused = {name: "no array" for name in held if not name.endswith(".npy")} | chosen.unused
+        for split, key in chosen.labels.items():
+            if key in UNSURE and not _could_be_labels(archive, path, key, samples[split]):
+                unused[key] = "no labels"
+                continue
+            found[split] = _labels(archive, path, key, samples[split])
+    if labels and not found:
+        raise DataError(f"{path}: no labels by a known name; leave --labels out, or use {KEYS}")
     train = samples["train"]
     for member in samples.values():
         if (member.shape[1:], member.dtype) != (train.shape[1:], train.dtype):
@@ -131,16 +140,15 @@ def open_npz(path: Path) -> Source:
                 f"'{train.key}' has {train.dtype} {train.shape[1:]}; they must agree"
             )
     shape, dtype, convert = _layout(path, train)
-    values = [block for block in labels.values() if block is not None]
-    num_classes = max((int(block.max()) + 1 for block in values), default=0)
-    if num_classes > sum(len(block) for block in values) > 0:
+    numbers, num_classes, names = numbered(found)
+    if names and 1 < num_classes == sum(map(len, numbers.values())):
         raise DataError(
-            f"{path}: labels go up to {num_classes - 1}, for fewer samples than that; "
-            f"number the classes 0, 1, 2, ..."
+            f"{path}: labels are all different, from {names[0]} to {names[-1]}, so they are no classes; "
+            f"import without them: --no-labels"
         )
 
     def read(split: Split) -> Iterator[Block]:
-        done, known = 0, labels[split]
+        done, known = 0, numbers.get(split)
         lowest = 0.0
         for raw in samples[split].stream():
             block = convert(raw)
@@ -161,47 +169,39 @@ def open_npz(path: Path) -> Source:
         shape=shape,
         dtype=dtype,
         num_classes=num_classes,
-        class_names=(),
+        class_names=names,
         sizes=sizes,
         read=read,
+        origins={
+            split: _origin(m.key, chosen.labels, found, split) for split, m in samples.items()
+        },
+        remarks=tuple(f"unused   '{key}': {reason}" for key, reason in unused.items()),
     )
 
 
-def _keys(path: Path, names: set[str]) -> dict[Split, tuple[str, str | None]]:
-    candidates = [key for key in ("x_train", *_SAMPLES) if key in names]
-    if len(candidates) != 1:
-        held = ", ".join(f"'{name}'" for name in sorted(names)) or "no arrays"
-        problem = "more than one set of samples" if candidates else "no samples by a known name"
-        raise DataError(f"{path}: {problem} (it holds {held}); use the keys {_KEYS}")
-    if candidates != ["x_train"]:
-        y = _SAMPLES[candidates[0]]
-        return {"train": (candidates[0], y if y in names else None)}
-    keys: dict[Split, tuple[str, str | None]] = {"train": ("x_train", None)}
-    if "x_test" in names:
-        keys["test"] = ("x_test", None)
-    labelled = {name for name in ("y_train", "y_test") if name in names}
-    if labelled:
-        for split in keys:
-            if f"y_{split}" not in labelled:
-                raise DataError(
-                    f"{path}: 'x_{split}' has no labels, but there is '{min(labelled)}'; "
-                    f"add 'y_{split}' or remove '{min(labelled)}'"
-                )
-            keys[split] = (f"x_{split}", f"y_{split}")
-    return keys
+def _origin(
+    key: str, labels: dict[Split, str], found: dict[Split, np.ndarray], split: Split
+) -> str:
+    return f"array '{key}'" + (f" with labels '{labels[split]}'" if split in found else "")
+
+
+def _could_be_labels(archive: zipfile.ZipFile, path: Path, key: str, samples: _Member) -> bool:
+    """Whether an array whose name alone says little has one whole number for each sample."""
+    with _reading(path, key), archive.open(key + ".npy") as stream:
+        header = read_header(stream)
+    n = samples.shape[0]
+    return header.shape in ((n,), (n, 1)) and header.dtype is not None and header.dtype.kind in "iu"
 
 
 def _labels(
-    archive: zipfile.ZipFile, path: Path, key: str | None, samples: _Member
-) -> Int[np.ndarray, " n"] | None:
-    if key is None:
-        return None
+    archive: zipfile.ZipFile, path: Path, key: str, samples: _Member
+) -> Int[np.ndarray, " n"]:
     member = _member(archive, path, key)
     n = samples.shape[0]
     if member.shape not in ((n,), (n, 1)) or member.dtype.kind not in "iu":
         raise DataError(
             f"{path}: labels '{key}' are {member.dtype} {member.shape}, but '{samples.key}' needs "
-            f"integers of shape ({n},)"
+            f"integers of shape ({n},); save them so, or import without them: --no-labels"
         )
     if problem := unpacked(path, n * member.dtype.itemsize):
         raise DataError(f"{path}: array '{key}' of labels {problem}")
@@ -209,7 +209,7 @@ def _labels(
     if values.min() < 0 or values.max() > np.iinfo(np.int32).max:
         raise DataError(
             f"{path}: labels '{key}' lie in {values.min()}..{values.max()}; "
-            f"number the classes 0, 1, 2, ..."
+            f"number the classes 0, 1, 2, ..., or import without labels: --no-labels"
         )
     return values.astype(np.int32)
 

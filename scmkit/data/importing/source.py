@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Int, Shaped
 
+from scmkit.data.classes import listed
 from scmkit.data.layout import StoredDtype
 from scmkit.interfaces import Split
 
@@ -25,6 +26,8 @@ class Source:
     - `num_classes`, `class_names`: 0 and none where there are no labels.
     - `sizes`: samples in each split; without `"test"`, one has to be split off.
     - `read`: `read(split)` iterates over the blocks of a split.
+    - `origins`: what each split was taken from, in words.
+    - `remarks`: what else a user would want to know before it is imported, such as what is not used.
     """
 
     shape: tuple[int, ...]
@@ -33,6 +36,24 @@ class Source:
     class_names: tuple[str, ...]
     sizes: dict[Split, int]
     read: Callable[[Split], Iterator[Block]]
+    origins: dict[Split, str] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
+
+    def understood(self, drawn: int) -> Iterator[str]:
+        """Lines that say what was found, where `drawn` samples become the test split if there is none."""
+        kind = "images" if len(self.shape) == 3 else "vectors"
+        shape = "x".join(map(str, self.shape))
+        train = self.sizes["train"] - (0 if "test" in self.sizes else drawn)
+        origin = self.origins.get("train", "")
+        yield f"train    {train} {kind} of shape {shape}{origin and f', {origin}'}"
+        if "test" in self.sizes:
+            origin = self.origins.get("test", "")
+            yield f"test     {self.sizes['test']}{origin and f', {origin}'}"
+        else:
+            yield f"test     {drawn}, drawn at random from the same" if drawn else "test     none"
+        classes = f"{self.num_classes}: {listed(self.num_classes, self.class_names)}"
+        yield f"classes  {classes if self.num_classes else 'none'}"
+        yield from self.remarks
 
 
 def rows_per_block(shape: tuple[int, ...], itemsize: int) -> int:

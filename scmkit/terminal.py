@@ -1,0 +1,13 @@
+"""Text of strangers on a terminal: names out of files and packages may hold codes that control it."""
+
+import sys
+
+
+def printable(text: str) -> str:
+    """Text on one line, in which what is no visible character is escaped (`\\x1b`, `\\n`, `\\u202e`)."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def say(text: str) -> None:
+    """One line on stderr."""
+    print(printable(text), file=sys.stderr, flush=True)  # noqa: T201
