@@ -7,6 +7,7 @@ import typer
 
 from scmkit.bounds import LARGEST, LAST_SEED
 from scmkit.errors import UsageError
+from scmkit_cli.options import class_names, class_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,11 +31,11 @@ Picture = Annotated[
     ),
 ]
 Label = Annotated[
-    int | None,
+    str | None,
     typer.Option(
         "--class",
         metavar="C",
-        help="Class to draw. Default: the sample's.",
+        help="Class to draw, by name or number. Default: the sample's.",
         show_default=False,
     ),
 ]
@@ -176,7 +177,7 @@ def _edit(
     known: Any,
     index: str,
     image: Path | None,
-    label: int | None,
+    label: str | None,
     steps: int,
     variations: int,
     seed: int,
@@ -207,19 +208,22 @@ def _edit(
 
 
 def _samples(
-    recipe: "Recipe", index: str, image: Path | None, label: int | None
+    recipe: "Recipe", index: str, image: Path | None, label: str | None
 ) -> "tuple[np.ndarray, np.ndarray | None]":
     """The images to edit, in [-1, 1], and their labels."""
     import numpy as np
 
     from scmkit import dataset_of
+    from scmkit.data.classes import listed
     from scmkit.sampling import conditioning
 
-    data = recipe.data
+    data, chosen_class = recipe.data, class_of(recipe, label)
     if image is not None:
         samples = _read(image, data.shape)
         if label is None and data.num_classes:
-            raise UsageError(f"--image {image}: add --class, one of 0 to {data.num_classes - 1}")
+            raise UsageError(
+                f"--image {image}: add --class, one of {listed(data.num_classes, class_names(recipe))}"
+            )
         labels = None
     else:
         dataset = dataset_of(recipe)
@@ -235,7 +239,7 @@ def _samples(
         samples, labels = dataset.read("test", chosen)
     if label is None:
         return samples, labels
-    cond = conditioning(data, len(samples), label=label)
+    cond = conditioning(data, len(samples), label=chosen_class)
     return samples, None if cond is None else np.asarray(cond.label)
 
 
@@ -243,6 +247,8 @@ def _read(file: Path, shape: tuple[int, ...]) -> "np.ndarray":
     """A picture or an array as images in [-1, 1] of a shape."""
     import numpy as np
     from PIL import Image
+
+    from scmkit.data.importing.decoding import BadImage, loaded
 
     channels, height, width = shape
     try:
@@ -253,13 +259,14 @@ def _read(file: Path, shape: tuple[int, ...]) -> "np.ndarray":
             if x.shape[1:] != shape or not np.abs(x).max(initial=0) <= 1:
                 raise UsageError(f"'{file}' holds {x.shape}, not images {shape} in [-1, 1]")
             return x
-        with Image.open(file) as picture:
-            fitting = picture.convert("L" if channels == 1 else "RGB")
-            # Of a smaller picture every pixel becomes a block, of a larger one every block a pixel.
-            pixels = np.asarray(fitting.resize((width, height), Image.Resampling.BOX))
+        fitting = loaded(file).convert("L" if channels == 1 else "RGB")
+        # Of a smaller picture every pixel becomes a block, of a larger one every block a pixel.
+        pixels = np.asarray(fitting.resize((width, height), Image.Resampling.BOX))
     except UsageError:
         raise
-    # What damaged files make numpy and Pillow raise has no common base.
+    except BadImage as error:
+        raise UsageError(f"'{file}': {error}") from None
+    # What damaged files make numpy raise has no common base.
     except Exception as error:
         raise UsageError(f"'{file}' cannot be read as an image: {error}") from None
     x = pixels.reshape(height, width, -1).transpose(2, 0, 1)[None]

@@ -1,11 +1,14 @@
 """Options that several commands share."""
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from scmkit.bounds import LARGEST
-from scmkit.errors import OptionError, UsageError
+from scmkit.errors import OptionError, ScmkitError, UsageError
+
+if TYPE_CHECKING:
+    from scmkit import Recipe
 
 Settings = Annotated[
     list[str] | None,
@@ -53,6 +56,31 @@ Samples = Annotated[
         show_default=False,
     ),
 ]
+
+
+def class_names(recipe: "Recipe") -> tuple[str, ...]:
+    """What the classes of a run's data are called; none where they have no names or these are not known."""
+    from scmkit import dataset_of
+    from scmkit.plugin import Slot
+
+    data = recipe.data
+    if data.class_names or not data.num_classes or Slot.dataset in recipe.slots:
+        return data.class_names
+    # Runs of earlier versions do not record what is in their store.
+    try:
+        names = dataset_of(recipe).class_names
+    except ScmkitError:
+        return ()
+    return names if len(names) == data.num_classes else ()
+
+
+def class_of(recipe: "Recipe", asked: str | None) -> int | None:
+    """The class that `--class` means, by name or number; raises `UsageError` for one that is not there."""
+    from scmkit.data.classes import class_index
+
+    if asked is None:
+        return None
+    return class_index(asked, recipe.data.num_classes, class_names(recipe))
 
 
 def parse_settings(given: list[str] | None) -> dict[str, Any]:

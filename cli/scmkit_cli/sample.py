@@ -8,7 +8,7 @@ import typer
 from scmkit.bounds import LARGEST, LAST_SEED
 from scmkit.errors import UsageError
 from scmkit_cli.guidance import Guidance, Guide, Interval, guided
-from scmkit_cli.options import Settings, by_plugin, parse_settings
+from scmkit_cli.options import Settings, by_plugin, class_names, class_of, parse_settings
 
 
 def sample(
@@ -28,11 +28,11 @@ def sample(
         typer.Option(help="Sampler plugin. Default: what fits the run's loss.", show_default=False),
     ] = None,
     label: Annotated[
-        int | None,
+        str | None,
         typer.Option(
             "--class",
             metavar="C",
-            help="Class to draw. Default: all in turn.",
+            help="Class to draw, by name or number. Default: all in turn.",
             show_default=False,
         ),
     ] = None,
@@ -59,11 +59,13 @@ def sample(
     from scmkit import Run, Slot, dataset_of
     from scmkit import sample as draw
     from scmkit.assembly import build_free
+    from scmkit.data.classes import listed
     from scmkit.files import write_bytes
-    from scmkit.sampling import image_grid, save_png, vector_picture
+    from scmkit.sampling import class_captions, class_columns, image_grid, save_png, vector_picture
 
     loaded = Run.load(run)
     recipe = loaded.recipe
+    classes, names, index = recipe.data.num_classes, class_names(recipe), class_of(recipe, label)
     sampler = sampler or recipe.sampler
     named, recorded = recipe.recorded(sampler)
     options = {**recorded, **by_plugin(parse_settings(settings)).get(sampler, {})}
@@ -75,7 +77,7 @@ def sample(
         n,
         method,
         steps=count,
-        labels=label,
+        labels=index,
         guidance=guidance,
         seed=seed,
     )
@@ -84,10 +86,15 @@ def sample(
         np.save(buffer, x.astype(np.float32), allow_pickle=False)
         write_bytes(out, buffer.getvalue())
     elif x.ndim == 4:
-        save_png(out, image_grid(x, columns=min(n, recipe.data.num_classes or 8)))
+        drawn = [i % classes if index is None else index for i in range(n)] if classes else None
+        captions = None if drawn is None else class_captions(drawn, names)
+        save_png(out, image_grid(x, class_columns(n, classes), captions=captions))
     else:
         data = dataset_of(recipe)
         reference, _ = data.read("test", np.arange(min(data.size("test"), 2000)))
         save_png(out, vector_picture(x.reshape(n, -1), reference.reshape(len(reference), -1)))
-    typer.echo(f"{n} samples, {sampler}, {count} step{'s' if count > 1 else ''}", err=True)
+    of = f" of classes {listed(classes, names)} in turn" if classes else ""
+    if index is not None:
+        of = f" of class '{names[index]}' (number {index})" if names else f" of class {index}"
+    typer.echo(f"{n} samples{of}, {sampler}, {count} step{'s' if count > 1 else ''}", err=True)
     typer.echo(str(out))

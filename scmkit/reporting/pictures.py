@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -20,9 +21,14 @@ def embedded(pixels: UInt8[np.ndarray, "height width 3"], alt: str, **attributes
     return element("img", src=source, alt=alt, width=width, height=height, **attributes)
 
 
-def grid(images: Float[np.ndarray, "n c h w"], columns: int, alt: str) -> Html:
+def grid(
+    images: Float[np.ndarray, "n c h w"],
+    columns: int,
+    alt: str,
+    captions: Sequence[str] | None = None,
+) -> Html:
     """Many images in [-1, 1] as one picture."""
-    return embedded(image_grid(images, columns), alt, class_="grid")
+    return embedded(image_grid(images, columns, captions=captions), alt, class_="grid")
 
 
 def tile(image: Float[np.ndarray, "c h w"], alt: str) -> Html:

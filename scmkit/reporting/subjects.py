@@ -17,7 +17,7 @@ from scmkit.interfaces import AbstractDataset, AbstractSampler, Conditioning, Da
 from scmkit.plugin import Slot
 from scmkit.recipe import TeacherRecord
 from scmkit.reporting.charts import colour_of
-from scmkit.sampling import draw
+from scmkit.sampling import class_captions, draw
 from scmkit.training.run import Run
 
 COLUMNS, ROWS, VECTORS = 8, 10, 1500
@@ -101,6 +101,14 @@ class Subject:
         return Conditioning(
             jnp.arange(n, dtype=jnp.int32) // -(-n // self.rows) * classes // self.rows
         )
+
+    @property
+    def captions(self) -> list[str] | None:
+        """The class of each sample, by its name if it has one."""
+        label = None if self.cond is None else self.cond.label
+        if label is None:
+            return None
+        return class_captions(np.asarray(label).tolist(), self.data.class_names)
 
     def drawn(self, steps: int) -> Float[np.ndarray, "n *shape"]:
         """The samples that `noise` leads to, in the data's units; drawn once."""

@@ -29,6 +29,8 @@ from scmkit.sampling.pf_ode import controller_called as controller_called
 from scmkit.sampling.pf_ode import evaluations as evaluations
 from scmkit.sampling.pf_ode import solve_pf_ode as solve_pf_ode
 from scmkit.sampling.pf_ode import solver_called as solver_called
+from scmkit.sampling.picture import class_captions as class_captions
+from scmkit.sampling.picture import class_columns as class_columns
 from scmkit.sampling.picture import image_grid as image_grid
 from scmkit.sampling.picture import save_png as save_png
 from scmkit.sampling.picture import side_by_side as side_by_side

@@ -1,23 +1,31 @@
 """Pictures of samples."""
 
 import io
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
+from scmkit.data.classes import class_name
 from scmkit.files import write_bytes
 
 PAPER, FRAME = 255, 96
+WIDEST = 16
+"""So many classes have a column each."""
 
 
 def image_grid(
-    images: Float[np.ndarray, "n c h w"], columns: int, scale: int | None = None
+    images: Float[np.ndarray, "n c h w"],
+    columns: int,
+    scale: int | None = None,
+    captions: Sequence[str] | None = None,
 ) -> UInt8[np.ndarray, "height width 3"]:
     """Images in [-1, 1], row by row, magnified to about 64 pixels each, on a grey frame.
 
-    One channel is grey, three are colour; of other numbers the first is shown.
+    One channel is grey, three are colour; of other numbers the first is shown. `captions`, one for each
+    image, stand below them, cut to their width.
     """
     n, channels, h, w = images.shape
     if channels != 3:
@@ -26,11 +34,37 @@ def image_grid(
     pixels = np.round((np.clip(images, -1, 1) + 1) * 127.5).astype(np.uint8).transpose(0, 2, 3, 1)
     pixels = pixels.repeat(scale, axis=1).repeat(scale, axis=2)
     rows, h, w, gap = -(-n // columns), h * scale, w * scale, 8
-    canvas = np.full((rows * (h + gap) + gap, columns * (w + gap) + gap, 3), FRAME, np.uint8)
-    for i, image in enumerate(pixels):
-        y, x = gap + (i // columns) * (h + gap), gap + (i % columns) * (w + gap)
+    font_size = max(10, h // 16)
+    # Below an image there is a gap already.
+    down = h + gap + (font_size if captions else 0)
+    canvas = np.full((rows * down + gap, columns * (w + gap) + gap, 3), FRAME, np.uint8)
+    places = [(gap + i // columns * down, gap + i % columns * (w + gap)) for i in range(n)]
+    for (y, x), image in zip(places, pixels, strict=True):
         canvas[y : y + h, x : x + w] = image
-    return canvas
+    if not captions:
+        return canvas
+    picture, font = Image.fromarray(canvas), ImageFont.load_default(font_size)
+    for (y, x), caption in zip(places, captions, strict=True):
+        text = caption
+        while text and font.getlength(text) > w:
+            text = text[:-3] + ".." if text.endswith("..") else text[:-2] + ".."
+            text = "" if text == ".." else text
+        ImageDraw.Draw(picture).text((x, y + h + 1), text, (230, 230, 230), font)
+    return np.asarray(picture)
+
+
+def class_captions(labels: Iterable[int], names: Sequence[str]) -> list[str]:
+    """The class of each image: its name, or its number where it has none that the font can draw."""
+    called = {int(i): class_name(int(i), names) for i in {*labels}}
+    plain = {
+        i: name if name.isascii() and name.isprintable() else str(i) for i, name in called.items()
+    }
+    return [plain[int(i)] for i in labels]
+
+
+def class_columns(n: int, num_classes: int) -> int:
+    """Columns of a grid of `n` images with the classes in turn: one for each class, unless there are many."""
+    return min(n, num_classes if 0 < num_classes <= WIDEST else 8)
 
 
 def vector_picture(

@@ -12,7 +12,15 @@ from scmkit.interfaces import AbstractDataset, Conditioning
 from scmkit.model import Model
 from scmkit.plugin import Slot
 from scmkit.recipe import Recipe
-from scmkit.sampling import conditioning, draw, image_grid, prior, side_by_side, vector_picture
+from scmkit.sampling import (
+    class_captions,
+    conditioning,
+    draw,
+    image_grid,
+    prior,
+    side_by_side,
+    vector_picture,
+)
 
 COLUMNS, ROWS, VECTORS = 8, 10, 2000
 
@@ -38,13 +46,16 @@ def picture(
     if cond is not None and is_image:
         # As many classes as there are rows, from the first on at equal distances.
         cond = Conditioning(jnp.arange(n) // COLUMNS * data.num_classes // rows)
+    captions = None
+    if cond is not None and cond.label is not None:
+        captions = class_captions(np.asarray(cond.label).tolist(), data.class_names)
     noise = prior(model, data, n, key=k_noise)
     blocks = []
     for count in steps or sampler.usual_steps:
         out = draw(model, sampler, noise, cond, steps=count, key=k_sampler)
         x = data.denormalise(np.asarray(out.x))
         if is_image:
-            blocks.append(image_grid(x, COLUMNS))
+            blocks.append(image_grid(x, COLUMNS, captions=captions))
         else:
             size = min(dataset.size("test"), VECTORS)
             reference, _ = dataset.read("test", np.arange(size))

@@ -79,6 +79,16 @@ def decoded(
     return _opened(file, use, max_pixels)
 
 
+def loaded(file: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """An image, decoded and turned as its camera says; raises `BadImage`, also for more than 8 bits."""
+
+    def use(image: Image.Image) -> Image.Image:
+        _describe(image)
+        return ImageOps.exif_transpose(image).copy()
+
+    return _opened(file, use, max_pixels)
+
+
 def undecodable(files: Iterable[Path], max_pixels: int) -> list[tuple[Path, str]]:
     """Those of the files that cannot be decoded, with the reason."""
     bad = []

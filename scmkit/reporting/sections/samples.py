@@ -34,7 +34,9 @@ def section(subjects: Sequence[Subject], asked: Asked) -> Section:
 def _picture(subject: Subject, steps: int) -> Html:
     title, x = subject.shown(steps), subject.drawn(steps)
     if subject.is_image:
-        return element("figure", element("figcaption", title), grid(x, COLUMNS, title))
+        return element(
+            "figure", element("figcaption", title), grid(x, COLUMNS, title, subject.captions)
+        )
     return draw(against(subject.reference(VECTORS), x.reshape(len(x), -1), title, subject.colour))
 
 
