@@ -5,6 +5,8 @@ import sys
 
 def printable(text: str) -> str:
     """Text on one line, in which what is no visible character is escaped (`\\x1b`, `\\n`, `\\u202e`)."""
+    # Of what json.dumps leaves, only DEL is escaped here, and in the form that JSON reads.
+    text = text.replace("\x7f", "\\u007f")
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 

@@ -8,6 +8,7 @@ import typer
 from scmkit.errors import ScmkitError
 from scmkit_cli.options import Features, Metrics, Samples, Settings, counts, parse_settings
 from scmkit_cli.tables import aligned
+from scmkit_cli.terminal import say
 
 
 def bench(
@@ -92,17 +93,17 @@ def bench(
         write_text(out / "bench.json", json.dumps(content, indent=1, default=sorted) + "\n")
         write_text(out / "bench.html", bench_page(plan, results, facts))
 
-    results = run(plan, out, progress=lambda line: typer.echo(line, err=True), finished=write)
+    results = run(plan, out, progress=lambda line: say(line, err=True), finished=write)
     lines = summarise(results)
     for source in plan.data:
         mine = [line for line in lines if line.data == source]
         if mine:
-            typer.echo(source)
+            say(source)
             for row in aligned(table_of(mine)):
-                typer.echo(row)
+                say(row)
             for line in remarks([row for r in results if r.cell.data == source for row in r.rows]):
-                typer.echo(line)
-    typer.echo(f"page            {out / 'bench.html'}", err=True)
+                say(line)
+    say(f"page            {out / 'bench.html'}", err=True)
     failed = [r for r in results if r.error is not None]
     if failed:
         first = failed[0]

@@ -7,6 +7,7 @@ import typer
 
 from scmkit.errors import UsageError
 from scmkit_cli.options import Settings, parse_settings
+from scmkit_cli.terminal import say
 
 
 def convert(
@@ -47,10 +48,10 @@ def convert(
         restore_exported(file, dest) if source == "scmkit" else convert(source, file, dest, given)
     )
     print_recipe(made.recipe)
-    typer.echo(f"{'parameters':<15} {count_parameters(made.recipe):,}", err=True)
-    typer.echo(f"next            scmkit sample {dest}", err=True)
-    typer.echo(f"                scmkit train --plugin scd --teacher {dest} --data STORE", err=True)
-    typer.echo(str(dest))
+    say(f"{'parameters':<15} {count_parameters(made.recipe):,}", err=True)
+    say(f"next            scmkit sample {dest}", err=True)
+    say(f"                scmkit train --plugin scd --teacher {dest} --data STORE", err=True)
+    say(str(dest))
 
 
 def export(
@@ -65,4 +66,4 @@ def export(
     from scmkit.interop import export
 
     export(Run.load(run), dest)
-    typer.echo(str(dest))
+    say(str(dest))

@@ -7,6 +7,7 @@ import typer
 
 from scmkit.bounds import LAST_SEED
 from scmkit.errors import UsageError
+from scmkit_cli.terminal import say
 
 
 def diagnose(
@@ -40,15 +41,15 @@ def diagnose(
     mpl.use("agg")
     results: dict[str, Any] = {}
     for path in runs:
-        typer.echo(f"{path} ...", err=True)
+        say(f"{path} ...", err=True)
         norms = tangent_norms(Run.load(path), points=points, samples=samples, seed=seed)
         results[str(path)] = {k: v.astype(float).tolist() for k, v in asdict(norms).items()}
         for part in ("space", "time", "total"):
             values = results[str(path)][part]
-            typer.echo(f"  {part:<6} largest {max(values):.3g}, last {values[-1]:.3g}", err=True)
+            say(f"  {part:<6} largest {max(values):.3g}, last {values[-1]:.3g}", err=True)
     _draw(out, results)
     write_text(out.with_suffix(".json"), json.dumps(results, indent=1) + "\n")
-    typer.echo(str(out))
+    say(str(out))
 
 
 def _draw(out: Path, results: dict[str, Any]) -> None:

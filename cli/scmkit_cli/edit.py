@@ -8,6 +8,7 @@ import typer
 from scmkit.bounds import LARGEST, LAST_SEED
 from scmkit.errors import UsageError
 from scmkit_cli.options import class_names, class_of
+from scmkit_cli.terminal import say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -309,4 +310,4 @@ def _write(out: Path, before: "np.ndarray", made: "np.ndarray") -> None:
     else:
         rows = np.concatenate([before, made], axis=1)
         save_png(out, image_grid(rows.reshape(-1, *made.shape[2:]), columns=rows.shape[1]))
-    typer.echo(str(out))
+    say(str(out))

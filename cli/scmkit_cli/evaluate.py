@@ -18,6 +18,7 @@ from scmkit_cli.options import (
     counts,
     parse_settings,
 )
+from scmkit_cli.terminal import say
 
 
 def evaluate(
@@ -100,4 +101,4 @@ def evaluate(
     if features is None:
         chosen_features(rows)
     for line in map(json.dumps, map(record, rows)) if as_json else lines(rows):
-        typer.echo(line)
+        say(line)

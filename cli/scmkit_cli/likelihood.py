@@ -9,6 +9,8 @@ import typer
 
 from scmkit.bounds import LAST_SEED
 
+from scmkit_cli.terminal import say
+
 
 def likelihood(
     run: Annotated[Path, typer.Argument(help="The run's directory: a diffusion model.")],
@@ -94,13 +96,13 @@ def likelihood(
             "given_labels": found.given_labels,
             "each": found.bits.tolist(),
         }
-        typer.echo(json.dumps(values))
+        say(json.dumps(values))
         return
     given = ", given their class" if found.given_labels else ""
     method = trace if count is None else f"{trace}, {count} probe{'s' if count > 1 else ''}"
-    typer.echo(f"bits/dim        {found.mean:.4f}  (95% interval {low:.4f} to {high:.4f})")
-    typer.echo(f"samples         {len(found.bits)} of the {split} split{given}")
-    typer.echo(f"dequantisation  {found.dequantisation}")
-    typer.echo(f"density         at the noise-to-signal ratio {found.ratio_min:.4g}")
-    typer.echo(f"trace           {method}")
-    typer.echo(f"NFE             {found.nfe.mean():.1f}")
+    say(f"bits/dim        {found.mean:.4f}  (95% interval {low:.4f} to {high:.4f})")
+    say(f"samples         {len(found.bits)} of the {split} split{given}")
+    say(f"dequantisation  {found.dequantisation}")
+    say(f"density         at the noise-to-signal ratio {found.ratio_min:.4g}")
+    say(f"trace           {method}")
+    say(f"NFE             {found.nfe.mean():.1f}")

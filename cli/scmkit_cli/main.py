@@ -24,6 +24,7 @@ from scmkit_cli import (
     train,
     tune,
 )
+from scmkit_cli.terminal import say
 
 app = typer.Typer(
     name="scmkit",
@@ -57,7 +58,7 @@ def _version(wanted: bool) -> None:
     if wanted:
         from scmkit import __version__
 
-        typer.echo(f"scmkit {__version__}")
+        say(f"scmkit {__version__}")
         raise typer.Exit
 
 
@@ -82,10 +83,10 @@ def main() -> None:
     except ScmkitError as error:
         if debug:
             raise
-        typer.echo(f"error: {error}", err=True)
+        say(f"error: {error}", err=True)
         sys.exit(error.code)
     except KeyboardInterrupt:
-        typer.echo("error: interrupted", err=True)
+        say("error: interrupted", err=True)
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(1)
@@ -93,7 +94,7 @@ def main() -> None:
         if debug:
             raise
         first = str(error).strip().splitlines()
-        typer.echo(
+        say(
             f"error: {type(error).__name__}: {first[0] if first else ''} "
             "(a bug in scmkit or a plugin; --debug shows where)",
             err=True,

@@ -7,6 +7,7 @@ import typer
 
 from scmkit.errors import ScmkitError, UsageError
 from scmkit_cli.options import Settings, by_plugin, parse_settings
+from scmkit_cli.terminal import say
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -40,7 +41,7 @@ def list_(
         rows.append(row | ({"broken": why} if why else {}))
     if as_json:
         for row in rows:
-            typer.echo(json.dumps(row))
+            say(json.dumps(row))
         return
     name_width = max((len(r["name"]) for r in rows), default=0)
     package_width = max((len(f"{r['package']} {r['version']}") for r in rows), default=0)
@@ -48,9 +49,7 @@ def list_(
         package = f"{row['package']} {row['version']}"
         about = f"  {', '.join(row['slots'])}: {row['summary']}" if "slots" in row else ""
         broken = f"  BROKEN: {row['broken']}" if "broken" in row else ""
-        typer.echo(
-            f"{row['name']:<{name_width}}  {package:<{package_width}}{about}{broken}".rstrip()
-        )
+        say(f"{row['name']:<{name_width}}  {package:<{package_width}}{about}{broken}".rstrip())
 
 
 @app.command()
@@ -82,7 +81,7 @@ def info(
     sizes = None
     builtin = {"train": TrainingSettings, "data": DataSettings}
     if name in builtin:
-        typer.echo(f"{name}: settings of every run, as --set {name}.OPTION=VALUE")
+        say(f"{name}: settings of every run, as --set {name}.OPTION=VALUE")
         options = option_help(builtin[name])
     else:
         from scmkit.discovery import find
@@ -92,26 +91,26 @@ def info(
 
         entry = find(name)
         plugin = load(entry)
-        typer.echo(f"{entry.name}  {entry.package} {entry.version}")
-        typer.echo(plugin.summary)
-        typer.echo(f"slots: {', '.join(plugin.provides)}")
+        say(f"{entry.name}  {entry.package} {entry.version}")
+        say(plugin.summary)
+        say(f"slots: {', '.join(plugin.provides)}")
         if plugin.teacher != "none":
-            typer.echo(f"teacher: {plugin.teacher}")
+            say(f"teacher: {plugin.teacher}")
         for slot, other in plugin.suggests.items():
-            typer.echo(f"suggests: {slot} = {other}")
+            say(f"suggests: {slot} = {other}")
         for key, value in plugin.settings.items():
-            typer.echo(f"suggests: --set {key}={value}")
+            say(f"suggests: --set {key}={value}")
         for loss, suits in plugin.settings_with.items():
             shown = " ".join(f"--set {key}={value}" for key, value in suits.items())
-            typer.echo(f"suggests with {loss}: {shown}")
+            say(f"suggests with {loss}: {shown}")
         options = option_help(plugin.config)
         sizes = print_sizes if Slot.network in plugin.provides else None
     if options:
-        typer.echo(f"options (--set {name}.OPTION=VALUE):")
+        say(f"options (--set {name}.OPTION=VALUE):")
     for option in options:
-        typer.echo(f"  {option.name} = {option.default}  ({option.type})")
+        say(f"  {option.name} = {option.default}  ({option.type})")
         if option.summary:
-            typer.echo(f"      {option.summary}")
+            say(f"      {option.summary}")
     if sizes:
         sizes(name, beside or [], shape, classes, parse_settings(settings))
 
@@ -142,10 +141,10 @@ def check(
     for one in checks(plugin, config=options):
         try:
             one.run()
-            typer.echo(f"ok      {one.name}")
+            say(f"ok      {one.name}")
         except Exception as error:
             failed += 1
             first = str(error).strip().splitlines() or [""]
-            typer.echo(f"FAILED  {one.name}: {type(error).__name__}: {first[0]}")
+            say(f"FAILED  {one.name}: {type(error).__name__}: {first[0]}")
     if failed:
         raise ScmkitError(f"{entry}: {failed} conformance check{'s' if failed > 1 else ''} failed")

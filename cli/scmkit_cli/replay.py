@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from scmkit_cli.terminal import say
+
 
 def replay(
     run: Annotated[Path, typer.Argument(help="The run's directory.")],
@@ -17,12 +19,12 @@ def replay(
     from scmkit.training.nonfinite import replay
 
     fault = replay(run, step)
-    typer.echo(f"step {fault.step}: loss {fault.loss:g}, gradient norm {fault.grad_norm:g}")
-    typer.echo(f"{len(fault.culprits)} of {len(fault.samples)} samples are not finite")
+    say(f"step {fault.step}: loss {fault.loss:g}, gradient norm {fault.grad_norm:g}")
+    say(f"{len(fault.culprits)} of {len(fault.samples)} samples are not finite")
     for sample in fault.culprits:
         bad = [f"{n} {v:g}" for n, v in sample["parts"].items() if not math.isfinite(v)]
         label = "" if sample["label"] is None else f", label {sample['label']}"
-        typer.echo(
+        say(
             f"  sample {sample['index']}{label}: t {sample['time']:.6g}, "
             f"sigma/alpha {sample['ratio']:.6g}: {', '.join(bad)}"
         )

@@ -8,6 +8,7 @@ import typer
 from scmkit.bounds import LAST_SEED
 from scmkit.errors import UsageError
 from scmkit_cli.options import Features, Samples, counts
+from scmkit_cli.terminal import say
 
 
 def report(
@@ -50,7 +51,7 @@ def report(
         features=features,
         seed=seed,
         metrics=metrics,
-        progress=lambda line: typer.echo(line, err=True),
+        progress=lambda line: say(line, err=True),
     )
     write_text(out, page)
-    typer.echo(str(out))
+    say(str(out))

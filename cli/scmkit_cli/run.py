@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from scmkit_cli.terminal import say
+
 app = typer.Typer(no_args_is_help=True)
 
 
@@ -29,10 +31,11 @@ def verify(
 
     checks = verify_run(run)
     if as_json:
-        typer.echo(json.dumps([asdict(check) for check in checks], indent=2))
+        for line in json.dumps([asdict(check) for check in checks], indent=2).splitlines():
+            say(line)
     else:
         for check in checks:
             state = "good" if check.problem is None else check.problem
-            typer.echo(f"{check.path}  {check.size} bytes  {state}")
+            say(f"{check.path}  {check.size} bytes  {state}")
     if any(check.problem is not None for check in checks):
         raise typer.Exit(1)

@@ -9,6 +9,7 @@ from scmkit.bounds import LARGEST, LAST_SEED
 from scmkit.errors import UsageError
 from scmkit_cli.guidance import Guidance, Guide, Interval, guided
 from scmkit_cli.options import Settings, by_plugin, class_names, class_of, parse_settings
+from scmkit_cli.terminal import say
 
 
 def sample(
@@ -96,5 +97,5 @@ def sample(
     of = f" of classes {listed(classes, names)} in turn" if classes else ""
     if index is not None:
         of = f" of class '{names[index]}' (number {index})" if names else f" of class {index}"
-    typer.echo(f"{n} samples{of}, {sampler}, {count} step{'s' if count > 1 else ''}", err=True)
-    typer.echo(str(out))
+    say(f"{n} samples{of}, {sampler}, {count} step{'s' if count > 1 else ''}", err=True)
+    say(str(out))

@@ -5,9 +5,9 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-import typer
-
+from scmkit.terminal import printable
 from scmkit_cli.tables import aligned
+from scmkit_cli.terminal import say
 
 if TYPE_CHECKING:
     from scmkit.evaluation import Row
@@ -28,7 +28,7 @@ class Drawing:
     def __call__(self, what: str, done: int, total: int) -> None:
         if not sys.stderr.isatty():
             if time.monotonic() - self._told > self.INTERVAL:
-                typer.echo(f"{what}  {done}/{total}", err=True)
+                say(f"{what}  {done}/{total}", err=True)
                 self._told = time.monotonic()
             return
         bar = self._start(what, total) if what != self._what else self._bar
@@ -47,7 +47,7 @@ class Drawing:
         )
 
         self.__exit__()
-        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+        columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn()
         console = Console(stderr=True)
         self._bar = Progress(
             *columns,
@@ -57,7 +57,7 @@ class Drawing:
             disable=not console.is_terminal,
         )
         self._bar.start()
-        self._what, self._task = what, self._bar.add_task(what, total=total)
+        self._what, self._task = what, self._bar.add_task(printable(what), total=total)
         return self._bar
 
     def __exit__(self, *_: object) -> None:

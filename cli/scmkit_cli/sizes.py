@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from typing import Any, get_args, get_type_hints
 
-import typer
-
 from scmkit.errors import UsageError
+from scmkit_cli.terminal import say
 
 
 def print_sizes(
@@ -35,13 +34,11 @@ def print_sizes(
     )
     where = f"{'x'.join(map(str, sides))}" + (f", {count} classes" if count else "")
     others = "".join(f" -p {p}" for p in beside)
-    typer.echo(
-        f"size on {where}{others}; FLOPs of a forward pass, memory of a training step's sample:"
-    )
+    say(f"size on {where}{others}; FLOPs of a forward pass, memory of a training step's sample:")
     for preset in presets or (None,):
         chosen = settings | ({option: preset} if preset else {})
         size = footprint(compose([name, *beside, "diffusion"], chosen, data=data))
-        typer.echo(
+        say(
             f"  {preset or '':<5} {size.parameters / 1e6:9.1f}M parameters"
             f"  {size.flops / 1e9:9.2f} GFLOP  {size.sample_bytes / 2**20:8.1f} MiB"
         )

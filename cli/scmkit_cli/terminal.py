@@ -7,4 +7,4 @@ from scmkit.terminal import printable
 
 def say(text: str, *, err: bool = False) -> None:
     """One line on stdout, or on stderr."""
-    typer.echo(printable(text), err=err)
+    typer.echo(printable(text), err=err)  # noqa: TID251

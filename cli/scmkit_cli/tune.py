@@ -8,6 +8,7 @@ import typer
 
 from scmkit.bounds import LAST_SEED
 from scmkit_cli.options import Settings, by_plugin, parse_settings
+from scmkit_cli.terminal import say
 
 
 def tune(
@@ -31,7 +32,7 @@ def tune(
     loaded = Run.load(run)
 
     def progress(angles: tuple[float, ...], score: float) -> None:
-        typer.echo(f"  {_shown(angles)}  {score:.5f}", err=True)
+        say(f"  {_shown(angles)}  {score:.5f}", err=True)
 
     found = search_angles(
         loaded,
@@ -44,14 +45,14 @@ def tune(
     )
     option = f"--set consistency.angles={','.join(map(str, found.angles))}"
     if as_json:
-        typer.echo(json.dumps({**asdict(found), "better": found.better, "option": option}))
+        say(json.dumps({**asdict(found), "better": found.better, "option": option}))
         return
-    typer.echo(f"{'':<8}  {'angles':<20}  {metric} to the training split, fresh noise")
-    typer.echo(f"{'default':<8}  {_shown(found.default):<20}  {found.default_score:.5f}")
-    typer.echo(f"{'found':<8}  {_shown(found.angles):<20}  {found.score:.5f}")
+    say(f"{'':<8}  {'angles':<20}  {metric} to the training split, fresh noise")
+    say(f"{'default':<8}  {_shown(found.default):<20}  {found.default_score:.5f}")
+    say(f"{'found':<8}  {_shown(found.angles):<20}  {found.score:.5f}")
     verdict = "better" if found.better else "no better than the default within its noise"
-    typer.echo(f"gain {found.gain:.5f}, standard error {found.noise:.5f}: {verdict}")
-    typer.echo(f"scmkit sample {run} --steps {steps} {option}")
+    say(f"gain {found.gain:.5f}, standard error {found.noise:.5f}: {verdict}")
+    say(f"scmkit sample {run} --steps {steps} {option}")
 
 
 def _shown(angles: tuple[float, ...]) -> str:
