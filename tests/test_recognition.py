@@ -19,7 +19,7 @@ from import_files import (
     save,
 )
 
-from scmkit.data import import_data, spec_of
+from scmkit.data import Store, StoreWriter, import_data, spec_of
 from scmkit.data.classes import class_index, class_name, natural, numbered
 from scmkit.data.importing.names import meaning_of, split_of
 from scmkit.data.importing.tree import entries, open_tree
@@ -135,6 +135,7 @@ def test_files_beside_folders(tmp_path):
 names = st.text("abxyz019_-", min_size=1, max_size=6).filter(lambda name: name[0] != ".")
 
 
+@settings(max_examples=40)
 @given(st.lists(names, max_size=8, unique=True))
 def test_the_natural_order_is_an_order_by_numbers(found):
     ordered = sorted(found, key=natural)
@@ -251,7 +252,7 @@ def test_an_array_that_may_be_labels_and_is_not(tmp_path):
     refused(tmp_path / "in.npz", tmp_path, "no labels by a known name", labels=True)
 
 
-@settings(deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     values=st.lists(st.integers(0, 10**6), min_size=1, max_size=9, unique=True),
     draws=st.lists(st.integers(0, 8), min_size=1, max_size=30),
@@ -289,6 +290,18 @@ def test_a_class_of_the_test_split_alone_is_named(tmp_path):
     np.savez(tmp_path / "in.npz", y_train=np.arange(6) % 2, y_test=np.arange(6) % 4, **arrays)
     _, told = imported(tmp_path / "in.npz", tmp_path / "store")
     assert "warning  class '2' and 1 more: all samples are in the test split" in told
+
+
+def test_stores_of_earlier_versions_keep_their_numbers(tmp_path):
+    names = tuple(sorted(map(str, range(12))))
+    with StoreWriter(
+        tmp_path / "s", shape=(2,), dtype="float32", num_classes=12, class_names=names
+    ) as writer:
+        writer.append("train", RNG.normal(size=(12, 2)).astype(np.float32), np.arange(12))
+    store = Store(tmp_path / "s")
+    assert store.class_names[2] == "10"
+    np.testing.assert_array_equal(store.labels("train"), np.arange(12))
+    assert class_index("2", 12, store.class_names) == 4
 
 
 def test_which_class_is_meant():

@@ -6,7 +6,7 @@ import sys
 from importlib.metadata import EntryPoint
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from import_files import images, save
 from scmkit_cli import terminal
@@ -22,6 +22,7 @@ EVIL = "\x1b[31m\x07\x9b2J\u202e\x7f"
 anything = st.text(st.characters() | st.sampled_from(EVIL + "\n\r"))
 
 
+@settings(max_examples=40)
 @given(anything)
 def test_what_is_printed_is_one_line_of_visible_characters(text):
     shown = printable(text)
@@ -30,6 +31,7 @@ def test_what_is_printed_is_one_line_of_visible_characters(text):
     assert shown == text or not text.isprintable()
 
 
+@settings(max_examples=40)
 @given(anything)
 def test_json_stays_what_it_is(text):
     assert json.loads(printable(json.dumps({text: text}))) == {text: text}

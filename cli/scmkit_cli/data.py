@@ -26,7 +26,7 @@ def import_(
     source: Annotated[
         Path,
         typer.Argument(
-            help="A folder of images (subfolders are classes), an .npz file, an IDX images file, "
+            help="A folder of images (subfolders: splits, classes), an .npz file, an IDX images file, "
             "or a folder of MNIST's IDX files."
         ),
     ],

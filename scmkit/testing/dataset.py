@@ -73,7 +73,8 @@ def samples_lie_on_their_levels(given: Data) -> None:
 
 
 def labels_are_class_indices(given: Data) -> None:
-    classes = given.dataset.num_classes
+    classes, names = given.dataset.num_classes, given.dataset.class_names
+    require(len(names) in (0, classes), f"{len(names)} class_names for {classes} classes")
     for split in SPLITS:
         x, labels = given.some(split)
         if not classes:
@@ -89,6 +90,13 @@ def labels_are_class_indices(given: Data) -> None:
             labels.min() >= 0 and labels.max() < classes,
             f"{split} labels go from {labels.min()} to {labels.max()}, not within 0..{classes - 1}",
         )
+        whole = given.dataset.labels(split)
+        require(
+            whole is not None and len(whole) == given.dataset.size(split),
+            f"labels('{split}') must have one for each of {given.dataset.size(split)} samples",
+        )
+        assert whole is not None
+        require((whole[: len(x)] == labels).all(), f"labels('{split}') differs from read's labels")
 
 
 def reading_follows_the_indices(given: Data) -> None:
