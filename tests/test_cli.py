@@ -447,7 +447,9 @@ def test_images_to_edit_that_are_damaged(scmkit, run, tmp_path):
     (tmp_path / "deep.npy").write_bytes(npy(b"-" * 9000 + b"1"))
     # Pillow refuses that size with an error of its own kind.
     (tmp_path / "large.pgm").write_bytes(b"P5 20000 20000 255\n")
-    for name in ("claim.npy", "deep.npy", "large.pgm"):
+    # Pillow would cut it to 8 bits.
+    (tmp_path / "16.ppm").write_bytes(b"P6 8 8 65535\n" + bytes(384))
+    for name in ("claim.npy", "deep.npy", "large.pgm", "16.ppm"):
         code, _, err = scmkit("edit", "stroke", run, "--image", tmp_path / name)
         assert code == 2, err
         assert f"{name}' cannot be read as an image" in err

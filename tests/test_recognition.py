@@ -248,6 +248,9 @@ def test_an_array_that_may_be_labels_and_is_not(tmp_path):
     assert "unused   'classes': 'y' is" in told
     np.savez(tmp_path / "in.npz", x=Z((6, 2)), y=np.arange(6) % 2, label=np.arange(6) % 3)
     refused(tmp_path / "in.npz", tmp_path, "more than one set of labels", "'label' and 'y'")
+    both = {"x": Z((6, 2)), "x_test": Z((6, 2)), "y_test": np.arange(6) % 2}
+    np.savez(tmp_path / "in.npz", allow_pickle=False, classes=Z((2, 2)), **both)
+    refused(tmp_path / "in.npz", tmp_path, "only the test split has labels ('y_test')")
     np.savez(tmp_path / "in.npz", x=Z((6, 2)))
     refused(tmp_path / "in.npz", tmp_path, "no labels by a known name", labels=True)
 

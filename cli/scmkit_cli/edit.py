@@ -249,7 +249,7 @@ def _read(file: Path, shape: tuple[int, ...]) -> "np.ndarray":
     import numpy as np
     from PIL import Image
 
-    from scmkit.data.importing.decoding import BadImage, loaded
+    from scmkit.data.importing.decoding import loaded
 
     channels, height, width = shape
     try:
@@ -265,8 +265,6 @@ def _read(file: Path, shape: tuple[int, ...]) -> "np.ndarray":
         pixels = np.asarray(fitting.resize((width, height), Image.Resampling.BOX))
     except UsageError:
         raise
-    except BadImage as error:
-        raise UsageError(f"'{file}': {error}") from None
     # What damaged files make numpy raise has no common base.
     except Exception as error:
         raise UsageError(f"'{file}' cannot be read as an image: {error}") from None

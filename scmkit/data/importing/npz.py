@@ -130,6 +130,12 @@ def open_npz(path: Path, *, labels: bool | None = None) -> Source:
                 unused[key] = "no labels"
                 continue
             found[split] = _labels(archive, path, key, samples[split])
+    if found and len(found) < len(samples):
+        other = next(iter(found))
+        raise DataError(
+            f"{path}: only the {other} split has labels ('{chosen.labels[other]}'); add the others, or "
+            f"import without labels: --no-labels"
+        )
     if labels and not found:
         raise DataError(f"{path}: no labels by a known name; leave --labels out, or use {KEYS}")
     train = samples["train"]

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +42,7 @@ def open_tree(path: Path, labels: bool | None = None) -> Tree:
     classes. Raises `DataError` where the folder cannot be read in one way only.
     """
     roots, strays, remarks = _splits(path)
-    top, loose = entries(roots["train"])
+    top, _ = entries(roots["train"])
     whole = not top or _are_pieces(top)
     if labels is None and top and whole:
         remarks.append(
@@ -57,15 +57,16 @@ def open_tree(path: Path, labels: bool | None = None) -> Tree:
         raise DataError(f"{roots['train']}: no class folders; leave --labels out")
     top = sorted(top, key=lambda folder: natural(folder.name))
     names = tuple(folder.name for folder in top)
+    number = {name: i for i, name in enumerate(names)}
     folders: dict[Split, list[tuple[Path, int]]] = {}
     for split, root in roots.items():
         inner, loose = entries(root)
-        _check_classes(root, roots["train"], names, inner)
+        _check_classes(root, roots["train"], number, inner)
         strays += loose
-        order = sorted(inner, key=lambda folder: names.index(folder.name))
-        folders[split] = [(folder, names.index(folder.name)) for folder in order]
-        for folder in inner:
-            _check_class_folder(root, folder)
+        order = sorted(inner, key=lambda folder: number[folder.name])
+        folders[split] = [(folder, number[folder.name]) for folder in order]
+        for folder in order:
+            _check_class_folder(folder)
     return Tree(roots, names, folders, tuple(strays), tuple(remarks))
 
 
@@ -182,9 +183,7 @@ def _refuse_class_folders(roots: Mapping[Split, Path]) -> None:
             )
 
 
-def _check_classes(
-    root: Path, train: Path, names: tuple[str, ...], folders: Sequence[Path]
-) -> None:
+def _check_classes(root: Path, train: Path, names: Container[str], folders: Sequence[Path]) -> None:
     unknown = [folder.name for folder in folders if folder.name not in names]
     if unknown:
         raise DataError(
@@ -198,7 +197,7 @@ def _check_classes(
         )
 
 
-def _check_class_folder(root: Path, folder: Path) -> None:
+def _check_class_folder(folder: Path) -> None:
     inner, _ = entries(folder)
     if inner:
         raise DataError(
