@@ -12,7 +12,7 @@ from scmkit_cli.options import class_names, class_of
 
 from scmkit import Recipe, compose
 from scmkit.data import ArrayDataset, Store, StoreWriter, import_data
-from scmkit.errors import UsageError
+from scmkit.errors import OptionError, UsageError
 from scmkit.interfaces import AbstractDataset
 from scmkit.sampling import class_captions, class_columns, image_grid
 
@@ -93,6 +93,8 @@ def test_a_recipe_knows_the_names_of_classes(store):
     assert class_names(recipe) == recipe.data.class_names == ("ant", "bee", "cat")
     assert [class_of(recipe, asked) for asked in ("cat", "1", None)] == [2, 1, None]
     raw = recipe.to_json()
+    with pytest.raises(OptionError, match="3 class names for 2 classes"):
+        Recipe.from_json(raw | {"data": raw["data"] | {"num_classes": 2}})
     del raw["data"]["class_names"]
     earlier = Recipe.from_json(raw)
     assert class_of(earlier, "cat") == 2

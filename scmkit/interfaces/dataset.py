@@ -128,6 +128,10 @@ class DataSpec:
     class_names: tuple[str, ...] = ()
     """What the classes are called; none where they have no names, or where it is not known."""
 
+    def __post_init__(self) -> None:
+        if self.class_names and len(self.class_names) != self.num_classes:
+            raise ValueError(f"{len(self.class_names)} class names for {self.num_classes} classes")
+
     def _channelwise(self, values: tuple[float, ...]) -> Shaped[np.ndarray, "..."]:
         return np.asarray(values, np.float32).reshape(-1, *[1] * (len(self.shape) - 1))
 
