@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from scmkit.bounds import LAST_SEED
-
 from scmkit_cli.terminal import say
 
 if TYPE_CHECKING:

@@ -93,7 +93,7 @@ def evaluate(
         )
     if loaded.recipe.data.digest is None:
         source = loaded.recipe.data.source
-        typer.echo(
+        say(
             f"run '{run}' has no digest of its data: whether '{source}' is what it was trained on cannot be "
             "told",
             err=True,

@@ -8,7 +8,6 @@ from typing import Annotated, Literal
 import typer
 
 from scmkit.bounds import LAST_SEED
-
 from scmkit_cli.terminal import say
 
 

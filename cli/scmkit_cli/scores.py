@@ -71,7 +71,7 @@ def chosen_features(rows: Sequence["Row"]) -> None:
     from scmkit.evaluation import CLASSIFIER
 
     if rows and CLASSIFIER in rows[0].features:
-        typer.echo(
+        say(
             f"features        {CLASSIFIER}, since these are images with classes; "
             "--features data compares pixels",
             err=True,
