@@ -7,6 +7,8 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from scmkit.files import open_input
+
 LARGEST = 64 << 20
 """Bytes of a file of JSON; ten times what the manifest of the largest network has."""
 
@@ -50,9 +52,7 @@ def exists(path: Path) -> bool:
 
 def read_bounded(path: Path) -> str:
     """The text of a file; raises `OSError`, or `ValueError` where it is too large or not UTF-8."""
-    if path.exists() and not path.is_file():
-        raise ValueError("it is no regular file")
-    with path.open("rb") as file:
+    with open_input(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > LARGEST:
             raise ValueError(f"it is larger than {LARGEST >> 20} MiB")

@@ -559,7 +559,7 @@ def test_what_is_no_weight_file(tmp_path):
     refused(tmp_path, pickle.dumps({1: FOUR}), "name is no text")
     with pytest.raises(DataError, match="cannot be read: No such file"):
         read_weights(tmp_path / "nowhere.pkl")
-    with pytest.raises(DataError, match="cannot be read: Is a directory"):
+    with pytest.raises(DataError, match="cannot be read: it is a folder, and a regular file"):
         read_weights(tmp_path)
 
 

@@ -250,9 +250,11 @@ def _read(file: Path, shape: tuple[int, ...]) -> "np.ndarray":
     from PIL import Image
 
     from scmkit.data.importing.decoding import loaded
+    from scmkit.files import check_input
 
     channels, height, width = shape
     try:
+        check_input(file)
         if file.suffix == ".npy":
             # Mapped, so that a header that claims more than the file holds is refused before memory is taken.
             x = np.load(file, mmap_mode="r", allow_pickle=False).astype(np.float32)
@@ -265,6 +267,9 @@ def _read(file: Path, shape: tuple[int, ...]) -> "np.ndarray":
         pixels = np.asarray(fitting.resize((width, height), Image.Resampling.BOX))
     except UsageError:
         raise
+    except OSError as error:
+        reason = error.strerror or error
+        raise UsageError(f"'{file}' cannot be read as an image: {reason}") from None
     # What damaged files make numpy raise has no common base.
     except Exception as error:
         raise UsageError(f"'{file}' cannot be read as an image: {error}") from None

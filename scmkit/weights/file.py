@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from scmkit.errors import DataError
+from scmkit.files import open_input
 from scmkit.weights.damage import Unreadable, shown
 from scmkit.weights.networks import network
 from scmkit.weights.npz import read_npz
@@ -71,7 +72,7 @@ def read_weights(path: str | Path, *, key: str = "ema") -> WeightFile:
 
 
 def _content(path: Path, key: str) -> Content:
-    with path.open("rb") as file:
+    with open_input(path) as file:
         start, size = file.read(16), os.fstat(file.fileno()).st_size
         if start.startswith(b"PK\x03\x04"):
             with zipfile.ZipFile(file) as archive:

@@ -22,6 +22,7 @@ from scmkit.data.statistics import RunningStatistics, constant_channels
 from scmkit.data.store import Store
 from scmkit.data.writer import StoreWriter, refuse_existing
 from scmkit.errors import DataError, UsageError
+from scmkit.files import check_input
 from scmkit.interfaces import Split
 from scmkit.terminal import say
 
@@ -141,6 +142,10 @@ def _open(
         if has_idx(path):
             return refit(open_idx_folder(path, labels=labels), path, size, grayscale)
         return open_folder(path, size=size, grayscale=grayscale, labels=labels, **options)
+    try:
+        check_input(path)
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}; import takes {_KINDS}") from error
     if path.suffix.lower() == ".npz":
         return refit(open_npz(path, labels=labels), path, size, grayscale)
     if is_idx(path):
