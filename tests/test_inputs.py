@@ -54,5 +54,5 @@ def test_a_file_is_opened_through_links_and_a_missing_one_is_missing(tmp_path):
         assert file.read() == b"abc"
     with pytest.raises(FileNotFoundError):
         open_input(tmp_path / "none")
-    with pytest.raises(IrregularError, match="^it is a folder"):
+    with pytest.raises(IrregularError, match=r"^it is a folder"):
         open_input(tmp_path)

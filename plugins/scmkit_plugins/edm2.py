@@ -60,8 +60,8 @@ class EDM2Options:
     """Share of the residual branch in a block's output."""
     attention_balance: Annotated[float, Ge(0), Le(1)] = 0.3
     """Share of attention in a block's output."""
-    clip: Annotated[float, Gt(0)] = 256.0
-    """Bound of a block's output."""
+    clip: Annotated[float, Gt(0)] | None = 256.0
+    """Bound of a block's output; null for none."""
     remat: Literal["none", "full"] = "none"
     """What the backward pass recomputes: nothing, or every block from its input."""
 
@@ -106,7 +106,7 @@ class Block(eqx.Module):
     dropout: float = eqx.field(static=True)
     residual_balance: float = eqx.field(static=True)
     attention_balance: float = eqx.field(static=True)
-    clip: float = eqx.field(static=True)
+    clip: float | None = eqx.field(static=True)
 
     def __init__(
         self,
@@ -149,7 +149,7 @@ class Block(eqx.Module):
         x = mp_sum(x, y, self.residual_balance)
         if self.attention is not None:
             x = mp_sum(x, self.attention(x, attention), self.attention_balance)
-        return jnp.clip(x, -self.clip, self.clip)
+        return x if self.clip is None else jnp.clip(x, -self.clip, self.clip)
 
 
 class EDM2Conditioning(eqx.Module):
@@ -291,7 +291,7 @@ class EDM2(AbstractNetwork):
 def build_importer(config: EDM2Options) -> AbstractImporter:
     from scmkit_plugins._edm2_weights import EDM2Importer
 
-    return EDM2Importer(config.head_dim)
+    return EDM2Importer()
 
 
 plugin = Plugin(

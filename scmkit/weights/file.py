@@ -36,8 +36,9 @@ class WeightFile:
 
     - `arrays`: by their names in PyTorch's state dict (`"unet.enc.64x64_conv.weight"`); read-only, and one
         array where weights are tied.
-    - `metadata`: of a safetensors file its strings; of a pickled module its `class`, and the `kwargs` it
-        was made with as far as they are plain values; else empty.
+    - `metadata`: of a safetensors file its strings; of a pickled module its `class`, the `kwargs` it was made
+        with, and its `modules`: of each, by its dotted name, the class and the attributes, all as far as they
+        are plain values. A snapshot of EDM2 may have an `encoder`, described likewise. Else empty.
     """
 
     path: Path

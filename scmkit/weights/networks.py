@@ -13,8 +13,12 @@ from scmkit.weights.tensors import Tensors, is_array, scalar
 NESTED = ("state_dict", "ema", "model", "net")
 """Where checkpoints keep weights, beside the key that was asked for."""
 
-LEVELS, PARTS, VALUES = 64, 20_000, 10_000
-"""Bounds: on modules within modules, on modules and parameters, on the values of all arguments."""
+ENCODER = "encoder"
+"""Where EDM2's snapshots keep what makes its samples of images."""
+
+LEVELS, PARTS, VALUES, SHORT = 64, 20_000, 50_000, 64
+"""Bounds: on modules within modules, on modules and parameters, on the values of all arguments and
+attributes, on the numbers of one attribute."""
 
 Parts = tuple[str, Mapping[Any, Any]]
 
@@ -27,8 +31,17 @@ def network(
     found = _find(content, keys)
     module = _module(found)
     if module is not None:
-        metadata = {"class": module[0].rpartition(".")[2], "kwargs": _kwargs(module[1])}
-        return _Walk(tensors).arrays(module), metadata
+        walk = _Walk(tensors)
+        arrays, plain = walk.arrays(module), _Plain(tensors)
+        metadata = {
+            "class": _kind(module),
+            "kwargs": plain.values(module[1].get("_init_kwargs")),
+            "modules": {n: {"class": _kind(m), **plain.held(m)} for n, m in walk.modules.items()},
+        }
+        encoder = _object(content.get(ENCODER)) if isinstance(content, dict) else None
+        if encoder is not None:
+            metadata[ENCODER] = {"class": _kind(encoder), **plain.held(encoder)}
+        return arrays, metadata
     if found is None:
         held = f"it holds {listed(content)}" if isinstance(content, dict) else "it is no dict"
         raise Unreadable(
@@ -64,8 +77,8 @@ def _find(content: Any, keys: tuple[str, ...]) -> Any:
     return found
 
 
-def _module(value: Any) -> Parts | None:
-    """Class and attributes of a pickled module; None for anything else."""
+def _object(value: Any) -> Parts | None:
+    """Class and attributes of a pickled object of a known class; None for anything else."""
     if not isinstance(value, Call):
         return None
     if value.name in CONTAINERS:
@@ -76,7 +89,17 @@ def _module(value: Any) -> Parts | None:
         name, state = meta["class_name"], meta.get("state")
     else:
         return None
-    return (name, state) if isinstance(state, dict) and "_modules" in state else None
+    return (name, state) if isinstance(state, dict) else None
+
+
+def _module(value: Any) -> Parts | None:
+    """`_object`, where it is a module."""
+    found = _object(value)
+    return found if found is not None and "_modules" in found[1] else None
+
+
+def _kind(parts: Parts) -> str:
+    return parts[0].rpartition(".")[2]
 
 
 class _Walk:
@@ -85,12 +108,14 @@ class _Walk:
     def __init__(self, tensors: Tensors) -> None:
         self._tensors = tensors
         self._left = PARTS
+        self.modules: dict[str, Parts] = {}
 
     def arrays(
         self, module: Parts, prefix: str = "", levels: int = LEVELS
     ) -> dict[str, np.ndarray]:
         found: dict[str, np.ndarray] = {}
         require(levels > 0, "its modules are nested too deep")
+        self.modules[prefix.removesuffix(".")] = module
         state = module[1]
         unsaved = state.get("_non_persistent_buffers_set")
         unsaved = {n for n in unsaved if isinstance(n, str)} if isinstance(unsaved, list) else set()
@@ -118,21 +143,40 @@ class _Walk:
         return list(part.items())
 
 
-def _kwargs(state: Mapping[Any, Any]) -> dict[str, Any]:
-    """The arguments a module was made with, as far as they are plain values."""
-    left = VALUES
+class _Plain:
+    """What pickled objects hold of plain values, within bounds."""
 
-    def plain(value: Any, levels: int) -> Any:
-        nonlocal left
-        left -= 1
-        require(left > 0, "its arguments are without end")
+    def __init__(self, tensors: Tensors) -> None:
+        self._tensors = tensors
+        self._left = VALUES
+
+    def values(self, attributes: Any, levels: int = 8) -> dict[str, Any]:
+        """The arguments a module was made with, as far as they are plain values."""
+        return self._plain(attributes, levels) if isinstance(attributes, dict) else {}
+
+    def held(self, parts: Parts) -> dict[str, Any]:
+        """The public attributes of an object that are numbers, texts, or short lists or arrays of them."""
+        found: dict[str, Any] = {}
+        for name, value in parts[1].items():
+            if not isinstance(name, str) or name.startswith("_"):
+                continue
+            if is_array(value):
+                array = self._tensors.array(name, value)
+                if array.ndim == 1 and array.size <= SHORT:
+                    found[name] = array.tolist()
+            elif not isinstance(value, dict) and (
+                not isinstance(value, list | tuple) or len(value) <= SHORT
+            ):
+                found[name] = self._plain(value, 1)
+        return found
+
+    def _plain(self, value: Any, levels: int) -> Any:
+        self._left -= 1
+        require(self._left > 0, "its arguments are without end")
         if isinstance(value, str | int | float | None):
             return value
         if isinstance(value, list | tuple) and levels:
-            return [plain(v, levels - 1) for v in value]
+            return [self._plain(v, levels - 1) for v in value]
         if isinstance(value, dict) and levels:
-            return {k: plain(v, levels - 1) for k, v in value.items() if isinstance(k, str)}
+            return {k: self._plain(v, levels - 1) for k, v in value.items() if isinstance(k, str)}
         return scalar(value)
-
-    kwargs = state.get("_init_kwargs")
-    return plain(kwargs, 8) if isinstance(kwargs, dict) else {}
