@@ -42,6 +42,8 @@ CASES: dict[str, dict[str, Any]] = {
     "ffhq-64x64": {"img_resolution": 64, "channel_mult": [1, 2, 2, 2], "augment_dim": 9},
 }
 BATCH = 2
+KEPT, SIGMAS = "songunet-fir", (0.3, 2.0)
+"""Of that network the test suite keeps samples that it denoised with `sigma_data` of 1."""
 
 
 def reference(checkout: Path, folder: Path) -> None:
@@ -81,6 +83,17 @@ def reference(checkout: Path, folder: Path) -> None:
             **{f"model.{key}": value.half().numpy() for key, value in net.state_dict().items()},
             **{key: value.detach().numpy() for key, value in results.items()},
         )
+        if name == KEPT:
+            sigmas = torch.tensor(SIGMAS)
+            precond = networks.EDMPrecond(
+                img_channels=3, model_type="SongUNet", sigma_data=1.0, **case
+            ).eval()
+            precond.model = net
+            np.savez_compressed(
+                folder / "edm-arguments.npz",
+                sigma=sigmas.numpy(),
+                sigma_data=precond(x, sigmas, given).detach().numpy(),
+            )
 
 
 def compare(folder: Path) -> list[dict[str, Any]]:

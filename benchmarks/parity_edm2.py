@@ -50,6 +50,17 @@ CASES: dict[str, dict[str, Any]] = {
         "model_channels": 128,
     },
 }
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "label_balance": {"label_balance": 0.3},
+    "concat_balance": {"concat_balance": 0.7},
+    "res_balance": {"res_balance": 0.5},
+    "attn_balance": {"attn_balance": 0.6},
+    "clip_act": {"clip_act": 0.5},
+    "no clip_act": {"clip_act": None},
+    "sigma_data": {"sigma_data": 1.0},
+}
+"""Arguments that leave no trace in the weights: what the test suite keeps of them is denoised samples."""
+SIGMAS = (0.3, 2.0)
 BATCH = 2
 
 
@@ -84,6 +95,12 @@ def reference(checkout: Path, folder: Path) -> None:
             arrays |= {f"state/{k}": v.numpy() for k, v in net.named_buffers()}
             parameters = {k: v.detach().half().numpy() for k, v in net.named_parameters()}
             arrays |= {f"state/{k}": v for k, v in parameters.items()}
+            denoised = {"sigma": np.asarray(SIGMAS, np.float32)}
+            for argument, given_too in ARGUMENTS.items():
+                other = Precond(use_fp16=False, **case, **given_too).eval()
+                other.load_state_dict(net.state_dict())
+                denoised[argument] = other(x, torch.tensor(SIGMAS), given).detach().numpy()
+            np.savez_compressed(folder / "edm2-arguments.npz", **denoised)
         np.savez(folder / f"{name}.npz", **arrays)
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scmkit_plugins._unet_weights import in_order
+from scmkit_plugins._unet_weights import Structure
 
 from scmkit import Conditioning, Run, compose, resume, sample, train
 from scmkit.data import StoreWriter
@@ -80,19 +80,26 @@ def test_the_order_of_a_file_does_not_matter(edm2, tmp_path):
 
 
 def test_blocks_come_in_the_order_of_execution():
-    names = [f"enc.{n}.w" for n in ("8x8_block1", "16x16_conv", "8x8_down", "16x16_block0")]
-    names += ["enc.8x8_block0.w", "enc.16x16_block10.w", "enc.16x16_block9.w"]
-    assert in_order(names, "enc") == [
-        *("16x16_conv", "16x16_block0", "16x16_block9", "16x16_block10"),
-        *("8x8_down", "8x8_block0", "8x8_block1"),
+    levels = Structure((16, 8), (4, 6), blocks=2, attended=(8,))
+    encoder, decoder = levels.encoder(3), levels.decoder(3, last_attends=True)
+    assert [(p.name, p.in_, p.out, p.resamples, p.attends) for p in encoder] == [
+        ("enc.16x16_block0", 3, 4, False, False),
+        ("enc.16x16_block1", 4, 4, False, False),
+        ("enc.8x8_down", 4, 4, True, False),
+        ("enc.8x8_block0", 4, 6, False, True),
+        ("enc.8x8_block1", 6, 6, False, True),
     ]
-    names = [f"dec.{n}.w" for n in ("16x16_up", "8x8_block0", "8x8_in1", "16x16_aux_norm")]
-    names += ["dec.16x16_block0.w", "dec.8x8_in0.w"]
-    assert in_order(names, "dec") == [
-        *("8x8_in0", "8x8_in1", "8x8_block0", "16x16_up", "16x16_block0", "16x16_aux_norm"),
+    assert [(p.name, p.in_, p.out, p.resamples, p.attends) for p in decoder] == [
+        ("dec.8x8_in0", 6, 6, False, True),
+        ("dec.8x8_in1", 6, 6, False, False),
+        ("dec.8x8_block0", 12, 6, False, False),
+        ("dec.8x8_block1", 12, 6, False, False),
+        ("dec.8x8_block2", 10, 6, False, True),
+        ("dec.16x16_up", 6, 6, True, False),
+        ("dec.16x16_block0", 10, 4, False, False),
+        ("dec.16x16_block1", 8, 4, False, False),
+        ("dec.16x16_block2", 7, 4, False, False),
     ]
-    with pytest.raises(ValueError, match=r"block 'dec.odd', which is of another network"):
-        in_order(["dec.odd.w"], "dec")
 
 
 @pytest.mark.parametrize(
@@ -101,20 +108,29 @@ def test_blocks_come_in_the_order_of_execution():
         (
             {},
             {"edm2.channels": 16},
-            r"parameter 'enc.8x8_conv.weight' gives 'network/first/weight' the shape 3x3x4x8, this "
+            r"parameter 'unet.enc.8x8_conv.weight' gives 'network/first/weight' the shape 3x3x4x8, this "
             r"model's is 3x3x4x16; the file fits .*--set edm2.channels=8",
         ),
         (
             {"unet.enc.8x8_block0.conv_skip.weight": np.zeros((8, 8, 1, 1))},
             {},
-            "has no place in this",
+            r"it has 'unet.enc.8x8_block0.conv_skip.weight', which the published network has not",
         ),
         (
             {"enc.8x8_block0.conv_res0.weight": None},
             {},
-            "nothing for 'network/encoder/0/conv0/weight'",
+            r"lacks 1 of its 60 parameters \('unet.enc.8x8_block0.conv_res0.weight'\): the file is incomplete",
         ),
-        ({"emb_fourier.freqs": None}, {}, "is not for importer 'edm2': no EDM2 network"),
+        (
+            {"emb_fourier.freqs": None},
+            {},
+            "is not for importer 'edm2': it lacks 1 of its 60 parameters",
+        ),
+        (
+            {"out_conv.weight": np.zeros((3, 9, 3, 3))},
+            {},
+            "has the shape 3x9x3x3, and .* would be 3x8x3x3",
+        ),
     ],
 )
 def test_what_does_not_fit_is_named(change, settings, message, tmp_path):

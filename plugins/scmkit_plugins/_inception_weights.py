@@ -11,7 +11,8 @@ from jaxtyping import Array, Float
 
 from scmkit.derived import digest_arrays
 from scmkit.errors import DataError, did_you_mean
-from scmkit.weights import WeightFile
+from scmkit.finite import not_finite
+from scmkit.weights import WeightFile, listed
 from scmkit_plugins._inception_network import SIDE, Conv, Definition, Map, inception_v3
 from scmkit_plugins._layers import last_axis
 
@@ -81,13 +82,18 @@ def parameters(weights: WeightFile) -> tuple[Definition, dict[str, np.ndarray]]:
             + (f"has {classes}" if classes else f"the file has {', '.join(list(given)[:3])}, ...")
         )
     wanted = _shapes(CLASSES[classes]) | {"fc.weight": (*classes, 2048), "fc.bias": classes}
+    if missing := [name for name in wanted if name not in given]:
+        raise refused(
+            f"it lacks {len(missing)} of its {len(wanted)} parameters ({listed(missing)})"
+            f"{did_you_mean(missing[0], given)}"
+        )
     for name, shape in wanted.items():
-        if name not in given:
-            raise refused(f"it lacks '{name}'{did_you_mean(name, given)}")
         if given[name].shape != shape:
             raise refused(f"'{name}' has shape {given[name].shape}, not {shape}")
-    if foreign := next(iter(given.keys() - wanted.keys()), None):
-        raise refused(f"it has '{foreign}', which that network has not")
+    if foreign := [name for name in given if name not in wanted]:
+        raise refused(f"it has {listed(foreign)}, which that network has not")
+    if problem := not_finite((name, given[name]) for name in wanted):
+        raise refused(f"{problem}; fetch it again")
     return CLASSES[classes], {name: given[name] for name in wanted}
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from annotated_types import Gt
 from jaxtyping import Array, Float
 
+from scmkit.derived import say
 from scmkit.errors import OptionError, UsageError
 from scmkit.interfaces import AbstractDataset, AbstractFeatures, Features
 from scmkit.plugin import Plugin, Slot
@@ -94,7 +95,10 @@ def build(config: Options, dataset: AbstractDataset, directory: Path) -> Incepti
             "choose other features"
         )
     path = Path(config.weights).expanduser()
-    definition, arrays = parameters(read_weights(path))
+    file = read_weights(path)
+    if file.prefix:
+        say(f"'{path}': names are read without '{file.prefix}', which all of them begin with")
+    definition, arrays = parameters(file)
     # The published file carries the first digits of its hash in its name.
     checked = f"{path.name}, SHA-256 {hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
     network = folded(definition, arrays)

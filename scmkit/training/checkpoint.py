@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import jax.tree_util as jtu
+import numpy as np
 from jaxtyping import PyTree
 
+from scmkit import finite
 from scmkit.errors import CheckpointError
 from scmkit.training.arrays import (
     FOLDER,
@@ -159,6 +161,23 @@ def problem(path: Path) -> str | None:
     except Damage as error:
         return str(error)
     return None
+
+
+def not_finite(path: Path) -> str | None:
+    """Which arrays of the checkpoint at `path` hold NaN or infinity, one of them in memory at a time.
+
+    None if there are none. Such a checkpoint is not damaged: it can be read, and resumed. Raises
+    `CheckpointError` for one that is.
+    """
+    leaves = _manifest(path)[0].leaves
+    numbers = [name for name, leaf in leaves.items() if "key" not in leaf]
+    like = np.empty(0)
+    try:
+        arrays = ((name, read_arrays(path, {name: like}, leaves)[name]) for name in numbers)
+        problem = finite.not_finite(arrays)
+    except Damage as error:
+        raise _damaged(path, error) from error
+    return None if problem is None else f"is as it was written, and has {problem}"
 
 
 def recover(directory: Path, *, keep: int = 0) -> list[str]:

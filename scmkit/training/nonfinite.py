@@ -209,7 +209,7 @@ def replay(path: str | Path, step: int | None = None) -> Fault:
     saved = folder / f"{step or known[-1]:08d}"
     record = checkpoint.metadata(saved)
     recipe, settings = run.recipe, run.recipe.train
-    teacher = None if run.teacher is None else Run.load(run.teacher).model
+    teacher = None if run.teacher is None else Run.load(run.teacher).read_model()
     assembly = build(recipe, key=named_key(jr.key(settings.seed), "init"), teacher=teacher)
     optimizer = build_optimizer(settings, settings.steps)
     like = eqx.filter_eval_shape(initial_state, assembly.model, assembly.loss, optimizer)

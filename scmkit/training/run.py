@@ -7,14 +7,17 @@ from typing import Any
 
 import equinox as eqx
 import jax.random as jr
+import numpy as np
 
 from scmkit.assembly import build_model
 from scmkit.errors import CheckpointError, UsageError
 from scmkit.files import make_directory, plain_path, write_text
+from scmkit.finite import not_finite
 from scmkit.locks import LOCK
 from scmkit.model import Model
 from scmkit.recipe import Recipe, TeacherRecord, read_run_recipe
 from scmkit.training import checkpoint
+from scmkit.training.arrays import is_saved, named_leaves
 from scmkit.training.metrics_file import read_metrics
 from scmkit.training.verification import Check, verify_run
 
@@ -86,7 +89,18 @@ class Run:
 
     @cached_property
     def model(self) -> Model:
-        """The averaged model of the newest checkpoint; raises `CheckpointError`."""
+        """The averaged model of the newest checkpoint; raises `CheckpointError`, for NaN in it too."""
+        model = self.read_model()
+        arrays = ((name, np.asarray(a)) for name, a in named_leaves(model) if is_saved(a))
+        if problem := not_finite(arrays):
+            raise CheckpointError(
+                f"{checkpoint.latest(self.checkpoints)} is as it was written, and its model has {problem}: "
+                "nothing can come of it; take an earlier checkpoint, or train or convert again"
+            )
+        return model
+
+    def read_model(self) -> Model:
+        """`model`, whatever its weights are."""
         latest = checkpoint.latest(self.checkpoints)
         skeleton = eqx.filter_eval_shape(build_model, self.recipe, key=jr.key(0))
         try:

@@ -32,6 +32,8 @@ class Check:
 def verify_run(path: Path) -> list[Check]:
     """Check recipe, metrics and every byte of every checkpoint of the run at `path`, and its teacher's.
 
+    Of checkpoints that are as they were written, NaN and infinity in their arrays are a problem too.
+
     Raises `UsageError` if there is no such directory.
     """
     recipe, problem = None, None
@@ -48,7 +50,7 @@ def verify_run(path: Path) -> list[Check]:
     for folder in sorted((path / "checkpoints").glob("*")):
         digits = folder.name.removeprefix(checkpoint.DAMAGED)
         if folder.is_dir() and digits.isdecimal():
-            problem = checkpoint.problem(folder)
+            problem = checkpoint.problem(folder) or checkpoint.not_finite(folder)
             checks.append(_check("checkpoint", folder, problem, int(digits)))
     return checks + _teacher_checks(path, recipe)
 

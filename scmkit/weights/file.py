@@ -16,6 +16,7 @@ from scmkit.weights.damage import Unreadable, shown
 from scmkit.weights.networks import network
 from scmkit.weights.npz import read_npz
 from scmkit.weights.pickles import Pickle
+from scmkit.weights.prefixes import unwrapped
 from scmkit.weights.safetensors_file import read_safetensors
 from scmkit.weights.tensors import Tensors
 from scmkit.weights.torch_legacy import MAGIC, embedded, nothing, read_legacy
@@ -39,11 +40,14 @@ class WeightFile:
     - `metadata`: of a safetensors file its strings; of a pickled module its `class`, the `kwargs` it was made
         with, and its `modules`: of each, by its dotted name, the class and the attributes, all as far as they
         are plain values. A snapshot of EDM2 may have an `encoder`, described likewise. Else empty.
+    - `prefix`: what stood before every name and is left out, such as DataParallel's `"module."`; only of what
+        is no pickled module.
     """
 
     path: Path
     arrays: Mapping[str, np.ndarray]
     metadata: Mapping[str, Any]
+    prefix: str = ""
 
 
 def read_weights(path: str | Path, *, key: str = "ema") -> WeightFile:
@@ -69,7 +73,9 @@ def read_weights(path: str | Path, *, key: str = "ema") -> WeightFile:
         raise DataError(f"weight file '{path}' is damaged ({reason}); fetch it again") from None
     for array in arrays.values():
         array.flags.writeable = False
-    return WeightFile(path, arrays, metadata)
+    # The names of a module that was pickled itself are its own.
+    named, prefix = (arrays, "") if "modules" in metadata else unwrapped(arrays)
+    return WeightFile(path, named, metadata, prefix)
 
 
 def _content(path: Path, key: str) -> Content:
