@@ -1,18 +1,26 @@
 """Foreign weights as runs: parity with the original's figures, order of a file, errors, and back again."""
 
+import dataclasses
+import functools
 import json
+import re
 from pathlib import Path
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
 import pytest
+from scmkit_plugins._ddpmpp_weights import DDPMPPImporter
+from scmkit_plugins._edm2_weights import EDM2Importer
 from scmkit_plugins._unet_weights import Structure
 
-from scmkit import Conditioning, Run, compose, resume, sample, train
+from scmkit import Conditioning, Run, build_model, compose, resume, sample, train
 from scmkit.data import StoreWriter
-from scmkit.errors import UsageError
-from scmkit.interop import convert, export, restore_exported
+from scmkit.errors import CheckpointError, DataError, UsageError
+from scmkit.interfaces import DataSpec
+from scmkit.interop import _filled, convert, export, restore_exported
 from scmkit.training import checkpoint
 from scmkit.weights import read_weights, write_safetensors
 
@@ -119,7 +127,7 @@ def test_blocks_come_in_the_order_of_execution():
         (
             {"enc.8x8_block0.conv_res0.weight": None},
             {},
-            r"lacks 1 of its 60 parameters \('unet.enc.8x8_block0.conv_res0.weight'\): the file is incomplete",
+            r"lacks 1 of its 60 parameters \('unet.enc.8x8_block0.conv_res0.weight'\): the file is",
         ),
         (
             {"emb_fourier.freqs": None},
@@ -240,3 +248,299 @@ def test_a_converted_network_is_a_teacher(tmp_path):
     # As many as on the last step's picture, whose program this is.
     x = sample(student.model, student.recipe.data, 8 * 5)
     assert np.isfinite(x).all()
+
+
+# What a file says of itself, and what it does not.
+
+
+TINY = {"channels_per_head": 4, "img_resolution": 8, "use_fp16": False}
+
+
+@functools.cache
+def tiny():
+    return {n: a.astype(np.float32) for n, a in reference("edm2-tiny")[0].items()}
+
+
+def read(kwargs=None, modules=None, without=(), extra=None):
+    """What the importer makes of the tests' EDM2 network, as if it came from a pickle that says this."""
+    arrays = {n: a for n, a in tiny().items() if n not in without}
+    metadata = {"class": "Precond", "kwargs": kwargs or {}, "modules": modules or {}}
+    return EDM2Importer().read(arrays | (extra or {}), metadata)
+
+
+def denoised(found, figures):
+    """Samples that an imported network denoises, of noise levels and classes of the reference's."""
+    recipe = compose(found.plugins, found.settings, data=found.data)
+    filled = _filled(recipe, found.leaves, "file", {})
+    model = jax.tree.map(lambda a: jnp.asarray(a) if isinstance(a, np.ndarray) else a, filled)
+    process, cond = model.process, Conditioning(jnp.arange(2) * 3)
+
+    def one(x, sigma, cond):
+        return model.denoise(x, process.time_at(sigma), cond)
+
+    given = (jnp.asarray(figures[k]) for k in ("x", "sigma"))
+    return jax.jit(jax.vmap(one))(*given, cond)
+
+
+ARGUMENTS = {
+    "label_balance": 0.3,
+    "concat_balance": 0.7,
+    "res_balance": 0.5,
+    "attn_balance": 0.6,
+    "clip_act": 0.5,
+    "sigma_data": 1.0,
+}
+"""As in `benchmarks/parity_edm2.py`."""
+
+
+def test_arguments_of_edm2_that_leave_no_trace_in_the_weights():
+    """Each of them changes the samples by at least a hundredth (`benchmarks/parity_edm2.py`)."""
+    _, figures = reference("edm2-tiny")
+    theirs = dict(np.load(DATA / "edm2-arguments.npz"))
+    found = read(TINY | ARGUMENTS)
+    assert error(denoised(found, figures | {"sigma": theirs["sigma"]}), theirs["out"]) < 2e-6
+    settings = {f"edm2.{n}_balance" for n in ("label", "concat", "residual", "attention")}
+    for name, value in ARGUMENTS.items():
+        one = read(TINY | {name: value})
+        changed = {k for k, v in one.settings.items() if v != read(TINY).settings.get(k)}
+        assert changed <= settings | {"edm2.clip"}
+        assert len(changed) == (name != "sigma_data")
+
+
+def test_arguments_are_options_here_and_what_modules_hold_wins():
+    """The modules' attributes are what the original computes with, whatever it was made with."""
+    modules = {
+        "": {"class": "Precond", "sigma_data": 1.0},
+        "unet": {"class": "UNet", "label_balance": 0.3},
+        "unet.dec.4x4_in0": {"class": "Block", "num_heads": 2, "out_channels": 16, "dropout": 0.1},
+    }
+    found = read({"sigma_data": 0.5, "label_balance": 0.5, "clip_act": None}, modules)
+    assert found.data.sigma_data == 1.0
+    expected = {
+        "edm2.label_balance": 0.3,
+        "edm2.clip": None,
+        "edm2.head_dim": 8,
+        "edm2.dropout": 0.1,
+        "diffusion.label_dropout": 0.0,
+    }
+    assert expected.items() <= found.settings.items()
+    assert found.assumed == tuple(f"edm2.{n}_balance" for n in ("concat", "residual", "attention"))
+    silent = read().assumed
+    assert silent[:2] == ("data.sigma_data", "edm2.head_dim")
+    assert "edm2.label_balance" in silent
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "modules", "message"),
+    [
+        ({"magic": 3}, {}, "made with magic=3, which the published network has not"),
+        (
+            {"resample_filter": [1, 3, 3, 1]},
+            {},
+            r"resample_filter=\[1, 3, 3, 1\], and only \[1, 1\]",
+        ),
+        ({"sigma_data": "x"}, {}, "sigma_data='x', which is no number above 0"),
+        (
+            {"channels_per_head": 64},
+            {"unet.dec.4x4_in0": {"num_heads": 0, "out_channels": 16}},
+            "channels_per_head=64, which divides the channels of its levels unevenly",
+        ),
+        (
+            {},
+            {"a": {"res_balance": 0.3}, "b": {"res_balance": 0.4}},
+            r"its parts differ in res_balance \(0.3 and 0.4\)",
+        ),
+    ],
+)
+def test_arguments_that_are_not_supported_are_refused_by_name(kwargs, modules, message):
+    with pytest.raises(ValueError, match=message):
+        read(kwargs, modules)
+
+
+def test_every_parameter_that_is_missing_is_named():
+    state, _ = reference("edm2-tiny")
+    unused = {n for n in state if "logvar" in n}
+    assert len(state) - len(unused) == 60
+    for name in state:
+        if name in unused or name.endswith("emb_label.weight"):
+            read(without=[name])  # No class, or nothing that is used.
+            continue
+        with pytest.raises(ValueError, match=re.escape(f"'{name}'")):
+            read(without=[name])
+    some = [n for n in state if ".dec." in n][:12]
+    with pytest.raises(ValueError, match=r"lacks 12 of its 60 parameters .*, \.\.\."):
+        read(without=some)
+
+
+def test_surplus_arrays_are_named_unless_their_use_is_known():
+    one = np.ones(1, np.float32)
+    assert read(extra={"steps": one, "ema.decay": one}).dropped == ("steps", "ema.decay")
+    assert any("logvar" in name for name in reference("edm2-tiny")[0])
+    assert not read().dropped
+
+
+def test_sigma_data_of_edm():
+    with np.load(DATA / "songunet-fir.npz") as file:
+        given = {name: file[name].astype(np.float32) for name in file.files}
+    theirs = dict(np.load(DATA / "edm-arguments.npz"))
+    weights = {name: a for name, a in given.items() if name.startswith("model.")}
+    kwargs = {"sigma_data": 1.0, "sigma_max": 20.0, "sigma_min": 0.1, "dropout": 0.2}
+    metadata = {"class": "EDMPrecond", "kwargs": kwargs | {"label_dropout": 0.3}}
+    found = DDPMPPImporter().read(weights, metadata)
+    assert (
+        error(denoised(found, {"x": given["x"], "sigma": theirs["sigma"]}), theirs["sigma_data"])
+        < 3e-6
+    )
+    expected = {
+        "edm.ratio_max": 20.0,
+        "pf-ode.ratio_min": 0.1,
+        "ddpmpp.dropout": 0.2,
+        "diffusion.label_dropout": 0.3,
+    }
+    assert expected.items() <= found.settings.items()
+    assert not found.assumed
+    assert DDPMPPImporter().read(weights, {}).assumed == ("data.sigma_data",)
+    for name in weights:
+        if re.search("resample_filter|map_label", name):
+            continue
+        with pytest.raises(ValueError, match=re.escape(f"'{name}'")):
+            DDPMPPImporter().read({n: a for n, a in weights.items() if n != name}, {})
+    for kwargs, message in (
+        ({"model_type": "DhariwalUNet"}, "model_type=DhariwalUNet, and only SongUNet"),
+        ({"embedding_type": "fourier"}, "embedding_type=fourier, and only positional"),
+        ({"magic": 1}, "made with magic=1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            DDPMPPImporter().read(weights, {"class": "EDMPrecond", "kwargs": kwargs})
+
+
+# Small runs, of every kind.
+
+TWO = DataSpec("two-moons", (2,), 3, (0.0, 0.0), (1.0, 1.0))
+SMALL = {"mlp.width": 8, "mlp.depth": 1, "mlp.embedding_dim": 8, "positional.channels": 8}
+
+
+def written(path, plugins, settings=None, change=lambda model: model):
+    """A run of fresh weights, as training would have left it; `change` alters its model."""
+    recipe = compose(plugins, {**SMALL, **(settings or {}), "train.steps": 3}, data=TWO)
+    run = Run.create(path, recipe)
+    model = change(build_model(recipe, key=jr.key(0)))
+    checkpoint.save(run.checkpoints, 3, {"players": {"generator": {"ema": model}}})
+    return run
+
+
+@pytest.mark.parametrize(
+    ("plugins", "settings"),
+    [
+        (["diffusion"], {"pf-ode.solver": "Euler"}),
+        (["edm", "diffusion", "heun"], {"heun.churn": 3.0}),
+        (["scd"], {"consistency.angles": "1.2,0.7"}),
+        (["sct"], {"consistency.angles": "0.9"}),
+        (["scd"], {"scd.guidance_range": "1,2"}),
+        (["scd"], {"scd.guidance": 1.5}),
+    ],
+    ids=["teacher", "edm teacher", "scd", "sct", "told strengths", "one strength"],
+)
+def test_every_kind_of_run_comes_back_as_what_it_was(plugins, settings, tmp_path):
+    run = written(tmp_path / "run", plugins, settings)
+    export(run, tmp_path / "w.safetensors")
+    again = restore_exported(tmp_path / "w.safetensors", tmp_path / "again")
+    steps = dataclasses.replace(run.recipe.train, steps=1)
+    assert again.recipe == run.recipe.replace(teacher=None, train=steps)
+    assert again.recipe.conditions == run.recipe.conditions
+    for a, b in zip(jax.tree.leaves(run.model), jax.tree.leaves(again.model), strict=True):
+        np.testing.assert_array_equal(a, b)
+    consistent = set(plugins) & {"scd", "sct"}
+    right, wrong = ("consistency", "diffusion") if consistent else ("diffusion", "consistency")
+    assert getattr(again, f"{right}_model") is again.model
+    with pytest.raises(UsageError, match=f"is a {right} model"):
+        getattr(again, f"{wrong}_model")
+    with pytest.raises(UsageError, match="converted weights and no state of training"):
+        resume(again.path, steps=5)
+    # And once more, from what came back.
+    export(again, tmp_path / "v.safetensors")
+    assert (tmp_path / "v.safetensors").stat().st_size > 0
+    assert restore_exported(tmp_path / "v.safetensors", tmp_path / "third").recipe == again.recipe
+
+
+def test_arrays_of_an_exported_run_that_are_missing_or_left_over_are_named(tmp_path):
+    export(written(tmp_path / "run", ["diffusion"]), tmp_path / "w.safetensors")
+    weights = read_weights(tmp_path / "w.safetensors")
+    names = list(weights.arrays)
+    write_safetensors(
+        tmp_path / "less.safetensors",
+        {n: weights.arrays[n] for n in names[2:]},
+        weights.metadata,
+    )
+    with pytest.raises(UsageError, match=f"lacks 2 of the {len(names)} arrays .*'{names[0]}'"):
+        restore_exported(tmp_path / "less.safetensors", tmp_path / "other")
+    more = weights.arrays | {"extra": np.ones(1, np.float32)}
+    write_safetensors(tmp_path / "more.safetensors", more, weights.metadata)
+    with pytest.raises(UsageError, match="no place in this model: 'extra'"):
+        restore_exported(tmp_path / "more.safetensors", tmp_path / "other")
+
+
+def test_weights_that_are_not_finite_are_named_wherever_they_go(tmp_path):
+    def spoiled(model):
+        where = lambda m: m.network.last.weight  # noqa: E731
+        return eqx.tree_at(where, model, where(model).at[0, 0].set(jnp.nan))
+
+    run = written(tmp_path / "run", ["diffusion"], change=spoiled)
+    message = r"NaN or infinity in '[\w/]*network/last/weight' \(1 of 16\)"
+    with pytest.raises(CheckpointError, match=f"is as it was written, and its model has {message}"):
+        sample(run.model, run.recipe.data, 2)
+    with pytest.raises(CheckpointError, match=message):
+        export(run, tmp_path / "w.safetensors")
+    found = [c.problem for c in run.verify() if c.problem is not None]
+    assert len(found) == 1
+    assert re.fullmatch(f"is as it was written, and has {message}", found[0])
+    # Not damaged: nothing is set aside, and who knows what they do can read it.
+    assert checkpoint.problem(checkpoint.latest(run.checkpoints)) is None
+    assert checkpoint.recover(run.checkpoints) == []
+    assert np.isnan(run.read_model().network.last.weight).sum() == 1
+    good = written(tmp_path / "good", ["diffusion"])
+    assert not [c.problem for c in good.verify() if c.problem is not None]
+    export(good, tmp_path / "w.safetensors")
+    weights = read_weights(tmp_path / "w.safetensors")
+    for bad in (np.nan, np.inf):
+        arrays = {n: a.copy() for n, a in weights.arrays.items()}
+        arrays["network/last/weight"][0, 0] = bad
+        write_safetensors(tmp_path / "bad.safetensors", arrays, weights.metadata)
+        with pytest.raises(DataError, match=message):
+            restore_exported(tmp_path / "bad.safetensors", tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_value_too_large_for_float32_is_named(tmp_path):
+    state, _ = reference("edm2-tiny")
+    state["unet.out_conv.weight"] = np.full(state["unet.out_conv.weight"].shape, 1e300)
+    np.savez(tmp_path / "w.npz", **state)
+    with pytest.raises(DataError, match=r"infinity in 'unet.out_conv.weight' \(216 of 216\)"):
+        convert("edm2", tmp_path / "w.npz", tmp_path / "run", HEADS)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "model._orig_mod.module."])
+def test_wrappers_are_taken_off_every_name_and_said(prefix, tmp_path, capsys):
+    state, _ = reference("edm2-tiny")
+    np.savez(tmp_path / "w.npz", **{prefix + n: a for n, a in state.items()})
+    weights = read_weights(tmp_path / "w.npz")
+    assert weights.prefix == prefix
+    assert list(weights.arrays) == list(state)
+    # One that not all have is part of a name.
+    np.savez(tmp_path / "v.npz", other=np.ones(1), **{prefix + n: a for n, a in state.items()})
+    assert not read_weights(tmp_path / "v.npz").prefix
+    state["steps"] = np.ones(1)
+    np.savez(tmp_path / "w.npz", **{prefix + n: a for n, a in state.items()})
+    run = convert("edm2", tmp_path / "w.npz", tmp_path / "run", HEADS | {"data.sigma_data": 1.0})
+    assert run.recipe.data.sigma_data == 1.0
+    said = capsys.readouterr().err.splitlines()
+    assert f"names are read without '{prefix}'" in said[0]
+    assert said[1] == "not used: 1 arrays of the file ('steps')"
+    assert said[2].startswith("the file does not say, and is taken to be: edm2.label_balance=0.5, ")
+    assert len(said) == 3
+
+
+def test_settings_that_contradict_a_file_are_said(tmp_path, capsys):
+    convert("edm", DATA / "songunet-fir.npz", tmp_path / "run", {"ddpmpp.resample": "box"})
+    said = capsys.readouterr().err.splitlines()
+    assert "--set ddpmpp.resample=box wins over fir, which the file says" in said
