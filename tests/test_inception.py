@@ -176,7 +176,7 @@ KERNEL, FOREIGN = "Mixed_5b.branch5x5_2.conv.weight", "Mixed_8a.conv.weight"
         ({KERNEL: (64, 48, 3, 3)}, f"'{KERNEL}' has shape (64, 48, 3, 3), not (64, 48, 5, 5)"),
         ({"fc.weight": (1008, 7)}, "'fc.weight' has shape (1008, 7), not (1008, 2048)"),
         ({"fc.bias": (10,)}, "'fc.bias' should have shape (1008,) as pytorch-fid's or (1000,)"),
-        ({KERNEL: None}, f"it lacks '{KERNEL}'; did you mean"),
+        ({KERNEL: None}, f"it lacks 1 of its 472 parameters ('{KERNEL}'); did you mean"),
         ({FOREIGN: (3, 3)}, f"it has '{FOREIGN}', which that network has not"),
     ],
 )

@@ -105,6 +105,16 @@ def test_nvidias_modules_without_their_code(file, kind, kwargs):
     same(weights.arrays, expected(file))
     assert weights.metadata["class"] == kind
     assert kwargs.items() <= weights.metadata["kwargs"].items()
+    # What modules hold is there too: it is what they compute with.
+    modules = weights.metadata["modules"]
+    assert modules[""] == {"class": kind} | modules[""]
+    assert modules[""]["sigma_data"] == 0.5
+    if kind == "Precond":
+        assert modules["unet.dec.4x4_in0"]["res_balance"] == 0.3
+        assert modules["unet"]["label_balance"] == 0.5
+        encoder = weights.metadata["encoder"]
+        assert encoder["class"] == "StabilityVAEEncoder"
+        np.testing.assert_allclose(encoder["scale"], 0.5 / np.asarray([4.17, 4.62, 3.71, 3.28]))
     assert "torch" not in sys.modules
 
 

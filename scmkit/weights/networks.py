@@ -16,6 +16,8 @@ NESTED = ("state_dict", "ema", "model", "net")
 ENCODER = "encoder"
 """Where EDM2's snapshots keep what makes its samples of images."""
 
+OBJECT = "<object>"
+
 LEVELS, PARTS, VALUES, SHORT = 64, 20_000, 50_000, 64
 """Bounds: on modules within modules, on modules and parameters, on the values of all arguments and
 attributes, on the numbers of one attribute."""
@@ -144,31 +146,20 @@ class _Walk:
 
 
 class _Plain:
-    """What pickled objects hold of plain values, within bounds."""
+    """What pickled objects hold of plain values, within bounds; `"<object>"` stands for anything else."""
 
     def __init__(self, tensors: Tensors) -> None:
         self._tensors = tensors
         self._left = VALUES
 
-    def values(self, attributes: Any, levels: int = 8) -> dict[str, Any]:
-        """The arguments a module was made with, as far as they are plain values."""
-        return self._plain(attributes, levels) if isinstance(attributes, dict) else {}
+    def values(self, attributes: Any) -> dict[str, Any]:
+        """The arguments a module was made with."""
+        return self._plain(attributes, 8) if isinstance(attributes, dict) else {}
 
     def held(self, parts: Parts) -> dict[str, Any]:
         """The public attributes of an object that are numbers, texts, or short lists or arrays of them."""
-        found: dict[str, Any] = {}
-        for name, value in parts[1].items():
-            if not isinstance(name, str) or name.startswith("_"):
-                continue
-            if is_array(value):
-                array = self._tensors.array(name, value)
-                if array.ndim == 1 and array.size <= SHORT:
-                    found[name] = array.tolist()
-            elif not isinstance(value, dict) and (
-                not isinstance(value, list | tuple) or len(value) <= SHORT
-            ):
-                found[name] = self._plain(value, 1)
-        return found
+        public = {n: v for n, v in parts[1].items() if isinstance(n, str) and not n.startswith("_")}
+        return {n: self._plain(v, 1) for n, v in public.items() if not _is_long(v)}
 
     def _plain(self, value: Any, levels: int) -> Any:
         self._left -= 1
@@ -179,4 +170,12 @@ class _Plain:
             return [self._plain(v, levels - 1) for v in value]
         if isinstance(value, dict) and levels:
             return {k: self._plain(v, levels - 1) for k, v in value.items() if isinstance(k, str)}
-        return scalar(value)
+        if is_array(value):
+            array = self._tensors.array("an argument", value)
+            return array.tolist() if array.size <= SHORT else OBJECT
+        number = scalar(value)
+        return OBJECT if number is None else number
+
+
+def _is_long(value: Any) -> bool:
+    return isinstance(value, dict) or (isinstance(value, list | tuple) and len(value) > SHORT)
