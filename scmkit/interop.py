@@ -131,17 +131,11 @@ def restore_exported(file: str | Path, dest: str | Path) -> Run:
     except ValueError:
         raise UsageError(f"'{file}': the recipe in its metadata is not JSON") from None
     leaves = {name: (name, array) for name, array in weights.arrays.items()}
+    model = _filled(recipe, leaves, str(file), {})
     # What is left of the training is its result: no teacher, and no steps to go. The teacher's role stays, by
     # which a consistency model is told from a diffusion model.
-    train = recipe.to_json() | {"teacher": None}
-    train["train"] = train["train"] | {"steps": 1}
-    model = _filled(recipe, leaves, str(file), {})
-    return _write_run(
-        Path(dest),
-        Recipe.from_json(train),
-        model,
-        {"converted": {"from": file.name, "by": "scmkit"}},
-    )
+    recipe = recipe.replace(teacher=None, train=replace(recipe.train, steps=1))
+    return _write_run(Path(dest), recipe, model, {"converted": {"from": file.name, "by": "scmkit"}})
 
 
 def _filled(

@@ -177,26 +177,37 @@ def _head_dim(metadata: Mapping[str, Any]) -> int | None:
 
 
 def _data(channels: int, side: int, classes: int, metadata: Mapping[str, Any]) -> DataSpec:
-    """Pixels in [-1, 1] as they are; latents normalised as the encoder does, if the file has it."""
-    encoder = said(metadata, "encoder")
-    scale, bias = encoder.get("scale"), encoder.get("bias")
-    latent = channels == 4 if not encoder else encoder.get("class") == "StabilityVAEEncoder"
-    if latent and (scale is None or bias is None):
-        scale = [SIGMA_DATA / std for std in LATENT_STD]
-        bias = [-shift * s for shift, s in zip(LATENT_SHIFT, scale, strict=True)]
-    # An encoder of other data than the network's is none of its own.
-    latent = latent and len(scale) == len(bias) == channels and all(scale)
+    """Pixels in [-1, 1] as they are, or latents normalised."""
+    latents = _latents(channels, said(metadata, "encoder"))
+    shift, scale = latents or ((0.0,) * channels, (1.0,) * channels)
     return DataSpec(
-        source="latents of EDM2" if latent else "images of EDM2",
+        source="latents of EDM2" if latents else "images of EDM2",
         shape=(channels, side, side),
         num_classes=classes,
-        shift=tuple(-b / s for b, s in zip(bias, scale, strict=True))
-        if latent
-        else (0.0,) * channels,
-        scale=tuple(scale) if latent else (1.0,) * channels,
+        shift=shift,
+        scale=scale,
         sigma_data=positive(metadata, "sigma_data", SIGMA_DATA),
-        clip=not latent,
+        clip=not latents,
     )
+
+
+def _latents(
+    channels: int, encoder: Mapping[str, Any]
+) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Shift and scale of latents, as the file's encoder has them or else as published; None for pixels.
+
+    Without an encoder four channels are latents. One of other channels than the network's is none of its own.
+    """
+    scale, bias = encoder.get("scale"), encoder.get("bias")
+    if isinstance(scale, list) and isinstance(bias, list) and len(scale) == len(bias) == channels:
+        try:
+            pairs = [(float(s), float(b)) for s, b in zip(scale, bias, strict=True)]
+            return tuple(-b / s for s, b in pairs), tuple(s for s, _ in pairs)
+        except (TypeError, ValueError, ZeroDivisionError):
+            raise ValueError("the normalisation of its encoder is no row of numbers") from None
+    if channels == 4 and encoder.get("class") != "StandardRGBEncoder":
+        return LATENT_SHIFT, tuple(SIGMA_DATA / std for std in LATENT_STD)
+    return None
 
 
 def _leaves(given: Mapping[str, Given], levels: Structure) -> dict[str, Given]:
