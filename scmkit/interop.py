@@ -24,10 +24,10 @@ from scmkit.model import Model
 from scmkit.plugin import Slot
 from scmkit.recipe import Recipe
 from scmkit.settings import DataSettings, configure
+from scmkit.terminal import say
 from scmkit.training import checkpoint
 from scmkit.training.arrays import is_saved, named_leaves
 from scmkit.training.run import Run
-from scmkit.terminal import say
 from scmkit.weights import WeightFile, listed, read_weights, write_safetensors
 
 RECIPE = "scmkit.recipe"
