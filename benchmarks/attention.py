@@ -5,7 +5,7 @@
 Forward, forward with tangent fused, the same in two passes, backward, and the training attention
 (the gradient of sCM's loss) of `scmkit.attention` by each kernel, against plain XLA, cuDNN (which
 has no forward mode: the speed of light of the plain part), and where PyTorch with CUDA is to be
-had jvp_flash_attention (`pip install jvp_flash_attention`) and rCM's Triton kernel (`--rcm`, a
+had its own attention (no forward mode either), jvp_flash_attention (`pip install jvp_flash_attention`) and rCM's Triton kernel (`--rcm`, a
 checkout of NVlabs/rcm). Times are medians on the device with cold inputs, errors are relative
 root mean squares against float64, the floor is arithmetic or memory, whichever is longer. A
 contestant that cannot run is a row with its reason.
@@ -36,6 +36,7 @@ from attention_problem import (
     OPS,
     UNKNOWN_CACHE,
     Case,
+    Device,
     Op,
     errors,
     floor_ms,
@@ -118,14 +119,15 @@ def in_jax(
     return row | {"temp_mib": found.temp_bytes / 2**20}, found.results
 
 
-def judged(row: Row, case: Case, kind: str, results: Results, exact: Results) -> Row:
-    """A row with what follows from its time and its results."""
+def judged(
+    row: Row, case: Case, device: Device | None, results: Results, exact: Results | None
+) -> Row:
+    """A row with what follows from its time and, where the exact ones are known, its results."""
     row = asdict(case) | row
     if "ms" not in row:
         return row
-    row["errors"] = errors(results, exact)
+    row["errors"] = {} if exact is None else errors(results, exact)
     row["tflops"] = flops(case, row["op"]) / (1e9 * row["ms"])
-    device = DEVICES.get(kind)
     if device is not None and case.dtype != "float32":
         row["floor_percent"] = 100 * floor_ms(case, row["op"], device) / row["ms"]
     return row
@@ -170,7 +172,8 @@ def _rcm(args: argparse.Namespace) -> list[str]:
     return [] if args.rcm is None else ["--rcm", str(args.rcm)]
 
 
-def main() -> None:
+def parser() -> argparse.ArgumentParser:
+    """What can be asked for; the defaults are the whole of it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--lengths", type=int, nargs="*", default=[256, 1024, 4096])
     parser.add_argument("--head-dims", type=int, nargs="*", default=[64, 128])
@@ -188,10 +191,14 @@ def main() -> None:
     parser.add_argument("--torch-python", default=sys.executable, help="a Python that has torch")
     parser.add_argument("--timeout", type=float, default=900, help="seconds for a PyTorch process")
     parser.add_argument("--out", type=Path)
-    args = parser.parse_args()
+    return parser
 
+
+def main() -> None:
+    args = parser().parse_args()
     kind = jax.devices()[0].device_kind
-    cache = DEVICES[kind].cache if kind in DEVICES else UNKNOWN_CACHE
+    device = DEVICES.get(kind)
+    cache = device.cache if device else UNKNOWN_CACHE
     unavailable, versions = torch_peers(args)
     measured: dict[Case, list[tuple[Row, Results]]] = {case: [] for case in cases(args)}
     # PyTorch first: JAX keeps what device memory it once took.
@@ -211,7 +218,7 @@ def main() -> None:
                 found.append(in_jax(args, name, op, case, cache))
         progress(f"{case}: float64")
         exact = reference(case)
-        here = [judged(row, case, kind, results, exact[row["op"]]) for row, results in found]
+        here = [judged(row, case, device, results, exact[row["op"]]) for row, results in found]
         compare(here)
         rows += here
         print(f"\n{case}; {kind}")

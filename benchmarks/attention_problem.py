@@ -79,6 +79,7 @@ DEVICES = {
 """By the name that the driver gives; others get no percent of the floor."""
 
 UNKNOWN_CACHE = 64 << 20
+"""Bytes of L2 of other devices, or more."""
 
 PASSES: dict[Op, tuple[Op, ...]] = {"training": ("fused", "backward")}
 PRODUCTS: dict[Op, int] = {"forward": 4, "fused": 12, "two passes": 14, "backward": 10}
@@ -108,19 +109,19 @@ def floor_ms(case: Case, op: Op, device: Device) -> float:
 
 def inputs(case: Case, names: tuple[str, ...] = INPUTS) -> dict[str, np.ndarray]:
     """Inputs `b n h d` by name, as float32 whose values `case.dtype` holds exactly."""
-    sources = _sources(case)
-    return {name: _spread(case, sources[name]) for name in names}
+    of = sources(case)
+    return {name: _spread(case, of[name]) for name in names}
 
 
-def checked(array: np.ndarray) -> np.ndarray:
-    """The first and the last head of `b n h d`, as `2 n d`."""
-    return np.stack([array[0, :, 0], array[-1, :, -1]])
+def checked(array: Any) -> np.ndarray:
+    """The first and the last head of `b n h d`, as `2 n d`; of a device's array they alone are fetched."""
+    return np.stack([np.asarray(array[0, :, 0]), np.asarray(array[-1, :, -1])])
 
 
 def reference(case: Case) -> dict[Op, dict[str, np.ndarray]]:
     """float64 results of each operation for the `checked` heads."""
     last = (case.heads - 1) % 2
-    heads = [_head(case, {n: a[i] for n, a in _sources(case).items()}) for i in (0, last)]
+    heads = [_head(case, {n: a[i] for n, a in sources(case).items()}) for i in (0, last)]
     return {
         op: {name: np.stack([head[op][name] for head in heads]) for name in RESULTS[op]}
         for op in OPS
@@ -138,8 +139,8 @@ def errors(results: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> d
 
 
 @functools.lru_cache(maxsize=1)
-def _sources(case: Case) -> dict[str, np.ndarray]:
-    """Two different heads of every input, `2 n d`."""
+def sources(case: Case) -> dict[str, np.ndarray]:
+    """Two different heads of every input, `2 n d`, which all heads are copies of in turn."""
     rng = np.random.default_rng(0)
     shape = (2, case.length, case.head_dim)
     made = {name: rng.standard_normal(shape, np.float32) for name in INPUTS}

@@ -1,4 +1,4 @@
-"""The peers in PyTorch: jvp_flash_attention (the PyPI package) and rCM's Triton kernel.
+"""The peers in PyTorch: its own attention, jvp_flash_attention (the PyPI package), rCM's Triton kernel.
 
 Run by attention.py in processes of its own, with any Python that has torch: its CUDA libraries
 and JAX's need not agree, and a kernel that breaks its process breaks nothing else. Prints one JSON
@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from attention_problem import OPS, RESULTS, Case, Op, checked, inputs
 
-PEERS = ("jvp-flash-attention", "rcm")
+PEERS = ("torch", "jvp-flash-attention", "rcm")
+"""Each with its class in `KINDS`."""
 
 torch: Any = None
 """Imported by `main`: this file is also read where there is none."""
@@ -40,7 +41,9 @@ def probe(rcm: Path | None) -> dict[str, str | None]:
 
 
 def load(peer: str, rcm: Path | None) -> Any:
-    """The peer's `torch.autograd.Function` or module."""
+    """The peer's function or `torch.autograd.Function`."""
+    if peer == "torch":
+        return torch.nn.functional.scaled_dot_product_attention
     if peer == "jvp-flash-attention":
         return importlib.import_module("jvp_flash_attention.jvp_attention").JVPAttn
     if rcm is None:
@@ -72,6 +75,23 @@ def _stand_in_for_flash_attn() -> None:
         sys.modules["flash_attn.flash_attn_interface"] = interface
 
 
+class Torch:
+    """PyTorch's own attention: its fused kernels have no forward mode."""
+
+    def __init__(self, function: Any, case: Case) -> None:
+        self.function = function
+        self.causal = case.causal
+
+    def forward(self, q: Any, k: Any, v: Any) -> Any:
+        return self.function(q, k, v, is_causal=self.causal)
+
+    def dual(self, q: Any, k: Any, v: Any, tq: Any, tk: Any, tv: Any) -> tuple[Any, Any]:
+        raise NotImplementedError("no forward mode")
+
+    def differentiable(self, primals: list[Any], tangents: list[Any]) -> Any:
+        return self.forward(*primals)
+
+
 class JVPFlashAttention:
     """jvp_flash_attention: its tangent is asked for through PyTorch's dual tensors."""
 
@@ -90,6 +110,9 @@ class JVPFlashAttention:
             ]
             return tuple(forward_ad.unpack_dual(self.function.fwd_dual(*duals, causal=self.causal)))
 
+    def differentiable(self, primals: list[Any], tangents: list[Any]) -> Any:
+        return self.dual(*primals, *tangents)[0]
+
 
 class RCM:
     """rCM's kernel: output and tangent always together, no causal mask."""
@@ -104,6 +127,11 @@ class RCM:
 
     def dual(self, q: Any, k: Any, v: Any, tq: Any, tk: Any, tv: Any) -> tuple[Any, Any]:
         return self.function(q, k, v, tq, tk, tv)
+
+    differentiable = JVPFlashAttention.differentiable
+
+
+KINDS = {"torch": Torch, "jvp-flash-attention": JVPFlashAttention, "rcm": RCM}
 
 
 def operation(op: Op, peer: Any, x: dict[str, Any]) -> Callable[[], tuple[Any, ...]]:
@@ -128,7 +156,7 @@ def operation(op: Op, peer: Any, x: dict[str, Any]) -> Callable[[], tuple[Any, .
         return torch.autograd.grad(loss, tracked)
 
     if op == "backward":
-        kept = peer.dual(*tracked, *tangents)[0]
+        kept = peer.differentiable(tracked, tangents)
         return lambda: torch.autograd.grad(kept, tracked, x["do"], retain_graph=True)
     calls: dict[Op, Callable[[], tuple[Any, ...]]] = {
         "forward": forward,
@@ -143,11 +171,10 @@ def run(peer: Any, case: Case, op: Op, sets: int, repeat: int) -> tuple[dict[str
     """Time one operation and return its row and its results for the checked heads."""
     dtype = getattr(torch, case.dtype)
 
+    made = {n: torch.from_numpy(a) for n, a in inputs(case).items()}
+
     def on_device() -> dict[str, Any]:
-        made = inputs(case).items()
-        return {
-            n: torch.from_numpy(a).to("cuda", dtype).transpose(1, 2).contiguous() for n, a in made
-        }
+        return {n: a.to("cuda", dtype).transpose(1, 2).contiguous() for n, a in made.items()}
 
     calls = [operation(op, peer, on_device()) for _ in range(sets)]
     for call in calls:
@@ -205,9 +232,7 @@ def main() -> None:
     kept: dict[str, np.ndarray] = {}
     for op in args.ops:
         try:
-            peer = (JVPFlashAttention if args.peer == "jvp-flash-attention" else RCM)(
-                function, case
-            )
+            peer = KINDS[args.peer](function, case)
             row, results = run(peer, case, op, args.sets, args.repeat)
             kept |= {f"{op}/{name}": value for name, value in results.items()}
         except Exception as e:

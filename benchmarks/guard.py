@@ -40,6 +40,30 @@ def copies(contestant: Contestant) -> int:
     return contestant.step.compiled.as_text().count(" copy(")
 
 
+def measure(network: str, data: Path, batch: int, rounds: int, seconds: float) -> dict[str, Any]:
+    """Both steps of one network, in turn."""
+    given = (["trigflow", "sct", network], data, SHAPE, batch, NETWORKS[network])
+    with mock.patch.object(step, "_unless", always):
+        without = Contestant(*given)
+    jax.clear_caches()
+    guarded = Contestant(*given)
+    assert without.step.compiled.as_text() != guarded.step.compiled.as_text()
+    # Either goes first in half of the rounds: what drifts within a round favours neither.
+    pairs = []
+    for i in range(rounds):
+        order = (without, guarded) if i % 2 else (guarded, without)
+        times = {id(c): c.run(seconds) for c in order}
+        pairs.append((times[id(without)], times[id(guarded)]))
+    ratios = [b / a for a, b in pairs]
+    return {
+        "ratio": statistics.median(ratios),
+        "min": min(ratios),
+        "max": max(ratios),
+        "without_ms": 1e3 * statistics.median(a for a, _ in pairs),
+        "copies": [copies(without), copies(guarded)],
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=9)
@@ -50,27 +74,9 @@ def main() -> None:
     results = {}
     with TemporaryDirectory() as folder:
         data = noise_store(Path(folder) / "store", SHAPE, 64)
-        for network, settings in NETWORKS.items():
-            given = (["trigflow", "sct", network], data, SHAPE, args.batch, settings)
-            with mock.patch.object(step, "_unless", always):
-                without = Contestant(*given)
-            jax.clear_caches()
-            guarded = Contestant(*given)
-            assert without.step.compiled.as_text() != guarded.step.compiled.as_text()
-            # Either goes first in half of the rounds: what drifts within a round favours neither.
-            pairs = []
-            for i in range(args.rounds):
-                order = (without, guarded) if i % 2 else (guarded, without)
-                times = {id(c): c.run(args.seconds) for c in order}
-                pairs.append((times[id(without)], times[id(guarded)]))
-            ratios = [b / a for a, b in pairs]
-            results[network] = row = {
-                "ratio": statistics.median(ratios),
-                "min": min(ratios),
-                "max": max(ratios),
-                "without_ms": 1e3 * statistics.median(a for a, _ in pairs),
-                "copies": [copies(without), copies(guarded)],
-            }
+        for network in NETWORKS:
+            row = measure(network, data, args.batch, args.rounds, args.seconds)
+            results[network] = row
             print(
                 f"{network:<6} with / without {row['ratio']:.3f} [{row['min']:.3f}, "
                 f"{row['max']:.3f}], {row['without_ms']:.1f} ms without"

@@ -13,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import counting
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -57,22 +58,37 @@ class Contestant:
         optimizer = build_optimizer(recipe.train, recipe.train.steps)
         self.state = initial_state(model, assembly.loss, optimizer)
         self.given = (assembly.tangent, Batch(jnp.ones((batch, *shape)), None), jr.key(1))
-        step = make_step(optimizer, parse_ema(recipe.train.ema, batch))
-        self.step = step.lower(self.given, self.state).compile()  # pyright: ignore[reportFunctionMemberAccess]
+        self.source = make_step(optimizer, parse_ema(recipe.train.ema, batch))
+        self.step = self.source.lower(self.given, self.state).compile()  # pyright: ignore[reportFunctionMemberAccess]
 
     def run(self, seconds: float) -> float:
-        """Train for so many seconds and at least one step; returns seconds per step."""
-        start, steps = clock(), 0
+        """Train for so many seconds and at least one step; returns seconds per step.
+
+        One step is dispatched ahead, as in training, so that a GPU does not wait for the host.
+        """
+        start, steps, before = clock(), 0, None
         while steps == 0 or clock() - start < seconds:
-            self.state, _ = self.step(self.given, self.state)
-            jax.block_until_ready(self.state.step)
-            steps += 1
+            self.state, metrics = self.step(self.given, self.state)
+            jax.block_until_ready(before)
+            before, steps = metrics.hold, steps + 1
+        jax.block_until_ready(self.state)
         return (clock() - start) / steps
+
+    def flops(self) -> float:
+        """Operations of a step's matrix products; see `counting`."""
+        return counting.flops(self.source, self.given, self.state)
 
     @property
     def temp_bytes(self) -> int:
         """Memory of a step beside its arguments and results."""
         return self.step.compiled.memory_analysis().temp_size_in_bytes
+
+    @property
+    def planned_bytes(self) -> int:
+        """Memory of a step in all: its arguments, its results where they take no argument's place, and beside."""
+        memory = self.step.compiled.memory_analysis()
+        results = memory.output_size_in_bytes - memory.alias_size_in_bytes
+        return memory.argument_size_in_bytes + results + memory.temp_size_in_bytes
 
 
 class InDtype(AbstractNetwork):
