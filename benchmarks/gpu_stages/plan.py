@@ -1,0 +1,171 @@
+"""What there is to do on a GPU, in order of worth, with estimates from an H100 with 16 CPU cores.
+
+The estimates are guesses until something has run; they are on the high side, since nothing is begun
+that does not fit.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+STARTUP = 12.0
+"""Seconds until a stage's process has the card."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is run, timed, recorded and left out as one: some rows of a stage."""
+
+    name: str
+    seconds: float
+    """The estimate, most of it for compiling."""
+    rows: str
+    """`module:function` in this package; it yields rows."""
+    given: dict[str, Any] = field(default_factory=dict)
+    rehearsed: bool = True
+    """Whether the rehearsal has it: one part of each kind does."""
+    at_least: float = 0.0
+    """Seconds it can make do with, for a part that takes what there is; 0 for one that cannot."""
+
+    @property
+    def needs(self) -> float:
+        return self.at_least or self.seconds
+
+    def limit(self, left: float) -> float:
+        """Seconds after which it is stopped, of those `left`."""
+        return min(left, self.seconds if self.at_least else 2 * self.seconds + 20)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A process of its own."""
+
+    letter: str
+    title: str
+    share: float
+    """Of the budget, unless it is the last; what it leaves, later stages have."""
+    parts: tuple[Part, ...]
+
+    @property
+    def seconds(self) -> float:
+        return STARTUP + sum(part.seconds for part in self.parts)
+
+
+def _timed(n: int, d: int, causal: bool) -> Part:
+    given = {"length": n, "head_dim": d, "causal": causal}
+    name = f"{n} tokens, head_dim {d}, {'causal' if causal else 'plain'}"
+    seconds = 60 if n > 8192 else 40
+    return Part(name, seconds, "timing:ours", given, rehearsed=(n, d, causal) == (4096, 64, False))
+
+
+def _peers(n: int, d: int, causal: bool) -> Part:
+    part = _timed(n, d, causal)
+    return Part(f"{part.name}: PyTorch", 35, "timing:torch", part.given, part.rehearsed)
+
+
+def _timings() -> Iterator[Part]:
+    """Every other part is left for a second visit where time is short."""
+    first = [(4096, 64), (1024, 64), (4096, 128), (1024, 128)]
+    yield from (_timed(n, d, False) for n, d in first[:3])
+    yield _peers(4096, 64, False)
+    yield _timed(4096, 64, True)
+    yield _timed(*first[3], False)
+    yield from (_timed(n, d, True) for n, d in first[1:])
+    yield from (_peers(n, d, False) for n, d in first[1:])
+    for n in (16384, 256):
+        yield from (_timed(n, d, c) for c in (False, True) for d in (64, 128))
+    yield _peers(16384, 64, False)
+    yield from (_peers(n, 64, True) for n in (4096, 1024))
+
+
+SECONDS = {"dit B/2": 45, "dit S/2": 40, "unet": 80, "edm2 xs": 120, "dit B/2, 1024 tokens": 50}
+
+
+def _steps() -> Iterator[Part]:
+    def part(network: str, precision: str, attention: str, rehearsed: bool = False) -> Part:
+        given = {"network": network, "precision": precision, "attention": attention}
+        name = f"{network}, {precision}, {attention}"
+        return Part(name, SECONDS.get(network, 60), "training_steps:rows", given, rehearsed)
+
+    fused, plain = "pallas-attention", "xla-attention"
+    yield part("dit B/2", "bfloat16", fused, rehearsed=True)
+    yield part("dit B/2", "bfloat16", plain)
+    yield part("dit B/2, 1024 tokens", "bfloat16", fused)
+    yield part("unet", "bfloat16", fused, rehearsed=True)
+    yield part("edm2 xs", "bfloat16", fused, rehearsed=True)
+    yield part("dit B/2, 4096 tokens", "bfloat16", fused)
+    yield part("dit S/2", "bfloat16", fused)
+    for network in ("dit B/2", "edm2 xs", "unet", "dit S/2"):
+        yield part(network, "float32", plain, rehearsed=network == "dit S/2")
+    yield part("dit B/2, 1024 tokens", "bfloat16", plain)
+    for network in ("edm2 xs", "unet", "dit S/2"):
+        yield part(network, "bfloat16", plain)
+    for network in ("dit B/2", "edm2 xs", "unet", "dit S/2"):
+        yield part(network, "float32", fused)
+    yield part("dit B/2, 4096 tokens", "bfloat16", plain)
+
+
+def _kernels() -> Iterator[Part]:
+    yield Part("mosaic, small", 40, "kernels:small", {"backend": "mosaic"})
+    yield Part("mosaic, real", 40, "kernels:real", {"backend": "mosaic"}, rehearsed=False)
+    yield Part("transformations", 50, "transformations:rows")
+    yield Part("triton, small", 40, "kernels:small", {"backend": "triton"})
+    yield Part("triton, real", 40, "kernels:real", {"backend": "triton"})
+
+
+STAGES = (
+    Stage(
+        "a",
+        "the card, versions, and its ceilings",
+        0.1,
+        (Part("card", 5, "card:card"), Part("ceilings", 20, "card:ceilings")),
+    ),
+    Stage("b", "every kernel and transformation against float64", 0.3, (*_kernels(),)),
+    Stage("c", "attention timed, beside its peers", 0.35, (*_timings(),)),
+    Stage("d", "whole sCM steps over diffusion steps", 0.4, (*_steps(),)),
+    Stage(
+        "e",
+        "what the guard against faulty steps costs",
+        0.2,
+        tuple(
+            Part(n, 55, "guard_cost:rows", {"network": n}, rehearsed=n == "dit")
+            for n in ("dit", "unet")
+        ),
+    ),
+    Stage(
+        "f",
+        "a teacher and its sCD student, trained, with 10,000 samples of each",
+        1.0,
+        (Part("training", 465, "train:rows", at_least=170),),
+    ),
+)
+
+
+def chosen(letters: str | None) -> list[Stage]:
+    """The stages of `a,c`, in order; all of them for None. Raises `ValueError` for another letter."""
+    known = [stage.letter for stage in STAGES]
+    wanted = known if letters is None else letters.replace(",", " ").split()
+    for letter in wanted:
+        if letter not in known:
+            raise ValueError(f"no stage {letter!r}; there are {', '.join(known)}")
+    return [stage for stage in STAGES if stage.letter in wanted]
+
+
+def schedule(stages: list[Stage], budget: float) -> list[tuple[Stage, list[Part], float]]:
+    """What is begun in so many seconds if every estimate is right: parts, and when the stage ends."""
+    now, found = 0.0, []
+    for i, stage in enumerate(stages):
+        end = stage_end(stage, now, budget, last=i == len(stages) - 1)
+        at, begun = now + STARTUP, []
+        for part in stage.parts:
+            if at + part.needs <= end:
+                begun.append(part)
+                at += min(part.seconds, end - at)
+        now = at if begun else now
+        found.append((stage, begun, now))
+    return found
+
+
+def stage_end(stage: Stage, now: float, budget: float, *, last: bool) -> float:
+    """When a stage that starts now has to leave the rest of a budget to the later ones."""
+    return budget if last else min(budget, now + stage.share * budget)

@@ -1,0 +1,126 @@
+"""Runs stages within a budget: what fits is begun, what takes too long is killed, every row is kept."""
+
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gpu_stages.plan import STAGES, STARTUP, Part, Stage, stage_end
+from gpu_stages.processes import PartFailed, Worker
+from gpu_stages.results import DONE, FAILED, Recorded, Results, Row, ceilings
+from gpu_stages.worker import Context
+
+CARD = STAGES[0].parts[0]
+"""Always run, first: whether the card works, and what it is."""
+
+
+@dataclass
+class Runner:
+    """One visit to a card."""
+
+    results: Results
+    recorded: Recorded
+    env: Mapping[str, str]
+    out: Path
+    budget: float
+    rehearse: bool
+    data: str | None
+    began: float = field(default_factory=time.monotonic)
+    worker: Worker | None = None
+    letter: str = ""
+    """The stage whose process `worker` is."""
+
+    @property
+    def now(self) -> float:
+        return time.monotonic() - self.began
+
+    def run(self, stages: list[Stage]) -> bool:
+        """All of them in turn; returns whether there is a card at all."""
+        try:
+            return self._run(stages)
+        finally:
+            self._close()
+
+    def _run(self, stages: list[Stage]) -> bool:
+        self._stage(STAGES[0], [CARD], self.budget)
+        entry = self.results.parts[0]
+        if entry["status"] != DONE:
+            return False
+        self.results.content |= {k: entry["rows"][0][k] for k in ("card", "environment")}
+        known = self.recorded.parts(entry["rows"][0]["card"])
+        self.results.content["earlier"] = [e for e in known.values() if e["status"] == DONE]
+        for i, stage in enumerate(stages):
+            wanted = [part for part in stage.parts if part is not CARD]
+            if self.rehearse:
+                wanted = [part for part in wanted if part.rehearsed]
+            before = {p.name: known.get((stage.letter, p.name), {}).get("status") for p in wanted}
+            pending = [part for part in wanted if before[part.name] != DONE]
+            # What failed before would most likely fail again, so the rest comes first.
+            pending.sort(key=lambda part: before[part.name] == FAILED)
+            end = stage_end(stage, self.now, self.budget, last=i == len(stages) - 1)
+            self._stage(stage, pending, end)
+        return True
+
+    def _stage(self, stage: Stage, parts: list[Part], end: float) -> None:
+        if stage.letter != self.letter:
+            self._close()
+            self.letter = stage.letter
+        for part in parts:
+            start = 0.0 if self.worker is not None and self.worker.alive else STARTUP
+            left = end - self.now - start
+            if left < part.needs:
+                why = f"needs {part.needs + start:.0f} s of {max(0, end - self.now):.0f} s left"
+                self.results.leave(stage.letter, part.name, why)
+                continue
+            with open(self.out / "log.txt", "ab") as log:
+                log.write(f"\n== {stage.letter}: {part.name}\n".encode())
+                log.flush()
+                if start:
+                    self.worker = Worker(self.env, log)
+            # A process that is slow to start takes its time from what is left for the part.
+            self._part(stage, part, part.limit(left) + start)
+
+    def _close(self) -> None:
+        if self.worker is not None:
+            self.worker.close()
+            self.worker = None
+
+    def _part(self, stage: Stage, part: Part, limit: float) -> None:
+        assert self.worker is not None
+        started = self.now
+        entry = self.results.begin(stage.letter, part.name)
+        known = ceilings([*self.results.content.get("earlier", ()), *self.results.parts])
+        context = Context(self.rehearse, self.out, limit, self.data, known)
+        request: dict[str, Any] = {"rows": part.rows, "given": part.given}
+        request["context"] = asdict(context) | {"out": str(self.out)}
+        try:
+            for row in self.worker.rows(request, limit):
+                entry["rows"].append(row)
+                self.results.write()
+        except PartFailed as failure:
+            entry["reason"] = str(failure)
+        else:
+            entry["status"] = DONE
+            del entry["reason"]
+        entry["seconds"] = round(self.now - started, 1)
+        self.results.write()
+        what = f"{part.name}: {entry['status']} in {entry['seconds']:.0f} s"
+        found = [row["line"] for row in entry["rows"] if "line" in row]
+        said = entry.get("reason", found[-1] if found else "").partition("\n")[0][:120]
+        print(f"{self.now:5.0f} s  {stage.letter}  {what}: {said}", file=sys.stderr, flush=True)
+
+
+def table(parts: list[Row]) -> str:
+    """What was found, a line for each row that has one, and for each part that is not done."""
+    lines, stage = [], None
+    for entry in parts:
+        if entry["stage"] != stage:
+            stage = entry["stage"]
+            lines.append(f"{stage}  {next(s.title for s in STAGES if s.letter == stage)}")
+        lines += [f"   {row['line']}" for row in entry["rows"] if "line" in row]
+        if entry["status"] != DONE:
+            why = entry["reason"].splitlines()[0][:150]
+            lines.append(f"   {entry['part']}: {entry['status']}: {why}")
+    return "\n".join(lines)
