@@ -64,6 +64,9 @@ SMALL = {
 
 def small(context: Context, backend: str) -> Iterator[Row]:
     """Forward, dual and backward kernel at awkward sizes; each is compiled apart, so that one may fail."""
+    if context.rehearse and backend == "mosaic" and jax.__version_info__ < (0, 11):
+        yield {"line": f"mosaic: its interpreter needs jax 0.11 or newer, this is {jax.__version__}"}
+        return
     module: Any = importlib.import_module(f"scmkit.fused_attention.{backend}")
     interpreted = {"interpret": True} if context.rehearse else {}
     wrong: list[str] = []

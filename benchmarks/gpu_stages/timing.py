@@ -1,0 +1,98 @@
+"""Stage c: attention timed in one case, ours by each kernel beside XLA and cuDNN, or PyTorch's and its peers."""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import attention
+import jax
+from attention_problem import DEVICES, OPS, UNKNOWN_CACHE, Case, Device, Op, reference
+
+from gpu_stages.worker import Context, Row
+
+CONTESTANTS: dict[str, tuple[Op, ...]] = {
+    "scmkit-mosaic": ("fused", "training", "forward", "backward"),
+    "scmkit-triton": ("fused", "training", "forward", "backward"),
+    "jax-cudnn": ("forward", "backward"),
+    "jax-xla": ("fused", "training"),
+}
+"""What each is timed at; cuDNN has no forward mode, and XLA's is what the kernels replace."""
+
+OURS: tuple[str, ...] = ("scmkit-mosaic", "scmkit-triton")
+
+LONGEST_COMPARED = 4096
+"""Tokens up to which the float64 result is computed: on the host it takes quadratic time."""
+
+LONGEST_DENSE = 4096
+"""Tokens up to which XLA's attention, which keeps all scores, is asked for."""
+
+
+def ours(context: Context, length: int, head_dim: int, causal: bool) -> Iterator[Row]:
+    """This package's kernels and JAX's own attention."""
+    args, case, device = asked(context, length, head_dim, causal)
+    exact = reference(case) if length <= LONGEST_COMPARED else None
+    contestants = CONTESTANTS
+    if context.rehearse:
+        contestants = {"scmkit-xla": ("fused", "forward"), "jax-xla": ("training", "backward")}
+    for name, ops in contestants.items():
+        if name == "jax-xla" and length > LONGEST_DENSE:
+            continue
+        for op in ops:
+            row, results = attention.in_jax(args, name, op, case, device.cache)
+            wanted = None if exact is None else exact[op]
+            yield lined(attention.judged(row, case, device, results, wanted), context)
+
+
+def torch(context: Context, length: int, head_dim: int, causal: bool) -> Iterator[Row]:
+    """PyTorch's attention and jvp_flash_attention, each in a process of its own."""
+    args, case, device = asked(context, length, head_dim, causal)
+    exact = reference(case) if length <= LONGEST_COMPARED else None
+    unavailable, versions = attention.torch_peers(args)
+    yield {"versions": versions, "unavailable": unavailable}
+    for peer, why in unavailable.items():
+        if why is not None:
+            continue
+        for row, results in attention.in_torch(args, peer, case, device.cache):
+            wanted = None if exact is None else exact[row["op"]]
+            yield lined(attention.judged(row, case, device, results, wanted), context)
+    there = [peer for peer, why in unavailable.items() if why is None]
+    if not there:
+        yield {"line": f"no PyTorch peer: {'; '.join(sorted(set(map(str, unavailable.values()))))}"}
+
+
+def asked(
+    context: Context, length: int, head_dim: int, causal: bool
+) -> tuple[argparse.Namespace, Case, Device]:
+    """What `attention.py` is told, one case, and the device with the ceilings that were measured on it."""
+    given = ["--repeat", "20", "--timeout", str(context.limit), "--torch-python", sys.executable]
+    given += ["--ops", *(op for op in OPS if op != "two passes")]
+    batch, heads = (4, 16) if length <= LONGEST_COMPARED else (2, 8)
+    if context.rehearse:
+        given += ["--repeat", "2"]
+        length, batch, heads = 64, 1, 2
+    case = Case(length, head_dim, causal, batch, heads, "bfloat16", 0.0)
+    kind = jax.devices()[0].device_kind
+    known = DEVICES.get(kind, Device(1.0, 1.0, UNKNOWN_CACHE))
+    measured = context.ceilings
+    device = Device(
+        measured.get("bfloat16", known.tflops), measured.get("copy", known.bandwidth), known.cache
+    )
+    return attention.parser().parse_args(given), case, device
+
+
+def lined(row: Row, context: Context) -> Row:
+    """A row with the line that the table shows of it, where it is more than that it cannot run."""
+    if "ms" not in row:
+        forced = "forward mode" in row["reason"]
+        told: dict[str, Any] = {} if forced else {"line": f"{_name(row)}: {row['reason'][:80]}"}
+        return row | told
+    floor = f", {row['floor_percent']:.0f}% of the ceiling" if "floor_percent" in row else ""
+    worst = max(row["errors"].values(), default=float("nan"))
+    text = f"{row['ms']:.4f} ms, {row['tflops']:.0f} TFLOP/s{floor}, error {worst:.1e}"
+    return row | {"line": f"{_name(row)}: {text}"}
+
+
+def _name(row: Row) -> str:
+    mode = "causal" if row["causal"] else "plain"
+    return f"{row['length']:>5} x {row['head_dim']:<3} {mode} {row['op']}, {row['contestant']}"
