@@ -24,7 +24,8 @@ class Network(NamedTuple):
 
 DIT = {"dit.preset": "none", "dit.width": 32, "dit.depth": 2, "dit.heads": 2}
 UNET = {"unet.channels": 8, "unet.blocks": 1, "unet.head_dim": 8, "unet.embedding_dim": 16}
-EDM2 = {"edm2.channels": 8, "edm2.head_dim": 8, "edm2.multipliers": (1, 2), "edm2.blocks": 1}
+UNET |= {"unet.multipliers": (1,)}
+EDM2 = {"edm2.channels": 8, "edm2.head_dim": 8, "edm2.multipliers": (1,), "edm2.blocks": 1}
 
 
 def dit(preset: str, side: int, batch: int) -> Network:
