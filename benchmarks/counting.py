@@ -8,7 +8,6 @@ from math import prod
 from typing import Any
 
 import equinox as eqx
-import jax
 from attention_problem import PRODUCTS
 from jax.interpreters import partial_eval as pe
 

@@ -35,9 +35,15 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, help="folder for results.json, log.txt and what is trained")
-    parser.add_argument("--budget", type=float, metavar="SECONDS", help="begin nothing that ends later")
-    parser.add_argument("--stages", metavar="a,c", help="these alone; stage a's first part always runs")
+    parser.add_argument(
+        "--out", type=Path, help="folder for results.json, log.txt and what is trained"
+    )
+    parser.add_argument(
+        "--budget", type=float, metavar="SECONDS", help="begin nothing that ends later"
+    )
+    parser.add_argument(
+        "--stages", metavar="a,c", help="these alone; stage a's first part always runs"
+    )
     parser.add_argument(
         "--skip",
         type=Path,
@@ -52,7 +58,9 @@ def parser() -> argparse.ArgumentParser:
         help="images of stage f: a store, or what `scmkit data import` takes, 28x28 or 32x32",
     )
     parser.add_argument("--rehearse", action="store_true", help="tiny sizes, without a GPU")
-    parser.add_argument("--list", action="store_true", help="stages, parts and estimates; runs nothing")
+    parser.add_argument(
+        "--list", action="store_true", help="stages, parts and estimates; runs nothing"
+    )
     parser.add_argument(
         "--wheels",
         type=Path,
@@ -118,16 +126,23 @@ def main() -> int:
             env = site.environment(args.wheels, Path(folder))
         except (OSError, ValueError) as error:
             refuse(error)
+        for line in site.outdated(Path(folder)):
+            print(f"gpu.py: {line}; if that fails, give it to gpu_wheels.sh", file=sys.stderr)
         if args.rehearse:
             # The time goes into compiling programs that run once.
             env |= {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+        else:
+            # The CPU is for what is computed in float64; a GPU that does not work is to say why.
+            env.setdefault("JAX_PLATFORMS", "cuda,cpu")
         data = None if args.data is None else str(Path(args.data).resolve())
         out, budget = args.out.resolve(), args.budget or float("inf")
         runner = Runner(results, recorded, env, out, budget, args.rehearse, data)
         try:
             there = runner.run(stages)
         finally:
-            print(f"\n{table(results.parts)}\n\nrows in {results.path}, whole logs in {args.out}/log.txt")
+            print(
+                f"\n{table(results.parts)}\n\nrows in {results.path}, whole logs in {args.out}/log.txt"
+            )
     if args.rehearse:
         print(f"\n{preview(stages, args.budget or 480)}")
     return 1 if not there or any(e["status"] == FAILED for e in results.parts) else 0

@@ -40,9 +40,11 @@ def copies(contestant: Contestant) -> int:
     return contestant.step.compiled.as_text().count(" copy(")
 
 
-def measure(network: str, data: Path, batch: int, rounds: int, seconds: float) -> dict[str, Any]:
+def measure(
+    network: str, settings: dict[str, Any], data: Path, batch: int, rounds: int, seconds: float
+) -> dict[str, Any]:
     """Both steps of one network, in turn."""
-    given = (["trigflow", "sct", network], data, SHAPE, batch, NETWORKS[network])
+    given = (["trigflow", "sct", network], data, SHAPE, batch, settings)
     with mock.patch.object(step, "_unless", always):
         without = Contestant(*given)
     jax.clear_caches()
@@ -74,8 +76,8 @@ def main() -> None:
     results = {}
     with TemporaryDirectory() as folder:
         data = noise_store(Path(folder) / "store", SHAPE, 64)
-        for network in NETWORKS:
-            row = measure(network, data, args.batch, args.rounds, args.seconds)
+        for network, settings in NETWORKS.items():
+            row = measure(network, settings, data, args.batch, args.rounds, args.seconds)
             results[network] = row
             print(
                 f"{network:<6} with / without {row['ratio']:.3f} [{row['min']:.3f}, "

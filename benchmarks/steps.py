@@ -85,7 +85,7 @@ class Contestant:
 
     @property
     def planned_bytes(self) -> int:
-        """Memory of a step in all: its arguments, its results where they take no argument's place, and beside."""
+        """Memory of a step in all: arguments, results that take no argument's place, and what is beside."""
         memory = self.step.compiled.memory_analysis()
         results = memory.output_size_in_bytes - memory.alias_size_in_bytes
         return memory.argument_size_in_bytes + results + memory.temp_size_in_bytes

@@ -57,7 +57,9 @@ def load(folder: Path, name: str) -> tuple[UInt8[np.ndarray, "n c h w"], int]:
     """What `save` wrote under a name, and in how many files. Raises `FileNotFoundError`."""
     paths = sorted(folder.glob(f"{name}-samples-*.npz"))
     if not paths:
-        raise FileNotFoundError(f"{folder} has no {name}-samples-0.npz; stage f of gpu.py writes it")
+        raise FileNotFoundError(
+            f"{folder} has no {name}-samples-0.npz; stage f of gpu.py writes it"
+        )
     parts = []
     for path in paths:
         with np.load(path, allow_pickle=False) as arrays:
@@ -67,6 +69,8 @@ def load(folder: Path, name: str) -> tuple[UInt8[np.ndarray, "n c h w"], int]:
 
 def _encoded(images: UInt8[np.ndarray, "n c h w"], labels: Int[np.ndarray, " n"] | None) -> bytes:
     buffer = io.BytesIO()
-    told = {} if labels is None else {"labels": labels.astype(np.int32)}
-    np.savez_compressed(buffer, images=images, **told)
+    if labels is None:
+        np.savez_compressed(buffer, images=images)
+    else:
+        np.savez_compressed(buffer, images=images, labels=labels.astype(np.int32))
     return buffer.getvalue()

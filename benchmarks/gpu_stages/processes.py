@@ -61,7 +61,7 @@ class Worker:
             while b"\n" not in self.buffer:
                 if not selector.select(max(0.0, deadline - time.monotonic())):
                     self.kill()
-                    raise PartFailed(f"killed: not done after {limit:.0f} s")
+                    raise PartFailed(f"killed: not done after {limit:.3g} s")
                 read = os.read(out.fileno(), 1 << 16)
                 if not read:
                     self.kill(grace=10)
@@ -77,6 +77,10 @@ class Worker:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            assert pipe is not None
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
 
     def close(self) -> None:
         """Let it end."""

@@ -6,7 +6,6 @@ import re
 import sys
 import tomllib
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -24,7 +23,8 @@ def environment(wheels: Path, folder: Path) -> dict[str, str]:
             _check_tags(wheel)
             with zipfile.ZipFile(wheel) as archive:
                 archive.extractall(folder)
-    missing = [n for n in _requirements() if not (_installed(n) or _unpacked(folder, n))]
+    names = map(_name, _requirements())
+    missing = [n for n in names if not (_installed(n) or _unpacked(folder, n))]
     if missing:
         raise FileNotFoundError(
             f"{', '.join(missing)} cannot be imported by {sys.executable}; install scmkit there (pip install "
@@ -44,6 +44,17 @@ def environment(wheels: Path, folder: Path) -> dict[str, str]:
     }
 
 
+def outdated(folder: Path) -> list[str]:
+    """Of what scmkit needs, what is older than it asks for, each in words."""
+    found = []
+    for requirement, name in ((r, _name(r)) for r in _requirements()):
+        _, _, asked = requirement.partition(">=")
+        here = _unpacked(folder, name) or _installed(name)
+        if here and asked and _numbers(here) < _numbers(asked):
+            found.append(f"{name} {here} is older than the {asked} that scmkit needs")
+    return found
+
+
 def _describe(folder: Path) -> None:
     """Name, version and entry points of the checkout, as an installation would have written them."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -57,10 +68,12 @@ def _describe(folder: Path) -> None:
     (info / "entry_points.txt").write_text("\n".join(lines))
 
 
-def _requirements() -> Iterator[str]:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    for requirement in project["dependencies"]:
-        yield re.split(r"[^A-Za-z0-9_.-]", requirement)[0]
+def _requirements() -> list[str]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+
+
+def _name(requirement: str) -> str:
+    return re.split(r"[^A-Za-z0-9_.-]", requirement)[0]
 
 
 def _installed(name: str) -> str | None:
@@ -70,8 +83,9 @@ def _installed(name: str) -> str | None:
         return None
 
 
-def _unpacked(folder: Path, name: str) -> bool:
-    return any(importlib.metadata.distributions(name=name, path=[str(folder)]))
+def _unpacked(folder: Path, name: str) -> str | None:
+    found = importlib.metadata.distributions(name=name, path=[str(folder)])
+    return next((distribution.version for distribution in found), None)
 
 
 def _older(wheel: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Stage c: attention timed in one case, ours by each kernel beside XLA and cuDNN, or PyTorch's and its peers."""
+"""Stage c: attention timed in one case: by our kernels, XLA and cuDNN, or by what there is for PyTorch."""
 
 import argparse
 import sys
@@ -19,8 +19,6 @@ CONTESTANTS: dict[str, tuple[Op, ...]] = {
 }
 """What each is timed at; cuDNN has no forward mode, and XLA's is what the kernels replace."""
 
-OURS: tuple[str, ...] = ("scmkit-mosaic", "scmkit-triton")
-
 LONGEST_COMPARED = 4096
 """Tokens up to which the float64 result is computed: on the host it takes quadratic time."""
 
@@ -32,7 +30,7 @@ def ours(context: Context, length: int, head_dim: int, causal: bool) -> Iterator
     """This package's kernels and JAX's own attention."""
     args, case, device = asked(context, length, head_dim, causal)
     exact = reference(case) if length <= LONGEST_COMPARED else None
-    contestants = CONTESTANTS
+    contestants: dict[str, tuple[Op, ...]] = CONTESTANTS
     if context.rehearse:
         contestants = {"scmkit-xla": ("fused", "forward"), "jax-xla": ("training", "backward")}
     for name, ops in contestants.items():

@@ -1,7 +1,7 @@
 """Stage f: a teacher and its sCD student, trained for the time there is, and 10,000 samples of each.
 
-The teacher's learning rate is constant and its weights are averaged in proportion to the steps, so that it can
-be stopped at any time; from its speed follows how many steps the student has time for.
+The teacher's learning rate is constant and its weights are averaged in proportion to the steps, so that
+it can be stopped at any time; from its speed follows how many steps the student has time for.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ from scmkit.training.progress import describe
 
 SAMPLES = 10_000
 
-RESERVED = 75.0
+RESERVED = 90.0
 """Seconds at the end for compiling the samplers, drawing and writing."""
 
 COMPILING = 30.0
@@ -181,9 +181,7 @@ def saved(run: Run, name: str, until: Until, context: Context) -> Row:
     }
 
 
-def drawn(
-    run: Run, name: str, data: Store, sampler: str, steps: int, context: Context
-) -> Row:
+def drawn(run: Run, name: str, data: Store, sampler: str, steps: int, context: Context) -> Row:
     """Samples with the labels of training images, in files."""
     n = 16 if context.rehearse else SAMPLES
     labels = None

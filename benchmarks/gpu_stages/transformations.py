@@ -29,7 +29,9 @@ Params = Float[Array, "layers 3 d d"]
 Network = Callable[..., Tokens]
 
 
-def network(by: Implementation | None, mode: str, params: Params, x: Tokens, t: Float[Array, ""]) -> Tokens:
+def network(
+    by: Implementation | None, mode: str, params: Params, x: Tokens, t: Float[Array, ""]
+) -> Tokens:
     """Layers of attention by a kernel over projected tokens, in turn as `mode` says."""
 
     def layer(h: Tokens, p: Float[Array, "3 d d"]) -> Tokens:
@@ -124,7 +126,9 @@ def rows(context: Context) -> Iterator[Row]:
     for name, (run, mode) in list(RUNS.items())[: 2 if context.rehearse else None]:
         ours, plain = (partial(run, partial(network, by, mode)) for by in (None, "xla"))
         exact = _float64(plain, low)
-        row = {"transformation": name} | checked(lambda p=ours: jax.jit(p)(*low), exact, "bfloat16")
+        row: Row = {"transformation": name} | checked(
+            lambda p=ours: jax.jit(p)(*low), exact, "bfloat16"
+        )
         xla = checked(lambda p=plain: jax.jit(p)(*low), exact, "bfloat16")["errors"]
         bounds = {result: TIMES_XLA * error + BESIDES for result, error in xla.items()}
         off = row.get("errors", {})

@@ -1,4 +1,4 @@
-"""The process of a stage: reads requests from stdin, answers by lines of JSON on stdout; stderr is the log."""
+"""The process of a stage: requests on stdin, answers on stdout, a line of JSON each; stderr is the log."""
 
 import importlib
 import json
@@ -33,15 +33,16 @@ class Context:
 
 def rows(request: dict[str, Any]) -> Iterator[Row]:
     """The rows of one part; raises where it needs a GPU and there is none."""
-    import jax
-
     context = Context(**request["context"] | {"out": Path(request["context"]["out"])})
-    if not context.rehearse and jax.default_backend() != "gpu":
-        raise RuntimeError(
-            f"no GPU: jax found {jax.devices()}; install jax[cuda13] or see its message in the log"
-        )
+    if not context.rehearse:
+        import jax
+
+        if jax.default_backend() != "gpu":
+            raise RuntimeError(
+                f"no GPU: jax found {jax.devices()}; install jax[cuda13], or see what it says in the log"
+            )
     module, _, function = request["rows"].partition(":")
-    made = getattr(importlib.import_module(f"gpu_stages.{module}"), function)
+    made = getattr(importlib.import_module(module), function)
     yield from made(context, **request["given"])
 
 
@@ -53,6 +54,8 @@ def reason(error: BaseException) -> str:
 
 def usable() -> bool:
     """Whether the device still works: after a fault in a kernel nothing in the same process does."""
+    if "jax" not in sys.modules:
+        return True
     import jax
 
     try:
@@ -74,7 +77,9 @@ def main() -> None:
             sys.stderr.flush()
             answers.write(json.dumps({"failed": reason(error)}) + "\n")
             if not usable():
-                sys.exit("the device cannot be used any more: the next part has a process of its own")
+                sys.exit(
+                    "the device cannot be used any more: the next part has a process of its own"
+                )
         else:
             answers.write(json.dumps({"done": True}) + "\n")
 
