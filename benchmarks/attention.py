@@ -6,9 +6,9 @@ Forward, forward with tangent fused, the same in two passes, backward, and the t
 (the gradient of sCM's loss) of `scmkit.attention` by each kernel, against plain XLA, cuDNN (which
 has no forward mode: the speed of light of the plain part), and where PyTorch with CUDA is to be
 had its own attention (no forward mode either), jvp_flash_attention (`pip install
-jvp_flash_attention`) and rCM's Triton kernel (`--rcm`, a checkout of NVlabs/rcm). Times are medians on the device with cold inputs, errors are relative
-root mean squares against float64, the floor is arithmetic or memory, whichever is longer. A
-contestant that cannot run is a row with its reason.
+jvp_flash_attention`) and rCM's Triton kernel (`--rcm`, a checkout of NVlabs/rcm). Times are medians
+on the device with cold inputs, errors are relative root mean squares against float64, the floor is
+arithmetic or memory, whichever is longer. A contestant that cannot run is a row with its reason.
 """
 
 import argparse

@@ -111,7 +111,7 @@ def main() -> int:
     split: Literal["test", "train"] = args.split
     with TemporaryDirectory() as folder:
         try:
-            samples = {name: from_uint8(images.load(args.folder, name)[0]) for name in MODELS}
+            samples = {name: from_uint8(images.load(args.folder, name)) for name in MODELS}
             data = images.store(args.data, Path(folder))
             for name, x in samples.items():
                 if x.shape[1:] != data.shape:

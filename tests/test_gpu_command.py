@@ -8,16 +8,21 @@ import zipfile
 from pathlib import Path
 
 import counting
+import gpu_samples
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
-from gpu_stages import plan, results, site
+from gpu_stages import images, plan, results, site
 from gpu_stages.processes import PartFailed, Worker
 from gpu_stages.run import Runner, table
 from hypothesis import given
 from hypothesis import strategies as st
 
 from scmkit import attention
+from scmkit.data import Store, StoreWriter
+from scmkit.data.store import from_uint8
+from scmkit.evaluation import DATA
 
 ROOT = Path(__file__).parents[1]
 
@@ -228,6 +233,27 @@ def test_attention_is_counted_by_the_products_it_needs(causal):
     assert counting.flops(dual, q, q, q) == 12 * unit
     gradient = jax.grad(lambda *x: attend(*x).sum(), (0, 1, 2))
     assert counting.flops(gradient, q, q, q) == (4 + 10) * unit
+
+
+def test_samples_come_back_as_they_were_and_are_told_apart(tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "LARGEST", 4000)
+    rng = np.random.default_rng(0)
+    x = np.clip(rng.normal(0.3, 0.3, (80, 1, 8, 8)), -1, 1).astype(np.float32)
+    store = tmp_path / "store"
+    with StoreWriter(store, shape=(1, 8, 8), dtype="float32") as writer:
+        writer.append("train", x[:40])
+        writer.append("test", x[40:60])
+    near, far = x[60:], rng.uniform(-1, 1, (80, 1, 8, 8)).astype(np.float32)
+    assert len(images.save(tmp_path, "teacher", near, None)) == 1
+    assert len(images.save(tmp_path, "student", far, None)) > 1
+    assert max(path.stat().st_size for path in tmp_path.glob("*.npz")) <= 4000
+    found = {name: from_uint8(images.load(tmp_path, name)) for name in gpu_samples.MODELS}
+    np.testing.assert_allclose(found["student"], far, atol=1 / 254)
+    rows = gpu_samples.compare(found, Store(store), DATA, "test", 10_000)["rows"]
+    distances = {name: row["energy-distance"]["value"] for name, row in rows.items()}
+    assert max(distances["real"], distances["teacher"]) < distances["student"]
+    with pytest.raises(FileNotFoundError, match=r"no nobody-samples-0\.npz"):
+        images.load(tmp_path, "nobody")
 
 
 @pytest.mark.slow

@@ -53,8 +53,8 @@ def save(
     return paths
 
 
-def load(folder: Path, name: str) -> tuple[UInt8[np.ndarray, "n c h w"], int]:
-    """What `save` wrote under a name, and in how many files. Raises `FileNotFoundError`."""
+def load(folder: Path, name: str) -> UInt8[np.ndarray, "n c h w"]:
+    """What `save` wrote under a name. Raises `FileNotFoundError`."""
     paths = sorted(folder.glob(f"{name}-samples-*.npz"))
     if not paths:
         raise FileNotFoundError(
@@ -64,7 +64,7 @@ def load(folder: Path, name: str) -> tuple[UInt8[np.ndarray, "n c h w"], int]:
     for path in paths:
         with np.load(path, allow_pickle=False) as arrays:
             parts.append(arrays["images"])
-    return np.concatenate(parts), len(paths)
+    return np.concatenate(parts)
 
 
 def _encoded(images: UInt8[np.ndarray, "n c h w"], labels: Int[np.ndarray, " n"] | None) -> bytes:

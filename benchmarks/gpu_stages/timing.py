@@ -11,13 +11,25 @@ from attention_problem import DEVICES, OPS, UNKNOWN_CACHE, Case, Device, Op, ref
 
 from gpu_stages.worker import Context, Row
 
-CONTESTANTS: dict[str, tuple[Op, ...]] = {
-    "scmkit-mosaic": ("fused", "training", "forward", "backward"),
-    "scmkit-triton": ("fused", "training", "forward", "backward"),
-    "jax-cudnn": ("forward", "backward"),
-    "jax-xla": ("fused", "training"),
+TANGENTS: tuple[Op, ...] = ("fused", "training")
+PLAIN: tuple[Op, ...] = ("forward", "backward")
+
+CONTESTANTS: dict[str, dict[str, tuple[Op, ...]]] = {
+    "Mosaic": {"scmkit-mosaic": (*TANGENTS, *PLAIN)},
+    # cuDNN has no forward mode, and XLA's is what the kernels replace.
+    "Triton, cuDNN, XLA": {
+        "scmkit-triton": (*TANGENTS, *PLAIN),
+        "jax-cudnn": PLAIN,
+        "jax-xla": TANGENTS,
+    },
 }
-"""What each is timed at; cuDNN has no forward mode, and XLA's is what the kernels replace."""
+"""What each is timed at."""
+
+REHEARSED: dict[str, dict[str, tuple[Op, ...]]] = {
+    "Mosaic": {"scmkit-xla": TANGENTS},
+    "Triton, cuDNN, XLA": {"jax-xla": PLAIN, "jax-cudnn": ("forward",)},
+}
+"""The same where there is no GPU."""
 
 LONGEST_COMPARED = 4096
 """Tokens up to which the float64 result is computed: on the host it takes quadratic time."""
@@ -26,37 +38,48 @@ LONGEST_DENSE = 4096
 """Tokens up to which XLA's attention, which keeps all scores, is asked for."""
 
 
-def ours(context: Context, length: int, head_dim: int, causal: bool) -> Iterator[Row]:
-    """This package's kernels and JAX's own attention."""
+def rows(context: Context, length: int, head_dim: int, causal: bool, by: str) -> Iterator[Row]:
+    """Every operation of some contestants in one case.
+
+    Raises `RuntimeError` where nothing could be timed, other than where PyTorch is not to be had.
+    """
     args, case, device = asked(context, length, head_dim, causal)
     exact = reference(case) if length <= LONGEST_COMPARED else None
-    contestants: dict[str, tuple[Op, ...]] = CONTESTANTS
-    if context.rehearse:
-        contestants = {"scmkit-xla": ("fused", "forward"), "jax-xla": ("training", "backward")}
-    for name, ops in contestants.items():
-        if name == "jax-xla" and length > LONGEST_DENSE:
-            continue
+    found = (
+        _in_torch(args, case, device)
+        if by == "PyTorch"
+        else _in_jax(context, by, case, device, args)
+    )
+    timed, reasons = 0, set[str]()
+    for row, results in found:
+        wanted = None if exact is None else exact[row["op"]]
+        yield lined(attention.judged(row, case, device, results, wanted))
+        timed += "ms" in row
+        reasons |= {row["reason"]} if "reason" in row else set()
+    if not timed and by != "PyTorch":
+        raise RuntimeError(f"nothing could be timed: {'; '.join(sorted(reasons))}")
+
+
+def _in_jax(
+    context: Context, by: str, case: Case, device: Device, args: argparse.Namespace
+) -> Iterator[tuple[Row, attention.Results]]:
+    for name, ops in (REHEARSED if context.rehearse else CONTESTANTS)[by].items():
         for op in ops:
-            row, results = attention.in_jax(args, name, op, case, device.cache)
-            wanted = None if exact is None else exact[op]
-            yield lined(attention.judged(row, case, device, results, wanted), context)
+            if name != "jax-xla" or case.length <= LONGEST_DENSE:
+                yield attention.in_jax(args, name, op, case, device.cache)
 
 
-def torch(context: Context, length: int, head_dim: int, causal: bool) -> Iterator[Row]:
+def _in_torch(
+    args: argparse.Namespace, case: Case, device: Device
+) -> Iterator[tuple[Row, attention.Results]]:
     """PyTorch's attention and jvp_flash_attention, each in a process of its own."""
-    args, case, device = asked(context, length, head_dim, causal)
-    exact = reference(case) if length <= LONGEST_COMPARED else None
     unavailable, versions = attention.torch_peers(args)
-    yield {"versions": versions, "unavailable": unavailable}
     for peer, why in unavailable.items():
         if why is not None:
+            yield {"contestant": peer, "ours": False, "op": "fused", "reason": why}, {}
             continue
         for row, results in attention.in_torch(args, peer, case, device.cache):
-            wanted = None if exact is None else exact[row["op"]]
-            yield lined(attention.judged(row, case, device, results, wanted), context)
-    there = [peer for peer, why in unavailable.items() if why is None]
-    if not there:
-        yield {"line": f"no PyTorch peer: {'; '.join(sorted(set(map(str, unavailable.values()))))}"}
+            yield row | {"versions": versions}, results
 
 
 def asked(
@@ -79,7 +102,7 @@ def asked(
     return attention.parser().parse_args(given), case, device
 
 
-def lined(row: Row, context: Context) -> Row:
+def lined(row: Row) -> Row:
     """A row with the line that the table shows of it, where it is more than that it cannot run."""
     if "ms" not in row:
         forced = "forward mode" in row["reason"]

@@ -76,9 +76,9 @@ def rows(context: Context, network: str, precision: str, attention: str) -> Iter
             row[f"{name}_gflop"] = pair[name].flops() / 1e9
             yield {**row, "compiled": name}
     others = {"scm": _held(pair["diffusion"]), "diffusion": _held(pair["scm"])}
-    # The allocator's peak never goes down, so the smaller step comes first; where the second one did not
-    # raise it, nothing is known of the second.
-    before = 0
+    # The allocator's peak never goes down, so the smaller step comes first; of one that does not raise it
+    # nothing is known but what was planned.
+    before = (device.memory_stats() or {}).get("peak_bytes_in_use", 0)
     for name, contestant in pair.items():
         contestant.run(0)
         peak = (device.memory_stats() or {}).get("peak_bytes_in_use", 0)

@@ -1,5 +1,6 @@
 """The process of a stage: requests on stdin, answers on stdout, a line of JSON each; stderr is the log."""
 
+import gc
 import importlib
 import json
 import os
@@ -59,6 +60,8 @@ def usable() -> bool:
     import jax
 
     try:
+        jax.clear_caches()
+        gc.collect()  # what one part leaves behind, the next one would have to do without
         jax.block_until_ready(jax.numpy.zeros(1) + 1)
     except Exception:
         return False
@@ -75,13 +78,14 @@ def main() -> None:
         except (Exception, SystemExit) as error:
             traceback.print_exc()
             sys.stderr.flush()
-            answers.write(json.dumps({"failed": reason(error)}) + "\n")
-            if not usable():
-                sys.exit(
-                    "the device cannot be used any more: the next part has a process of its own"
-                )
+            failure = reason(error)
         else:
-            answers.write(json.dumps({"done": True}) + "\n")
+            failure = None
+        if not (works := usable()):
+            failure = f"{failure or 'done, but'}: the device cannot be used any more"
+        answers.write(json.dumps({"done": True} if failure is None else {"failed": failure}) + "\n")
+        if not works:
+            sys.exit("the next part has a process of its own")
 
 
 if __name__ == "__main__":
