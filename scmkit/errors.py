@@ -71,6 +71,14 @@ class Preempted(ScmkitError):
     code = 75
 
 
+class Stopped(BaseException):
+    """A signal that ends a command where it is: no fault, and so no `Exception`."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
 def _plain(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 

@@ -1,6 +1,6 @@
 """How plugins are loaded: imported on use, and checked."""
 
-from scmkit.blame import suspect
+from scmkit.blame import is_signal, suspect
 from scmkit.discovery import Entry, first_line, has_module
 from scmkit.errors import PluginError
 from scmkit.plugin import API_VERSION, Plugin
@@ -15,7 +15,9 @@ def load(entry: Entry) -> Plugin:
     try:
         plugin = entry.entry_point.load()
     # A module that exits while it is imported is broken like any other.
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
+        if is_signal(error):
+            raise
         raise PluginError(
             f"{entry} is broken: {type(error).__name__}: {first_line(error)} "
             f"(try: pip install --upgrade {entry.package})"

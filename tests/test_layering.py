@@ -14,7 +14,7 @@ import scmkit
 from scmkit.testing import assert_abstract_or_final
 
 LAYERS = [
-    {"types", "errors", "dtypes", "environment", "containment", "npy"},
+    {"types", "errors", "dtypes", "environment", "containment", "npy", "telling"},
     {"discovery"},
     {"blame"},
     {"returned"},

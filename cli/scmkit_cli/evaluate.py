@@ -1,6 +1,5 @@
 """`scmkit eval`."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -17,9 +16,11 @@ from scmkit_cli.options import (
     counts,
     parse_settings,
 )
+from scmkit_cli.streams import alone, print_json
 
 
 def evaluate(
+    context: typer.Context,
     run: Annotated[Path, typer.Argument(help="The run's directory.")],
     steps: Annotated[
         str | None,
@@ -52,7 +53,9 @@ def evaluate(
     guidance_interval: Interval = None,
     seed: Annotated[int, typer.Option(help="Seed of noise and subsets.")] = 0,
     settings: Settings = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a row.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", callback=alone, help="One JSON object a row.")
+    ] = False,
 ) -> None:
     """Hold a run's samples against the test split; smaller is better, except where an arrow points up.
 
@@ -88,5 +91,9 @@ def evaluate(
             split=split,
             progress=progress,
         )
-    for line in map(json.dumps, map(record, rows)) if as_json else lines(rows):
+    if as_json:
+        for row in rows:
+            print_json(context, record(row))
+        return
+    for line in lines(rows):
         typer.echo(line)

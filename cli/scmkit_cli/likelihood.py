@@ -1,14 +1,16 @@
 """`scmkit likelihood`."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from scmkit_cli.streams import alone, print_json
+
 
 def likelihood(
+    context: typer.Context,
     run: Annotated[Path, typer.Argument(help="The run's directory: a diffusion model.")],
     n: Annotated[
         int | None,
@@ -43,7 +45,9 @@ def likelihood(
         Literal["train", "test"], typer.Option(help="The split to take samples from.")
     ] = "test",
     seed: Annotated[int, typer.Option(help="Seed of subset, dequantisation and probes.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", callback=alone, help="One JSON object.")
+    ] = False,
 ) -> None:
     """Bits per dimension of a split under a diffusion model; smaller is better.
 
@@ -90,7 +94,7 @@ def likelihood(
             "given_labels": found.given_labels,
             "each": found.bits.tolist(),
         }
-        typer.echo(json.dumps(values))
+        print_json(context, values)
         return
     given = ", given their class" if found.given_labels else ""
     method = trace if count is None else f"{trace}, {count} probe{'s' if count > 1 else ''}"

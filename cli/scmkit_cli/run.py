@@ -1,10 +1,11 @@
 """`scmkit run`: what is in a run's directory."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from scmkit_cli.streams import alone, print_json
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -16,8 +17,9 @@ def options() -> None:
 
 @app.command("verify")
 def verify(
+    context: typer.Context,
     run: Annotated[Path, typer.Argument(help="The run's directory.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", callback=alone, help="Print JSON.")] = False,
 ) -> None:
     """Check every byte of a run's checkpoints, its recipe and metrics, and its teacher's.
 
@@ -29,7 +31,7 @@ def verify(
 
     checks = verify_run(run)
     if as_json:
-        typer.echo(json.dumps([asdict(check) for check in checks], indent=2))
+        print_json(context, [asdict(check) for check in checks], indent=2)
     else:
         for check in checks:
             state = "good" if check.problem is None else check.problem

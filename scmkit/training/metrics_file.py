@@ -18,13 +18,13 @@ class MetricsFile:
     """Appends lines to a run's `metrics.jsonl`.
 
     Opening it at `step` drops the lines after that step, so that a resumed run repeats none. Raises
-    `RunError` where it cannot be written.
+    `RunError` where it cannot be written, with the advice to resume the run `whole`.
     """
 
-    def __init__(self, path: Path, step: int) -> None:
+    def __init__(self, path: Path, step: int, *, whole: Path) -> None:
         kept = [line for line in read_metrics(path) if line["step"] <= step]
         write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
-        self._path = path
+        self._path, self._whole = path, whole
         try:
             # Without a buffer: what a full disk refused must not come back when the file is closed.
             self._file = path.open("ab", buffering=0)
@@ -55,7 +55,7 @@ class MetricsFile:
     def _failed(self, error: OSError) -> RunError:
         return RunError(
             f"'{self._path}' cannot be written: {error.strerror}; free some space, then "
-            f"`scmkit resume {self._path.parent}`"
+            f"`scmkit resume {self._whole}`"
         )
 
 

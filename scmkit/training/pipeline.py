@@ -23,6 +23,7 @@ from scmkit.training.loop import Trainer
 from scmkit.training.progress import Bar, Reporter
 from scmkit.training.rehearsal import rehearse
 from scmkit.training.run import Run, refuse_begun
+from scmkit.training.signals import StopRequests
 
 TEACHER = "teacher"
 """The run inside a run that holds a teacher trained along the way."""
@@ -39,30 +40,33 @@ def train(
     """Train a recipe as a new run `OUT/NAME`; the name is made up where none is given.
 
     Where the recipe needs a teacher and names none, one is trained first, as a run of its own under
-    `teacher/`. Raises `UsageError` if the run exists or the name is no plain directory name.
+    `teacher/`. Raises `UsageError` if the run exists or the name is no plain directory name, and
+    `Interrupted` or `Preempted` at Ctrl-C or SIGTERM, when all is saved.
     """
     if name is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name):
         raise UsageError(
             f"run name '{name}': use letters, digits, '.', '_' and '-' (the directory is --out)"
         )
-    if isinstance(recipe.teacher, TeacherRecord):
-        _check_teacher(recipe, Run.load(recipe.teacher.path))
-    rehearse(recipe)
     reporter = reporter or Bar()
-    if name is not None:
-        refuse_begun(Path(out) / name)  # Before the lock, which leaves its file.
-        with _locked(Path(out) / name, reporter):
-            run = Run.create(Path(out) / name, recipe)
-            _recover(run, reporter)  # A start killed before there was a recipe.
-            return _advance(run, reporter)
-    while True:
-        path = Path(out) / _free_name(Path(out), recipe)
-        try:
-            make_directory(path, exist_ok=False)
-        except FileExistsError:
-            continue  # Another process was faster: the next number is ours.
-        with _locked(path, reporter):
-            return _advance(Run.create(path, recipe), reporter)
+    with StopRequests() as stop:
+        if isinstance(recipe.teacher, TeacherRecord):
+            _check_teacher(recipe, Run.load(recipe.teacher.path))
+        rehearse(recipe)
+        stop.check("stopped before the run began: nothing was written")
+        if name is not None:
+            refuse_begun(Path(out) / name)  # Before the lock, which leaves its file.
+            with _locked(Path(out) / name, reporter):
+                run = Run.create(Path(out) / name, recipe)
+                _recover(run, reporter)  # A start killed before there was a recipe.
+                return _finish(run, reporter, stop)
+        while True:
+            path = Path(out) / _free_name(Path(out), recipe)
+            try:
+                make_directory(path, exist_ok=False)
+            except FileExistsError:
+                continue  # Another process was faster: the next number is ours.
+            with _locked(path, reporter):
+                return _finish(Run.create(path, recipe), reporter, stop)
 
 
 @blaming()
@@ -76,11 +80,11 @@ def resume(
     """Continue a run from its newest checkpoint, exactly as if it had never stopped.
 
     `steps` changes how many there are in all, `on_nonfinite` what is done at a fault.
-    Raises `UsageError` if there is nothing left to do.
+    Raises `UsageError` if there is nothing left to do, and `Interrupted` or `Preempted` as `train` does.
     """
     Run.load(path)  # Before the lock, which would leave its file in what is no run.
     reporter = reporter or Bar()
-    with _locked(Path(path), reporter):
+    with StopRequests() as stop, _locked(Path(path), reporter):
         run = Run.load(path)
         _recover(run, reporter)
         if run.step and "converted" in checkpoint.metadata(checkpoint.latest(run.checkpoints)):
@@ -98,7 +102,7 @@ def resume(
                 f"run '{path}' is finished at step {run.step}; train on with --steps N, N > {run.step}"
             )
         rehearse(run.recipe)  # Plugins may be others than when it began.
-        return _advance(run, reporter)
+        return _finish(run, reporter, stop)
 
 
 @contextlib.contextmanager
@@ -132,9 +136,16 @@ def _free_name(out: Path, recipe: Recipe) -> str:
     return f"{stem}-{number:03d}"
 
 
-def _advance(run: Run, reporter: Reporter) -> Run:
-    """Bring a run to its end from wherever it is."""
-    teacher = _teacher(run, reporter)
+def _finish(run: Run, reporter: Reporter, stop: StopRequests) -> Run:
+    """Bring a run to its end; a signal that came too late to stop it is answered as well."""
+    _advance(run, reporter, stop, whole=run.path)
+    stop.check(f"run '{run.path}' is finished at step {run.step}, in which the signal came")
+    return run
+
+
+def _advance(run: Run, reporter: Reporter, stop: StopRequests, *, whole: Path) -> None:
+    """Bring a run, or the teacher in the run `whole`, to its end from wherever it is."""
+    teacher = _teacher(run, reporter, stop, whole)
     recipe = run.recipe
     key = named_key(jr.key(recipe.train.seed), "init")
     assembly = build(recipe, key=key, teacher=None if teacher is None else teacher.model)
@@ -147,13 +158,14 @@ def _advance(run: Run, reporter: Reporter) -> Run:
                 f"teacher '{teacher.path}' has another network or parameterization: "
                 "the model starts from fresh weights"
             )
-    Trainer(run, assembly, reporter, name=run.path.name).train()
+    trainer = Trainer(run, assembly, reporter, stop, whole=whole)
+    stop.check(f"stopped at step {run.step}, before another; continue with `scmkit resume {whole}`")
+    trainer.train()
     with contextlib.suppress(AttributeError):
         del run.model
-    return run
 
 
-def _teacher(run: Run, reporter: Reporter) -> Run | None:
+def _teacher(run: Run, reporter: Reporter, stop: StopRequests, whole: Path) -> Run | None:
     """The run of the teacher, trained here first if the recipe says so."""
     record = run.recipe.teacher
     if isinstance(record, Recipe):
@@ -167,7 +179,7 @@ def _teacher(run: Run, reporter: Reporter) -> Run | None:
                     f"'{run.recipe.slots[Slot.tangent]}' starts from a diffusion model and --teacher "
                     f"names none: training one first, as {path}"
                 )
-                _advance(teacher, reporter)
+                _advance(teacher, reporter, stop, whole=whole)
         record = TeacherRecord(path=TEACHER, digest=teacher.digest())
         run.write_recipe(run.recipe.replace(teacher=record))
         return teacher

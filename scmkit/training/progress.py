@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TextIO, cast, runtime_checkable
 
 from rich.console import Console
 from rich.progress import (
@@ -14,6 +14,8 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+
+from scmkit.telling import Unfailing
 
 
 @runtime_checkable
@@ -68,7 +70,8 @@ class Bar:
     PLAIN_INTERVAL = 10.0
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True)
+        self._stream = cast(TextIO, Unfailing(sys.stderr))
+        self._console = Console(file=self._stream)
         self._progress: Progress | None = None
         self._name, self._steps, self._text, self._printed = "", 0, "compiling", 0.0
 
@@ -100,7 +103,9 @@ class Bar:
         elif line is not None and (
             step == self._steps or time.monotonic() - self._printed > self.PLAIN_INTERVAL
         ):
-            print(f"{self._name}  {step}/{self._steps}  {self._text}", file=sys.stderr, flush=True)  # noqa: T201
+            print(
+                f"{self._name}  {step}/{self._steps}  {self._text}", file=self._stream, flush=True
+            )
             self._printed = time.monotonic()
 
     def stop(self) -> None:

@@ -1,0 +1,95 @@
+"""What the command line makes of standard output, standard error and signals."""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+import typer
+
+from scmkit.containment import to_json
+from scmkit.errors import RunError, Stopped
+from scmkit.telling import Unfailing
+
+
+class _Results:
+    """Standard output: where it cannot be written, the error says so."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with self._explained():
+            return self._stream.write(text)
+
+    def flush(self) -> None:
+        with self._explained():
+            self._stream.flush()
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            # What is left in its buffer would fail again when the process ends, and change its exit code.
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+            raise RunError(
+                f"standard output cannot be written: {error.strerror}; free some space or send it elsewhere"
+            ) from error
+
+
+def prepare() -> None:
+    """Standard error cannot fail from now on, and standard output says why it does."""
+    # Closed ones are None, and `print` would take the other for them.
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    if not isinstance(sys.stderr, Unfailing):
+        sys.stderr = Unfailing(sys.stderr)  # pyright: ignore[reportAttributeAccessIssue]
+    if sys.stdout is not None and not isinstance(sys.stdout, _Results):
+        sys.stdout = _Results(sys.stdout)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """While entered, Ctrl-C and SIGTERM raise `Stopped`, which blames no plugin; a second one kills."""
+    previous: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                previous[number] = signal.signal(number, _stop)
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_DFL)
+    raise Stopped(number)
+
+
+_OUTPUT = "scmkit.output"
+
+
+def alone(context: typer.Context, wanted: bool) -> bool:
+    """The callback of `--json`: what plugins print goes to standard error, so that JSON is alone."""
+    if wanted:
+        context.meta[_OUTPUT] = sys.stdout
+        context.with_resource(contextlib.redirect_stdout(sys.stderr))
+    return wanted
+
+
+def print_json(context: typer.Context, value: Any, *, indent: int | None = None) -> None:
+    """A value as JSON on standard output; numbers that are not finite, which JSON lacks, are null."""
+    typer.echo(to_json(value, indent=indent), file=context.meta[_OUTPUT])
