@@ -12,6 +12,10 @@ def load(entry: Entry) -> Plugin:
     Raises `PluginError` naming plugin, package and version if it cannot be imported, is not a
     `Plugin`, speaks another API, or lacks an optional dependency.
     """
+    if entry.broken:
+        raise PluginError(
+            f"{entry} is broken: {entry.broken} (try: pip install --force-reinstall {entry.package})"
+        )
     try:
         plugin = entry.entry_point.load()
     # A module that exits while it is imported is broken like any other.
