@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from scmkit.containment import inside
 from scmkit.data import Store
 from scmkit.errors import DataError, RunError
 from scmkit.files import write_text
@@ -36,10 +37,11 @@ def directory_of(dataset: AbstractDataset) -> Path:
     if isinstance(dataset, Store):
         beside = dataset.path / "derived"
         try:
+            inside(dataset.path, "derived")  # A link out of the store is not followed.
             beside.mkdir(exist_ok=True)
             with tempfile.TemporaryFile(dir=beside):
                 return beside
-        except OSError:
+        except (OSError, ValueError):
             pass
     return cache_directory() / digest(dataset)[:32]
 

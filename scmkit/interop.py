@@ -16,6 +16,7 @@ from scmkit.blame import blaming
 from scmkit.composition import compose
 from scmkit.containment import parse_json
 from scmkit.errors import RunError, UsageError
+from scmkit.files import sync_directory
 from scmkit.interfaces import AbstractImporter
 from scmkit.model import Model
 from scmkit.plugin import Slot
@@ -151,6 +152,7 @@ def _write_run(dest: Path, recipe: Recipe, model: Model, metadata: Mapping[str, 
         tree = {"players": {"generator": {"ema": model}}}
         checkpoint.save(run.checkpoints, recipe.train.steps, tree, metadata=metadata)
         temporary.rename(dest)
+        sync_directory(dest.parent)
     except OSError as error:
         raise RunError(f"run '{dest}' cannot be written: {error.strerror}") from error
     finally:

@@ -5,6 +5,7 @@ tree, and `COMMIT.json` with the SHA-256 of every file. Any zarr3 reader can ope
 """
 
 import contextlib
+import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ import jax.tree_util as jtu
 from jaxtyping import PyTree
 
 from scmkit.errors import CheckpointError
+from scmkit.files import make_durably, sync_directory
 from scmkit.training.arrays import (
     FOLDER,
     describe,
@@ -30,7 +32,6 @@ from scmkit.training.manifest import (
     Manifest,
     commit,
     read_manifest,
-    sync_directory,
     verify,
 )
 
@@ -69,7 +70,7 @@ def save(
     target = directory / f"{step:08d}"
     temporary = directory / f"{_TEMPORARY}{target.name}"
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        make_durably(directory)
         _clean(directory)
         temporary.mkdir()
         leaves = write_arrays(temporary, tree)
@@ -182,7 +183,8 @@ def recover(directory: Path, *, keep: int = 0) -> list[str]:
                 raise _damaged(damaged[0][0], Damage(damaged[0][1]))
         for path, _ in damaged:
             aside = path.with_name(DAMAGED + path.name.removesuffix(_REPLACED))
-            shutil.rmtree(aside, ignore_errors=True)
+            if os.path.lexists(aside):
+                _delete(aside)
             path.rename(aside)
         step = max(_complete(directory), default=0)
         _remove_older(directory, step, keep)
@@ -208,11 +210,11 @@ def _complete(directory: Path) -> dict[int, Path]:
 
 def _put_in_place(temporary: Path, target: Path) -> None:
     replaced = target.with_name(target.name + _REPLACED)
-    if target.exists():
+    if os.path.lexists(target):
         target.rename(replaced)
     temporary.rename(target)
     sync_directory(target.parent)
-    if replaced.exists():
+    if os.path.lexists(replaced):
         _remove(replaced)
 
 
@@ -234,16 +236,24 @@ def _is_planned(path: Path) -> bool:
 
 def _remove(path: Path) -> None:
     # Renamed first: one that is half removed must not look complete.
-    shutil.rmtree(path.rename(path.with_name(_TEMPORARY + path.name)))
+    _delete(path.rename(path.with_name(_TEMPORARY + path.name)))
+
+
+def _delete(path: Path) -> None:
+    """Remove a folder; of a link the link alone, as what it points to is somebody else's."""
+    if path.is_symlink():
+        path.unlink()
+    else:
+        shutil.rmtree(path)
 
 
 def _clean(directory: Path) -> None:
     """Finish what a crashed writer left: its temporary directory, or a replacement half done."""
     for path in directory.glob(f"{_TEMPORARY}*"):
-        shutil.rmtree(path)
+        _delete(path)
     for path in directory.glob(f"[0-9]*{_REPLACED}"):
         target = path.with_name(path.name.removesuffix(_REPLACED))
-        if target.exists():
+        if os.path.lexists(target):
             _remove(path)
         else:
             path.rename(target)

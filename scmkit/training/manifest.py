@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from scmkit.containment import inside, parse_json, read_bounded
+from scmkit.files import sync_directory, write_durably
 
 FORMAT = 1
 """The version of the layout on disk."""
@@ -49,10 +50,7 @@ def commit(
     # Through JSON once, so that what is hashed is what a reader will see (tuples are lists there).
     plain = json.loads(json.dumps(dict(metadata), allow_nan=False))
     document = asdict(Manifest(step, plain, leaves, files)) | {"format": FORMAT}
-    with (root / MANIFEST).open("wb") as file:
-        file.write(_encode(document | {"sha256": _digest(document)}))
-        file.flush()
-        os.fsync(file.fileno())
+    write_durably(root / MANIFEST, _encode(document | {"sha256": _digest(document)}))
     with ThreadPoolExecutor(_THREADS) as pool:
         list(pool.map(sync_directory, [Path(folder) for folder, _, _ in os.walk(root)]))
 
@@ -116,17 +114,6 @@ def verify(root: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
         for name, problem in zip(files, problems, strict=True):
             if problem:
                 raise Damage(f"file '{name}' {problem}")
-
-
-def sync_directory(path: Path) -> None:
-    """Make the names in a directory durable."""
-    if os.name == "nt":  # Windows cannot open a directory, and writes its names through.
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _files(root: Path) -> Iterator[Path]:

@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import equinox as eqx
@@ -13,7 +13,7 @@ from scmkit.assembly import build, named_key
 from scmkit.blame import blaming
 from scmkit.conditioning import GuidanceEmbedding
 from scmkit.errors import RunError, UsageError
-from scmkit.files import make_directory
+from scmkit.files import make_directory, refuse_links
 from scmkit.locks import DirectoryLock
 from scmkit.model import Model
 from scmkit.plugin import Slot
@@ -82,9 +82,11 @@ def resume(
     `steps` changes how many there are in all, `on_nonfinite` what is done at a fault.
     Raises `UsageError` if there is nothing left to do, and `Interrupted` or `Preempted` as `train` does.
     """
-    Run.load(path)  # Before the lock, which would leave its file in what is no run.
+    # Before the lock, which would leave its file in what is no run.
+    recipe = Run.load(path).recipe
+    read = (TEACHER,) if isinstance(recipe.teacher, TeacherRecord) else ()
     reporter = reporter or Bar()
-    with StopRequests() as stop, _locked(Path(path), reporter):
+    with StopRequests() as stop, _locked(Path(path), reporter, read):
         run = Run.load(path)
         _recover(run, reporter)
         if run.step and "converted" in checkpoint.metadata(checkpoint.latest(run.checkpoints)):
@@ -106,8 +108,12 @@ def resume(
 
 
 @contextlib.contextmanager
-def _locked(path: Path, reporter: Reporter) -> Iterator[None]:
-    """Hold a run's directory, made if need be, against other processes."""
+def _locked(path: Path, reporter: Reporter, read: Collection[str] = ()) -> Iterator[None]:
+    """Hold a run's directory, made if need be, against other processes.
+
+    Raises `RunError` where something in it is a link out of it, but those names that are only `read`.
+    """
+    refuse_links(path, but=read)
     make_directory(path)
     with DirectoryLock(path) as lock:
         if not lock.held:
