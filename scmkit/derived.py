@@ -15,6 +15,7 @@ from scmkit.data import Store
 from scmkit.errors import DataError, RunError
 from scmkit.files import write_text
 from scmkit.interfaces import AbstractDataset
+from scmkit.telling import Unfailing
 from scmkit.weights import read_weights, write_safetensors
 
 _BLOCK = 1 << 24
@@ -138,4 +139,4 @@ def _file(directory: Path, kind: str, about: Mapping[str, str]) -> Path:
 
 def say(text: str) -> None:
     """One line on stderr."""
-    print(text, file=sys.stderr, flush=True)  # noqa: T201
+    print(text, file=Unfailing(sys.stderr), flush=True)

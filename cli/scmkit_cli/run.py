@@ -21,7 +21,10 @@ def verify(
     run: Annotated[Path, typer.Argument(help="The run's directory.")],
     as_json: Annotated[bool, typer.Option("--json", callback=alone, help="Print JSON.")] = False,
 ) -> None:
-    """Check every byte of a run's checkpoints, its recipe and metrics, and its teacher's.
+    """Check every byte of a run's checkpoints, its recipe and its metrics, and its teacher's.
+
+    The recipe is held against its digest and the newest checkpoint's recipe, the metrics against the
+    digest that the newest checkpoint has of them; lines since are read. Runs may be in training.
 
     Exits with 0 if all is good, with 1 otherwise.
     """
@@ -34,7 +37,8 @@ def verify(
         print_json(context, [asdict(check) for check in checks], indent=2)
     else:
         for check in checks:
-            state = "good" if check.problem is None else check.problem
+            good = "good" if check.note is None else f"good ({check.note})"
+            state = good if check.problem is None else check.problem
             typer.echo(f"{check.path}  {check.size} bytes  {state}")
     if any(check.problem is not None for check in checks):
         raise typer.Exit(1)

@@ -8,13 +8,14 @@ import contextlib
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax.tree_util as jtu
 from jaxtyping import PyTree
 
+from scmkit.containment import parse_json, read_bounded
 from scmkit.errors import CheckpointError
 from scmkit.files import make_durably, sync_directory
 from scmkit.training.arrays import (
@@ -28,12 +29,15 @@ from scmkit.training.arrays import (
 )
 from scmkit.training.manifest import (
     MANIFEST,
+    NOTES,
     Damage,
     Manifest,
     commit,
     read_manifest,
     verify,
 )
+
+T = TypeVar("T")
 
 _TEMPORARY = ".tmp-"
 _REPLACED = ".old"
@@ -50,6 +54,7 @@ def save(
     metadata: Mapping[str, Any] | None = None,
     keep: int = 2,
     planned: bool = True,
+    notes: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write the arrays of `tree` to `directory/STEP`, and keep the newest `keep` planned checkpoints.
 
@@ -64,6 +69,8 @@ def save(
     - `keep`: how many to keep, this one included; 0 keeps all. Those of later steps always stay.
     - `planned`: False for one out of turn, such as at a signal, which stays until the next is saved, beside
         the others; it is noted in the metadata.
+    - `notes`: JSON as well, which `notes(path)` gives back: what belongs to a checkpoint but differs between
+        runs of one seed, such as what was timed. The checkpoint's digest does not cover it.
 
     Raises `CheckpointError` if it cannot be written; earlier checkpoints are then untouched.
     """
@@ -75,7 +82,7 @@ def save(
         temporary.mkdir()
         leaves = write_arrays(temporary, tree)
         noted = {} if planned else {_PLANNED: False}
-        commit(temporary, step, {**(metadata or {}), **noted}, leaves)
+        commit(temporary, step, {**(metadata or {}), **noted}, leaves, notes)
         _put_in_place(temporary, target)
         shutil.rmtree(directory / f"{DAMAGED}{target.name}", ignore_errors=True)
         _remove_older(directory, step, keep)
@@ -127,6 +134,15 @@ def metadata(path: Path) -> dict[str, Any]:
     return _manifest(path)[0].metadata
 
 
+def notes(path: Path) -> dict[str, Any]:
+    """The notes saved at `path`; none where they are missing or damaged, as no digest covers them."""
+    try:
+        found = parse_json(read_bounded(path / NOTES))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def digest(path: Path) -> str:
     """The SHA-256 of the manifest, and so of every byte at `path`. Raises `CheckpointError`."""
     return _manifest(path)[1]
@@ -151,6 +167,20 @@ def latest(directory: Path) -> Path:
             f"{directory} holds no complete checkpoint; train until the first one is saved"
         )
     return complete[max(complete)]
+
+
+def of_latest(directory: Path, read: Callable[[Path], T]) -> T:
+    """What `read` makes of the newest checkpoint; of the next where training has removed that meanwhile.
+
+    Raises `CheckpointError`.
+    """
+    while True:
+        path = latest(directory)
+        try:
+            return read(path)
+        except CheckpointError:
+            if path in _complete(directory).values():
+                raise
 
 
 def problem(path: Path) -> str | None:

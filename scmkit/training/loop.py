@@ -22,11 +22,12 @@ from scmkit.plugin import Slot
 from scmkit.sampling import save_png
 from scmkit.training import checkpoint
 from scmkit.training.ema import parse_ema
-from scmkit.training.metrics_file import MetricsFile
+from scmkit.training.metrics_file import METRICS, MetricsFile
 from scmkit.training.nonfinite import save_fault, step_key
 from scmkit.training.optimizer import build_optimizer, learning_rate
 from scmkit.training.preview import picture, preview_path
 from scmkit.training.progress import Reporter
+from scmkit.training.provenance import RECORD
 from scmkit.training.run import Run
 from scmkit.training.signals import StopRequests
 from scmkit.training.state import TrainState, initial_state
@@ -128,7 +129,7 @@ class Trainer:
                     planned = last or self._due(settings.checkpoint_every)
                     if stopped or planned:
                         log.sync()
-                        saved = self._save(planned=planned)
+                        saved = self._save(log, planned=planned)
                         if stopped and not last:
                             raise stop.error(
                                 f"stopped at step {self.step}, saved to {saved}; "
@@ -245,7 +246,7 @@ class Trainer:
             tracker.log(self.step, flat)
         self.reporter.advance(self.step, line)
 
-    def _save(self, *, planned: bool) -> Path:
+    def _save(self, log: MetricsFile, *, planned: bool) -> Path:
         self._check(leave=0)
         return checkpoint.save(
             self.run.checkpoints,
@@ -255,7 +256,9 @@ class Trainer:
                 "loader": self.loader.state(),
                 "window": self._window.state(),
                 "faults": self._faults,
+                RECORD: self.run.recipe.to_json(),
             },
+            notes={METRICS: log.digest()},
             keep=self.settings.keep,
             planned=planned,
         )

@@ -18,6 +18,9 @@ FORMAT = 1
 MANIFEST = "COMMIT.json"
 """The manifest's file name. It is written last: a directory without it is no checkpoint."""
 
+NOTES = "notes.json"
+"""The file of a checkpoint that the manifest leaves out: what differs between runs of one seed."""
+
 _THREADS = 32  # They wait for the disk: many fsyncs at once share one commit of its journal.
 
 
@@ -38,9 +41,13 @@ class Manifest:
 
 
 def commit(
-    root: Path, step: int, metadata: Mapping[str, Any], leaves: dict[str, dict[str, Any]]
+    root: Path,
+    step: int,
+    metadata: Mapping[str, Any],
+    leaves: dict[str, dict[str, Any]],
+    notes: Mapping[str, Any] | None = None,
 ) -> None:
-    """Make every file under `root` durable, then write the manifest.
+    """Make every file under `root` durable, then write the notes, if any, and the manifest.
 
     Raises `OSError` where the disk fails, `TypeError` or `ValueError` if metadata is not JSON.
     """
@@ -50,6 +57,8 @@ def commit(
     # Through JSON once, so that what is hashed is what a reader will see (tuples are lists there).
     plain = json.loads(json.dumps(dict(metadata), allow_nan=False))
     document = asdict(Manifest(step, plain, leaves, files)) | {"format": FORMAT}
+    if notes is not None:
+        write_durably(root / NOTES, json.dumps(dict(notes), allow_nan=False).encode() + b"\n")
     write_durably(root / MANIFEST, _encode(document | {"sha256": _digest(document)}))
     with ThreadPoolExecutor(_THREADS) as pool:
         list(pool.map(sync_directory, [Path(folder) for folder, _, _ in os.walk(root)]))

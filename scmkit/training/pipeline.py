@@ -21,6 +21,7 @@ from scmkit.recipe import Recipe, TeacherRecord
 from scmkit.training import checkpoint
 from scmkit.training.loop import Trainer
 from scmkit.training.progress import Bar, Reporter
+from scmkit.training.provenance import standing
 from scmkit.training.rehearsal import rehearse
 from scmkit.training.run import Run, refuse_begun
 from scmkit.training.signals import StopRequests
@@ -75,11 +76,13 @@ def resume(
     *,
     steps: int | None = None,
     on_nonfinite: str | None = None,
+    edited: bool = False,
     reporter: Reporter | None = None,
 ) -> Run:
     """Continue a run from its newest checkpoint, exactly as if it had never stopped.
 
-    `steps` changes how many there are in all, `on_nonfinite` what is done at a fault.
+    `steps` changes how many there are in all, `on_nonfinite` what is done at a fault. `edited` says that
+    `recipe.json`, the teacher's in the run too, was edited on purpose and is to be used as it is.
     Raises `UsageError` if there is nothing left to do, and `Interrupted` or `Preempted` as `train` does.
     """
     # Before the lock, which would leave its file in what is no run.
@@ -94,6 +97,7 @@ def resume(
                 f"run '{path}' holds converted weights and no state of training; train from them with "
                 f"`scmkit train --plugin scd --teacher {path}`"
             )
+        _check_recipe(run, edited, reporter, whole=run.path)
         changed = {"steps": steps, "on_nonfinite": on_nonfinite}
         changed = {name: value for name, value in changed.items() if value is not None}
         if changed:
@@ -104,7 +108,7 @@ def resume(
                 f"run '{path}' is finished at step {run.step}; train on with --steps N, N > {run.step}"
             )
         rehearse(run.recipe)  # Plugins may be others than when it began.
-        return _finish(run, reporter, stop)
+        return _finish(run, reporter, stop, edited)
 
 
 @contextlib.contextmanager
@@ -142,16 +146,36 @@ def _free_name(out: Path, recipe: Recipe) -> str:
     return f"{stem}-{number:03d}"
 
 
-def _finish(run: Run, reporter: Reporter, stop: StopRequests) -> Run:
+def _check_recipe(run: Run, edited: bool, reporter: Reporter, *, whole: Path) -> None:
+    """Raises `UsageError` for a recipe that somebody has edited, unless `edited` says that it is meant.
+
+    Then, and where it is another than that of the newest checkpoint, a line says what is.
+    """
+    found, file = standing(run.path), run.path / "recipe.json"
+    if found.edited and not edited:
+        raise UsageError(
+            f"'{file}' was {found.how}; if that is meant, `scmkit resume {whole} --edited`, else restore it"
+        )
+    if found.edited:
+        reporter.message(f"'{file}' is used as it is, but was {found.how}")
+    elif found.told:
+        reporter.message(f"'{file}' differs from the newest checkpoint's recipe: {found.told}")
+    if not found.sealed:
+        run.write_recipe(run.recipe)
+
+
+def _finish(run: Run, reporter: Reporter, stop: StopRequests, edited: bool = False) -> Run:
     """Bring a run to its end; a signal that came too late to stop it is answered as well."""
-    _advance(run, reporter, stop, whole=run.path)
+    _advance(run, reporter, stop, edited, whole=run.path)
     stop.check(f"run '{run.path}' is finished at step {run.step}, in which the signal came")
     return run
 
 
-def _advance(run: Run, reporter: Reporter, stop: StopRequests, *, whole: Path) -> None:
+def _advance(
+    run: Run, reporter: Reporter, stop: StopRequests, edited: bool, *, whole: Path
+) -> None:
     """Bring a run, or the teacher in the run `whole`, to its end from wherever it is."""
-    teacher = _teacher(run, reporter, stop, whole)
+    teacher = _teacher(run, reporter, stop, edited, whole)
     recipe = run.recipe
     key = named_key(jr.key(recipe.train.seed), "init")
     assembly = build(recipe, key=key, teacher=None if teacher is None else teacher.model)
@@ -171,7 +195,9 @@ def _advance(run: Run, reporter: Reporter, stop: StopRequests, *, whole: Path) -
         del run.model
 
 
-def _teacher(run: Run, reporter: Reporter, stop: StopRequests, whole: Path) -> Run | None:
+def _teacher(
+    run: Run, reporter: Reporter, stop: StopRequests, edited: bool, whole: Path
+) -> Run | None:
     """The run of the teacher, trained here first if the recipe says so."""
     record = run.recipe.teacher
     if isinstance(record, Recipe):
@@ -180,12 +206,13 @@ def _teacher(run: Run, reporter: Reporter, stop: StopRequests, whole: Path) -> R
             begun = (path / "recipe.json").exists()
             teacher = Run.load(path) if begun else Run.create(path, record)
             _recover(teacher, reporter)
+            _check_recipe(teacher, edited, reporter, whole=whole)
             if not teacher.finished:
                 reporter.message(
                     f"'{run.recipe.slots[Slot.tangent]}' starts from a diffusion model and --teacher "
                     f"names none: training one first, as {path}"
                 )
-                _advance(teacher, reporter, stop, whole=whole)
+                _advance(teacher, reporter, stop, edited, whole=whole)
         record = TeacherRecord(path=TEACHER, digest=teacher.digest())
         run.write_recipe(run.recipe.replace(teacher=record))
         return teacher

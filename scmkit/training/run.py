@@ -1,6 +1,6 @@
 """Runs: a directory that holds everything one training produced."""
 
-import json
+import contextlib
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -9,13 +9,15 @@ import equinox as eqx
 import jax.random as jr
 
 from scmkit.assembly import build_model
-from scmkit.errors import CheckpointError, UsageError
+from scmkit.derived import say
+from scmkit.errors import CheckpointError, OptionError, UsageError
 from scmkit.files import make_directory, write_text
 from scmkit.locks import LOCK
 from scmkit.model import Model
 from scmkit.recipe import Recipe, TeacherRecord, read_run_recipe
 from scmkit.training import checkpoint
 from scmkit.training.metrics_file import read_metrics
+from scmkit.training.provenance import sealed_text, standing
 from scmkit.training.verification import Check, verify_run
 
 
@@ -52,8 +54,8 @@ class Run:
         return Run(Path(path), read_run_recipe(Path(path)))
 
     def write_recipe(self, recipe: Recipe) -> None:
-        """Replace the recipe, atomically."""
-        write_text(self.path / "recipe.json", json.dumps(recipe.to_json(), indent=2) + "\n")
+        """Replace the recipe, atomically, with the digest of its values beside them."""
+        write_text(self.path / "recipe.json", sealed_text(recipe))
         self.recipe = recipe
 
     def verify(self) -> list[Check]:
@@ -82,12 +84,21 @@ class Run:
 
     def digest(self) -> str:
         """The digest of the newest checkpoint."""
-        return checkpoint.digest(checkpoint.latest(self.checkpoints))
+        return checkpoint.of_latest(self.checkpoints, checkpoint.digest)
 
     @cached_property
     def model(self) -> Model:
-        """The averaged model of the newest checkpoint; raises `CheckpointError`."""
-        latest = checkpoint.latest(self.checkpoints)
+        """The averaged model of the newest checkpoint; raises `CheckpointError`.
+
+        Says so on stderr where the recipe it is built from was edited.
+        """
+        with contextlib.suppress(OSError, ValueError, OptionError):
+            found = standing(self.path)
+            if found.edited:
+                say(f"'{self.path / 'recipe.json'}' is used as it is, but was {found.how}")
+        return checkpoint.of_latest(self.checkpoints, self._model_at)
+
+    def _model_at(self, latest: Path) -> Model:
         skeleton = eqx.filter_eval_shape(build_model, self.recipe, key=jr.key(0))
         try:
             return checkpoint.restore(latest, skeleton, prefix="players/generator/ema")
