@@ -12,7 +12,7 @@ from typing import Any
 import typer
 
 from scmkit.containment import to_json
-from scmkit.errors import RunError, Stopped
+from scmkit.errors import Interrupted, Preempted, RunError, Stopped
 from scmkit.telling import Unfailing
 
 
@@ -63,20 +63,27 @@ def prepare() -> None:
 def stoppable() -> Iterator[None]:
     """While entered, Ctrl-C and SIGTERM raise `Stopped`, which blames no plugin; a second one kills."""
     previous: dict[int, Any] = {}
+    received: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        received.append(number)
+        raise Stopped(number)
+
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
             if signal.getsignal(number) is not signal.SIG_IGN:
-                previous[number] = signal.signal(number, _stop)
+                previous[number] = signal.signal(number, stop)
     try:
         yield
+    except BaseException as error:
+        # Python makes a `RuntimeError` of what is raised while a class is made, and others swallow it.
+        if received and not isinstance(error, Stopped | Interrupted | Preempted):
+            raise Stopped(received[0]) from error
+        raise
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    signal.signal(number, signal.SIG_DFL)
-    raise Stopped(number)
 
 
 _OUTPUT = "scmkit.output"
