@@ -26,7 +26,7 @@ from scmkit_cli import (
     train,
     tune,
 )
-from scmkit_cli.streams import prepare, stoppable
+from scmkit_cli.streams import prepared, stoppable
 
 
 class _Commands(TyperGroup):
@@ -89,9 +89,8 @@ def main() -> None:
     debug = "--debug" in sys.argv
     # Also accepted behind the command, where people put it after an error.
     argv = [a for a in sys.argv[1:] if a != "--debug"]
-    prepare()
     try:
-        with stoppable():
+        with prepared(), stoppable():
             app(args=argv, prog_name="scmkit")
     except ScmkitError as error:
         if debug:

@@ -20,21 +20,25 @@ class _Results:
     """Standard output: where it cannot be written, the error says so."""
 
     def __init__(self, stream: Any) -> None:
-        self._stream = stream
+        self.stream = stream
+        self._failure: RunError | None = None
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
+        return getattr(self.stream, name)
 
     def write(self, text: str) -> int:
         with self._explained():
-            return self._stream.write(text)
+            return self.stream.write(text)
 
     def flush(self) -> None:
         with self._explained():
-            self._stream.flush()
+            self.stream.flush()
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
+        # Whoever tried whether it can be written may have kept the error to himself.
+        if self._failure is not None:
+            raise self._failure
         try:
             yield
         except BrokenPipeError:
@@ -42,14 +46,16 @@ class _Results:
         except OSError as error:
             # What is left in its buffer would fail again when the process ends, and change its exit code.
             with contextlib.suppress(OSError, ValueError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
-            raise RunError(
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+            self._failure = RunError(
                 f"standard output cannot be written: {error.strerror}; free some space or send it elsewhere"
-            ) from error
+            )
+            raise self._failure from error
 
 
-def prepare() -> None:
-    """Standard error cannot fail from now on, and standard output says why it does."""
+@contextlib.contextmanager
+def prepared() -> Iterator[None]:
+    """Standard error cannot fail from now on, and while this is entered standard output says why it does."""
     # Closed ones are None, and `print` would take the other for them.
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
@@ -57,6 +63,11 @@ def prepare() -> None:
         sys.stderr = Unfailing(sys.stderr)  # pyright: ignore[reportAttributeAccessIssue]
     if sys.stdout is not None and not isinstance(sys.stdout, _Results):
         sys.stdout = _Results(sys.stdout)  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        yield
+    finally:
+        if isinstance(sys.stdout, _Results):
+            sys.stdout = sys.stdout.stream
 
 
 @contextlib.contextmanager
