@@ -7,6 +7,7 @@ from typing import Any
 import equinox as eqx
 import jax.random as jr
 
+from scmkit.blame import is_signal
 from scmkit.discovery import Entry, find, first_line
 from scmkit.errors import PluginError, ScmkitError
 from scmkit.interfaces import (
@@ -142,7 +143,9 @@ def _checked(entry: Entry, slot: Slot, kind: type, make: Callable[[], Any]) -> A
         built = make()
     except ScmkitError:
         raise
-    except Exception as error:
+    except BaseException as error:
+        if is_signal(error):
+            raise
         raise PluginError(
             f"{entry} failed to build its {slot}: {first_line(error) or type(error).__name__}"
         ) from error

@@ -1,10 +1,11 @@
 """Which plugin is at fault."""
 
+import signal
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 from scmkit.discovery import Entry, entries, first_line
-from scmkit.errors import PluginError, ScmkitError
+from scmkit.errors import PluginError, ScmkitError, Stopped
 
 OWN = "scmkit"
 """The package whose plugins are suspected last: others call them, with whatever arguments."""
@@ -17,21 +18,32 @@ def suspect(entry: Entry) -> None:
     _loaded.add(entry)
 
 
+def is_signal(error: BaseException) -> bool:
+    """Whether an exception stands for a signal, such as Ctrl-C, and so is nobody's fault.
+
+    A `KeyboardInterrupt` does where Python's own handler is in place, which the command line replaces.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        return signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    return isinstance(error, Stopped)
+
+
 @contextmanager
 def blaming(suspects: Collection[Entry] | None = None) -> Iterator[None]:
     """Raises what comes out of a plugin's code as a `PluginError` that names it; decorates functions, too.
 
     The plugin is the one among `suspects` whose code is deepest in the traceback; by default, among those in
     use that are not scmkit's own, which users call with models and callbacks of theirs. What has a remedy in
-    its message already, and what comes from no plugin, is raised as it is.
+    its message already, what comes from no plugin, and what stands for a signal is raised as it is; a plugin
+    that asks the process to exit has failed like any other.
     """
     try:
         yield
-    except ScmkitError:
+    except (ScmkitError, GeneratorExit):
         raise
-    except Exception as error:
+    except BaseException as error:
         found = _at_fault(error, _foreign() if suspects is None else suspects)
-        if not found:
+        if not found or is_signal(error):
             raise
         what = first_line(error)
         raise PluginError(

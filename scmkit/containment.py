@@ -1,6 +1,7 @@
 """What files may say: names that stay in their folder, and JSON and TOML within bounds."""
 
 import json
+import math
 import os
 import re
 import tomllib
@@ -78,6 +79,21 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError(f"it is nested deeper than {DEEPEST} levels") from None
     check_depth(value)
     return value
+
+
+def to_json(value: Any, *, indent: int | None = None) -> str:
+    """JSON for any reader: numbers that are not finite, which JSON lacks, are null, and sets are lists."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, set | frozenset):
+        value = sorted(value)
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 _LONG_KEY = re.compile(

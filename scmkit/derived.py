@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import TypeAdapter
 
-from scmkit.containment import parse_json, read_bounded
+from scmkit.containment import inside, parse_json, read_bounded
 from scmkit.data import Store, digest_of
 from scmkit.data.digest import LIMIT
 from scmkit.data.layout import METADATA_FILE
@@ -42,10 +42,11 @@ def directory_of(dataset: AbstractDataset) -> Path:
     if isinstance(dataset, Store):
         beside = dataset.path / "derived"
         try:
+            inside(dataset.path, "derived")  # A link out of the store is not followed.
             beside.mkdir(exist_ok=True)
             with tempfile.TemporaryFile(dir=beside):
                 return beside
-        except OSError:
+        except (OSError, ValueError):
             pass
     return cache_directory() / digest(dataset)[:32]
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.machinery import PathFinder
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import Distribution, EntryPoint, distributions
 
 from scmkit.errors import PluginError, did_you_mean
 
@@ -18,12 +18,16 @@ GROUP = "scmkit.plugins"
 
 @dataclass(frozen=True)
 class Entry:
-    """An installed plugin as its distribution's metadata describes it; nothing is imported."""
+    """An installed plugin as its distribution's metadata describes it; nothing is imported.
+
+    `broken` says what is wrong with that metadata, if anything.
+    """
 
     name: str
     package: str
     version: str
     entry_point: EntryPoint
+    broken: str | None = None
 
     def __str__(self) -> str:
         return f"plugin '{self.name}' of {self.package} {self.version}"
@@ -45,13 +49,48 @@ def _stamp(folder: str) -> tuple[str, int]:
 @lru_cache(maxsize=1)
 def _entries(stamps: tuple[tuple[str, int], ...]) -> tuple[Entry, ...]:
     # Reading all metadata takes tens of milliseconds, and a recipe looks plugins up by the dozen.
-    found = []
-    for point in entry_points(group=GROUP):
-        package, version = (
-            ("?", "?") if point.dist is None else (point.dist.name, point.dist.version)
-        )
-        found.append(Entry(point.name, package, version, point))
+    packages: dict[str, list[Entry]] = {}
+    for distribution in distributions():
+        if offered := _offered(distribution):
+            # As Python does it: what comes first on the path hides others of its name.
+            packages.setdefault(_normal(offered[0].package), offered)
+    found = [entry for offered in packages.values() for entry in offered]
     return tuple(sorted(found, key=lambda e: (e.name, e.package)))
+
+
+def _offered(distribution: Distribution) -> list[Entry]:
+    """The plugins of one distribution, whose damage must not hide those of others."""
+    try:
+        points = list(distribution.entry_points.select(group=GROUP))
+    except Exception as error:
+        # Where no plugin can be named, the package is.
+        package, version, _ = _identity(distribution)
+        broken = f"its entry_points.txt cannot be read ({first_line(error)})"
+        return [Entry(package, package, version, EntryPoint(package, "", GROUP), broken)]
+    if not points:
+        return []
+    package, version, broken = _identity(distribution)
+    return [Entry(p.name, package, version, p, broken or _malformed(p)) for p in points]
+
+
+def _identity(distribution: Distribution) -> tuple[str, str, str | None]:
+    """Name and version, from the folder's name where there is no METADATA, and then what is wrong."""
+    try:
+        name, version = distribution.metadata["Name"], distribution.version
+        if name and version:
+            return name, version, None
+    except Exception:
+        pass  # What is raised differs between versions of Python.
+    folder = getattr(getattr(distribution, "_path", None), "name", "")
+    name, _, version = folder.removesuffix(".dist-info").removesuffix(".egg-info").partition("-")
+    return name or "?", version or "?", "its package has no readable METADATA"
+
+
+def _malformed(point: EntryPoint) -> str | None:
+    try:
+        return None if point.module else "its entry point names no module"
+    except Exception:
+        return f"its entry point '{point.value}' is not MODULE:ATTRIBUTE"
 
 
 def find(name: str) -> Entry:
@@ -89,6 +128,8 @@ def find(name: str) -> Entry:
 
 def problem(entry: Entry, installed: Sequence[Entry]) -> str | None:
     """Why an entry among the `installed` cannot work, as far as can be told without importing it."""
+    if entry.broken:
+        return entry.broken
     if sum(e.name == entry.name for e in installed) > 1:
         return f"name taken twice; use {entry.package}:{entry.name}"
     if not has_module(entry.entry_point.module):
@@ -118,5 +159,8 @@ def first_line(error: BaseException) -> str:
 
 def _same(package: str, other: str) -> bool:
     """Whether two names are one to package indexes, which ignore case and kinds of hyphen."""
-    one, two = (re.sub(r"[-_.]+", "-", name).lower() for name in (package, other))
-    return one == two
+    return _normal(package) == _normal(other)
+
+
+def _normal(package: str) -> str:
+    return re.sub(r"[-_.]+", "-", package).lower()

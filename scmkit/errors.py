@@ -73,6 +73,14 @@ class Preempted(ScmkitError):
     code = 75
 
 
+class Stopped(BaseException):
+    """A signal that ends a command where it is: no fault, and so no `Exception`."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`"; did you mean 'x'?"` for the closest known name, or an empty string."""
     close = get_close_matches(name, list(known), n=1, cutoff=0.6)

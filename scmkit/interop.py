@@ -17,7 +17,7 @@ from scmkit.blame import blaming
 from scmkit.composition import compose
 from scmkit.containment import parse_json
 from scmkit.errors import DataError, RunError, UsageError
-from scmkit.files import plain_path
+from scmkit.files import plain_path, sync_directory
 from scmkit.finite import not_finite
 from scmkit.interfaces import AbstractImporter, Imported
 from scmkit.model import Model
@@ -199,6 +199,7 @@ def _write_run(dest: Path, recipe: Recipe, model: Model, metadata: Mapping[str, 
         tree = {"players": {"generator": {"ema": model}}}
         checkpoint.save(run.checkpoints, recipe.train.steps, tree, metadata=metadata)
         temporary.rename(dest)
+        sync_directory(dest.parent)
     except OSError as error:
         raise RunError(f"run '{dest}' cannot be written: {error.strerror}") from error
     finally:

@@ -14,6 +14,7 @@ LOCK = ".lock"
 
 _TAKEN = {errno.EAGAIN, errno.EACCES, errno.EDEADLK}
 _UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 _BYTE = (
     1 << 30
 )  # Windows keeps others from reading what is locked, so that is past the owner's name.
@@ -45,8 +46,12 @@ class DirectoryLock:
     def __enter__(self) -> "DirectoryLock":
         path = self.directory / self.file
         try:
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _NO_LINK, 0o644)
         except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise RunError(
+                    f"'{path}' is a link, and what is written must stay in its folder; remove it"
+                ) from error
             raise RunError(
                 f"'{self.directory}' cannot be written to: {error.strerror}; make it writable or "
                 "work on a copy"
@@ -65,6 +70,9 @@ class DirectoryLock:
                 f"'{self.directory}' is in use by {who}; wait for it to end, or stop it"
             ) from None
         self.held = True
+        # A file with another name may be another's, such as that of a copy made of hard links.
+        if os.fstat(self._descriptor).st_nlink > 1:
+            return self
         # Only for the message above: a full disk must not keep anyone from working.
         with contextlib.suppress(OSError):
             os.ftruncate(self._descriptor, 0)

@@ -1,6 +1,6 @@
 """How plugins are loaded: imported on use, and checked."""
 
-from scmkit.blame import suspect
+from scmkit.blame import is_signal, suspect
 from scmkit.discovery import Entry, first_line, has_module
 from scmkit.environment import require_jax
 from scmkit.errors import PluginError
@@ -15,10 +15,16 @@ def load(entry: Entry) -> Plugin:
     plugin can work.
     """
     require_jax()
+    if entry.broken:
+        raise PluginError(
+            f"{entry} is broken: {entry.broken} (try: pip install --force-reinstall {entry.package})"
+        )
     try:
         plugin = entry.entry_point.load()
     # A module that exits while it is imported is broken like any other.
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
+        if is_signal(error):
+            raise
         raise PluginError(
             f"{entry} is broken: {type(error).__name__}: {first_line(error)} "
             f"(try: pip install --upgrade {entry.package})"

@@ -2,6 +2,8 @@
 
 import sys
 
+from scmkit.telling import Unfailing
+
 
 def printable(text: str) -> str:
     """Text on one line, in which what is no visible character is escaped (`\\x1b`, `\\n`, `\\u202e`)."""
@@ -11,5 +13,5 @@ def printable(text: str) -> str:
 
 
 def say(text: str) -> None:
-    """One line on stderr."""
-    print(printable(text), file=sys.stderr, flush=True)  # noqa: T201
+    """One line on stderr; where that cannot be written, nobody is told and the work goes on."""
+    print(printable(text), file=Unfailing(sys.stderr), flush=True)

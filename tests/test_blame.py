@@ -1,7 +1,9 @@
 """Plugins that fail, or return what they should not, when they are used: named, and no harm to others."""
 
+import contextlib
 import html
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +18,7 @@ from test_training import SMALL, Reporter, go, recipe
 
 from scmkit import Run, compose, evaluate, resume, sample, search_angles
 from scmkit.blame import blaming
+from scmkit.containment import parse_json
 from scmkit.discovery import find
 from scmkit.errors import PluginError
 from scmkit.interfaces import AbstractNetwork, AbstractSampler, SamplerOutput
@@ -184,6 +187,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     ("body", "wanted"),
     [
         ("raise KeyError('gone')", "failed: KeyError: 'gone' (try: "),
+        ("raise SystemExit(0)", "failed: SystemExit: 0 (try: "),
         ("return noise, 1", "returned a tuple from its sampler, which must be a SamplerOutput ("),
         (
             "return eqx.tree_at(lambda o: o.x, out, noise[None])",
@@ -212,6 +216,64 @@ def test_a_sampler_is_named(body, wanted, run, install, scmkit):
     assert line.startswith(f"1.0 {wanted}")
     assert scmkit("sample", run.path, "--n", 4)[0] == 0
     assert "odd-pack" in scmkit("plugins", "list")[1]
+
+
+def test_only_a_signal_is_a_signal(run, install, scmkit):
+    """What a plugin raises in its place is the plugin's, and a real one is not."""
+    body = "raise KeyboardInterrupt"
+    install("odd-pack", {"odd": "plugin"}, source=SAMPLER.replace("BODY", body))
+    command = ("sample", run.path, "--n", 4, "--sampler", "odd")
+    assert refused(scmkit(*command)).startswith("1.0 failed: KeyboardInterrupt (try: ")
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for name, code, said in (("SIGINT", 130, "interrupted"), ("SIGTERM", 75, "terminated")):
+        # The second is swallowed, as Python's own code may do it: the code is the same.
+        kill = f"import os, signal; os.kill(os.getpid(), signal.{name})"
+        body = kill if code == 130 else f"with contextlib.suppress(BaseException): {kill}; raise"
+        body = f"import contextlib\n        {body}\n        raise ValueError"
+        upgraded(install, SAMPLER.replace("BODY", body))
+        outcome = scmkit(*command)
+        assert (outcome[0], outcome[2]) == (code, f"error: {said}\n")
+        shutil.move(
+            install.directory / "odd_pack-2.0.dist-info",
+            install.directory / "odd_pack-1.0.dist-info",
+        )
+    assert handlers == {number: signal.getsignal(number) for number in handlers}
+
+
+def test_json_is_alone_and_valid(run, install, scmkit):
+    """Whatever a metric prints, and where it is no number."""
+    source = metric_module("odd").replace(
+        "return float(", "print('hello')\n        return 0 * float('nan') * float("
+    )
+    install("odd-pack", {"odd": "plugin"}, source=source)
+    code, out, err = scmkit(
+        *("eval", run.path, "--n", 8, "--steps", 1, "--resamples", 0, "--json"),
+        *("--metric", "odd", "--metric", "mmd"),
+    )
+    assert code == 0, err
+    assert "hello" in err
+    rows = list(map(parse_json, out.splitlines()))
+    assert rows
+    assert all(row["odd"] is None and row["mmd"] >= 0 for row in rows)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
+@pytest.mark.parametrize("stream", ["stderr", "stdout"])
+def test_a_full_disk_behind_a_stream(stream, run, scmkit, monkeypatch, tmp_path):
+    """What is only told is left out; what was asked for is missed."""
+    command = (
+        (*TRAIN, "--data", "gmm", "--name", "r") if stream == "stderr" else ("plugins", "list")
+    )
+    full = Path("/dev/full").open("w", buffering=1)  # noqa: SIM115
+    with contextlib.suppress(OSError), full:
+        monkeypatch.setattr(sys, stream, full)
+        code, _, err = scmkit(*command)
+    if stream == "stderr":
+        assert code == 0
+        assert Run.load(tmp_path / "runs" / "r").finished
+    else:
+        assert code == 1
+        assert err.startswith("error: standard output cannot be written: No space left")
 
 
 @pytest.mark.parametrize(

@@ -225,6 +225,31 @@ def test_replacement_cut_short_is_finished(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["00000008", "00000009"]
 
 
+def test_reading_goes_on_where_training_removes_what_is_read(tmp_path):
+    checkpoint.save(tmp_path, 1, state(1))
+
+    def read(path):
+        if path.name == "00000001":
+            checkpoint.save(tmp_path, 2, state(2), keep=1)
+        return checkpoint.restore(path, state())
+
+    assert bits(checkpoint.of_latest(tmp_path, read)) == bits(state(2))
+    (tmp_path / "00000002/arrays/step/0").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="instead of"):
+        checkpoint.of_latest(tmp_path, read)
+
+
+def test_notes_are_beside_the_digest(tmp_path):
+    one, other = (
+        checkpoint.save(tmp_path / str(n), 1, state(), notes={"seconds": n}) for n in (1, 2)
+    )
+    assert checkpoint.digest(one) == checkpoint.digest(other)
+    assert [checkpoint.notes(path) for path in (one, other)] == [{"seconds": 1}, {"seconds": 2}]
+    (one / "notes.json").write_text("[")
+    assert checkpoint.notes(one) == {}
+    assert checkpoint.problem(one) is None
+
+
 def test_digest_changes_with_any_leaf_or_metadata(tmp_path):
     digest = checkpoint.digest(checkpoint.save(tmp_path / "a", 1, state()))
     assert digest == checkpoint.digest(checkpoint.save(tmp_path / "b", 1, state()))

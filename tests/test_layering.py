@@ -14,6 +14,7 @@ import scmkit
 from scmkit.testing import assert_abstract_or_final
 
 LAYERS = [
+    {"telling"},
     {"terminal"},
     {"types", "bounds", "errors", "dtypes", "environment", "containment", "npy"},
     {"discovery"},

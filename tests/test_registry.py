@@ -170,6 +170,33 @@ def test_listing_for_people_shows_what_is_broken(
     assert shown.splitlines() == sorted(shown.splitlines())
 
 
+def test_damaged_metadata_harms_its_own_plugin_alone(
+    install: Installer, scmkit: Callable[..., Outcome]
+) -> None:
+    install("good-pack", {"good": "plugin"}, source=metric_module("good"))
+    install("odd-pack", {"odd": "plugin"}, version="2.1")
+    (install.directory / "odd_pack-2.1.dist-info" / "METADATA").unlink()
+    install("form-pack", {"form": "no module: at all"})
+    for name, content in (
+        ("text", b"[scmkit.plugins]\n\xff"),
+        ("line", b"[scmkit.plugins]\nline\n"),
+    ):
+        install(f"{name}-pack", {name: "plugin"}, version="3")
+        (install.directory / f"{name}_pack-3.dist-info" / "entry_points.txt").write_bytes(content)
+    rows = _listed(scmkit("plugins", "list", "--json", "--load"))
+    said = {name: row["broken"] for name, row in rows.items() if "broken" in row}
+    assert said.keys() == {"odd", "form", "text-pack", "line-pack"}
+    assert said["odd"] == "its package has no readable METADATA"
+    assert said["form"] == "its entry point 'no module: at all' is not MODULE:ATTRIBUTE"
+    assert said["line-pack"].startswith("its entry_points.txt cannot be read (")
+    assert rows["good"]["slots"] == ["metric"]
+    assert scmkit("plugins", "info", "good").code == 0
+    line = refused(scmkit("plugins", "info", "odd"))
+    assert line.startswith(
+        "error: plugin 'odd' of odd_pack 2.1 is broken: its package has no readable"
+    )
+
+
 def test_an_unknown_name_gets_a_suggestion(scmkit: Callable[..., Outcome]) -> None:
     line = refused(scmkit("train", "--plugin", "trigflw"))
     assert "no plugin 'trigflw'; did you mean 'trigflow'?" in line

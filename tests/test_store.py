@@ -1,6 +1,7 @@
 """The store: written atomically, read back exactly, and damage found and named."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 import scmkit.data.layout as layout
+from scmkit import Run, compose
 from scmkit.data import Store, StoreWriter
 from scmkit.errors import DataError
 from scmkit.interfaces import Split
@@ -30,6 +32,26 @@ def write_images(path: Path) -> Store:
 def store(tmp_path):
     write_images(tmp_path / "store")
     return tmp_path / "store"
+
+
+def test_what_is_written_is_made_durable(tmp_path, monkeypatch):
+    """Content before the name, and the name in its folder after; of a recipe as of a store."""
+    done = []
+    monkeypatch.setattr(os, "fsync", lambda fd: done.append(os.readlink(f"/proc/self/fd/{fd}")))
+    Run.create(tmp_path / "r", compose(["diffusion"], data="two-moons"))
+    root, temporary, folder = done
+    assert (root, folder) == (str(tmp_path), str(tmp_path / "r"))
+    assert temporary.startswith(f"{folder}/recipe.json.")
+    done.clear()
+    write_images(tmp_path / "s")
+    hidden = next(name for name in done if name.endswith("/scmkit.json")).removesuffix(
+        "/scmkit.json"
+    )
+    folders = [
+        str(p.relative_to(tmp_path / "s")) for p in (tmp_path / "s").rglob("*") if p.is_dir()
+    ]
+    assert {f"{hidden}/{name}" for name in folders} < set(done)
+    assert done[-1] == str(tmp_path)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Runs that survive: killed processes, damaged files, full disks, and two processes at once."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -8,7 +9,9 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+import fuzz_targets
 import killing
 import numpy as np
 import pytest
@@ -192,13 +195,105 @@ def test_verify_names_what_is_wrong(copy, scmkit):
     assert all(check.problem is None for check in Run.load(copy).verify())
     flip(an_array(copy, 25))
     flip(an_array(copy / "teacher", 30))
+    replace(copy / "teacher" / "metrics.jsonl", '"mse": 0.', '"mse": 1.')
+    replace(copy / "teacher" / "recipe.json", '"lr": 0.001', '"lr": 0.002')
     with (copy / "metrics.jsonl").open("a") as file:
         file.write('{"step": 3')
     code, out, _ = scmkit("run", "verify", copy, "--json")
     assert code == 1
-    bad = {(c["what"], c["step"]): c["problem"] for c in json.loads(out) if c["problem"]}
-    assert set(bad) == {("checkpoint", 25), ("checkpoint", 30), ("metrics", None)}
-    assert "SHA-256" in bad["checkpoint", 25]
+    wrong = [c for c in json.loads(out) if c["problem"]]
+    bad = {str(Path(c["path"]).relative_to(copy)): c["problem"] for c in wrong}
+    assert bad == {
+        "checkpoints/00000025": bad["checkpoints/00000025"],
+        "metrics.jsonl": "line 11 is torn or no line of metrics",
+        "teacher/checkpoints/00000030": bad["teacher/checkpoints/00000030"],
+        "teacher/metrics.jsonl": "was changed since the newest checkpoint was saved",
+        "teacher/recipe.json": "was edited since scmkit wrote it: train.lr is 0.002, was 0.001",
+    }
+    assert "SHA-256" in bad["checkpoints/00000025"]
+
+
+def replace(file, old, new):
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+
+
+def test_an_edited_recipe_is_used_only_if_that_is_meant(copy, scmkit, tmp_path):
+    file = copy / "recipe.json"
+    replace(file, '"lr": 0.001', '"lr": 0.1')
+    how = "was edited since scmkit wrote it: train.lr is 0.1, was 0.001"
+    code, _, err = scmkit("resume", copy, "--steps", 60)
+    assert (code, err) == (
+        2,
+        f"error: '{file}' {how}; if that is meant, `scmkit resume {copy} --edited`, else restore it\n",
+    )
+    code, _, err = scmkit("sample", copy, "--n", 4, "--out", tmp_path / "x.png")
+    assert code == 0
+    assert f"'{file}' is used as it is, but {how}" in err.splitlines()
+    code, _, err = scmkit("resume", copy, "--edited")
+    assert f"'{file}' is used as it is, but {how}" in err.splitlines()
+    assert "is finished" in err
+    code, out, _ = scmkit("run", "verify", copy)
+    assert code == 0
+    assert "good (differs from the newest checkpoint's: train.lr is 0.1, was 0.001)" in out
+    assert "differs from the newest checkpoint's recipe: train.lr is" in scmkit("resume", copy)[2]
+
+
+def test_what_resume_is_told_to_change_is_no_edit(copy):
+    run = Run.load(copy)
+    settings = dataclasses.replace(run.recipe.train, steps=60, on_nonfinite="skip")
+    run.write_recipe(run.recipe.replace(train=settings))
+    assert all(check.problem is None and check.note is None for check in run.verify())
+    replace(copy / "recipe.json", '"steps": 60', '"steps": 61')
+    assert run.verify()[0].problem == (
+        "was edited since scmkit wrote it: "
+        'train.on_nonfinite is "skip", was "stop", train.steps is 61, was 30'
+    )
+
+
+def test_runs_of_before_there_were_digests_are_good(copy, scmkit):
+    for place in (copy, copy / "teacher"):
+        document = json.loads((place / "recipe.json").read_text())
+        del document["sha256"]
+        (place / "recipe.json").write_text(json.dumps(document, indent=2) + "\n")
+        for path in (place / "checkpoints").iterdir():
+            (path / "notes.json").unlink()
+            manifest = json.loads((path / "COMMIT.json").read_text())
+            del manifest["metadata"]["recipe"]
+            (path / "COMMIT.json").write_bytes(fuzz_targets._sealed(manifest))
+    recipe = Run.load(copy).recipe
+    teacher = dataclasses.replace(recipe.teacher, digest=Run.load(copy / "teacher").digest())
+    document = recipe.replace(teacher=teacher).to_json()
+    (copy / "recipe.json").write_text(json.dumps(document))
+    code, out, _ = scmkit("run", "verify", copy)
+    assert code == 0
+    assert out.count("good (has no digest, which earlier versions did not write)") == 2
+    assert out.count("good (no checkpoint has a digest of it") == 2
+    assert scmkit("resume", copy)[0] == 2
+    assert "sha256" in json.loads((copy / "recipe.json").read_text())
+
+
+def test_what_training_removes_is_no_damage(copy, monkeypatch):
+    """A checkpoint that goes while it is checked, and another that is put in the place of one."""
+    problem, gone = checkpoint.problem, copy / "checkpoints" / "00000025"
+
+    def meanwhile(path):
+        if path == gone:
+            shutil.rmtree(gone)
+        elif (path / ".replaced").exists():
+            shutil.rmtree(path)
+            shutil.copytree(copy / "other", path)
+        return problem(path)
+
+    newest = copy / "checkpoints" / "00000030"
+    shutil.copytree(newest, copy / "other")
+    flip(an_array(copy, 30))
+    (newest / ".replaced").touch()
+    monkeypatch.setattr(checkpoint, "problem", meanwhile)
+    checks = Run.load(copy).verify()
+    assert [check.problem for check in checks] == [None] * len(checks)
+    assert [check.step for check in checks if check.what == "checkpoint"][:1] == [30]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Training runs: what they leave behind, how they stop and resume, and what they start from."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -39,6 +40,8 @@ class Reporter:
 
     def message(self, text):
         self.messages.append(text)
+        if self.at is None and self.do is not None:
+            self.do()
 
     def start(self, name, step, steps):
         self.names.append((name, step, steps))
@@ -113,20 +116,29 @@ def test_metrics_by_noise_level_add_up(teacher):
 
 
 def test_resume_is_bit_for_bit(tmp_path):
-    """Stopped in the teacher and twice in the student: the end is that of an undisturbed run."""
+    """Stopped before the first step, and in both runs also in the last: all ends as in an undisturbed run."""
     composed = recipe("trigflow", "scd", **{"teacher.train.steps": 16})
     straight = go(composed, tmp_path / "a" / "run")
     path = tmp_path / "b" / "run"
-    for at, number, error in (
-        (("teacher", 7), signal.SIGTERM, Preempted),
-        (("run", 5), signal.SIGINT, Interrupted),
-        (("run", 18), signal.SIGTERM, Preempted),
+    again = f"continue with `scmkit resume {path}`"
+    for at, number, error, wanted in (
+        (None, signal.SIGTERM, Preempted, f"stopped at step 0, before another; {again}"),
+        (("teacher", 7), signal.SIGTERM, Preempted, again),
+        (
+            ("teacher", 16),
+            signal.SIGINT,
+            Interrupted,
+            f"stopped at step 0, before another; {again}",
+        ),
+        (("run", 5), signal.SIGINT, Interrupted, again),
+        (("run", 18), signal.SIGTERM, Preempted, again),
+        (("run", 24), signal.SIGTERM, Preempted, f"run '{path}' is finished at step 24, in which"),
     ):
         trigger = Reporter(at, lambda number=number: os.kill(os.getpid(), number))
         advance = partial(resume, path) if path.exists() else partial(go, composed, path)
-        with pytest.raises(error, match="continue with"):
+        with pytest.raises(error, match=re.escape(wanted)):
             advance(reporter=trigger)
-    stopped = resume(tmp_path / "b" / "run", reporter=Reporter())
+    stopped = Run.load(path)
     assert state_bytes(stopped) == state_bytes(straight)
     assert without_clock(stopped) == without_clock(straight)
     teachers = [Run.load(r.path / "teacher") for r in (straight, stopped)]

@@ -21,10 +21,11 @@ from hypothesis import strategies as st
 from scmkit_cli.options import counts
 
 import scmkit
-from scmkit import compose, containment
+from scmkit import Run, compose, containment, resume
 from scmkit.benchmarking import Cell
 from scmkit.containment import check_depth, inside, parse_json
-from scmkit.data import Store
+from scmkit.data import Store, StoreWriter
+from scmkit.derived import cache_directory, directory_of
 from scmkit.errors import (
     CheckpointError,
     DataError,
@@ -34,11 +35,14 @@ from scmkit.errors import (
     ScmkitError,
     UsageError,
 )
+from scmkit.files import refuse_links
 from scmkit.interop import restore_exported
+from scmkit.locks import LOCK, DirectoryLock
 from scmkit.recipe import Recipe, read_recipe, read_run_recipe
 from scmkit.training import checkpoint, train
 from scmkit.training.manifest import MANIFEST
 from scmkit.training.metrics_file import read_metrics
+from scmkit.training.progress import Silent
 from scmkit.weights import write_safetensors
 
 # Names and paths
@@ -99,6 +103,85 @@ def test_checkpoints_name_no_file_elsewhere(tmp_path):
             (path / MANIFEST).write_bytes(fuzz_targets._sealed(forged))
             with pytest.raises(CheckpointError, match="leads out of the folder"):
                 checkpoint.restore(path, TREE)
+
+
+def contents(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "samples", "nonfinite", "teacher", ".lock", "new"])
+def test_nothing_is_written_or_removed_through_a_link_in_a_run(tmp_path, name):
+    precious, run = tmp_path / "precious", tmp_path / "run"
+    for folder in ("checkpoints", "nonfinite"):
+        checkpoint.save(precious / folder, 1, TREE)
+        (precious / folder / ".tmp-00000002").mkdir()
+    for file in (
+        "samples/1.png.0.tmp",
+        "recipe.json.0.tmp",
+        "recipe.json",
+        "nonfinite/1.json.0.tmp",
+    ):
+        (precious / file).parent.mkdir(exist_ok=True)
+        (precious / file).write_text("mine")
+    before = contents(precious)
+    Run.create(run, compose(["trigflow", "scd"], data="two-moons"))
+    target = {"teacher": "", ".lock": "recipe.json", "new": "samples"}.get(name, name)
+    (run / name).symlink_to(precious / target)
+    with pytest.raises(RunError, match="is a link out of"):
+        resume(run, reporter=Silent())
+    assert contents(precious) == before
+    assert (precious / "nonfinite" / ".tmp-00000002").is_dir()
+
+
+def test_links_that_users_make_are_followed(tmp_path):
+    """To the run, above it, and within it; a teacher that is only read may be anywhere."""
+    run = tmp_path / "disk" / "runs" / "r"
+    (run / "a").mkdir(parents=True)
+    (run / "b").symlink_to("a")
+    (run / "teacher").symlink_to(tmp_path)
+    (tmp_path / "runs").symlink_to("disk/runs")
+    (tmp_path / "r").symlink_to("runs/r")
+    for path in (tmp_path / "r", tmp_path / "runs" / "r"):
+        refuse_links(path, but=("teacher",))
+        with pytest.raises(RunError, match="teacher' is a link out of"):
+            refuse_links(path)
+
+
+def test_of_a_link_the_link_is_removed(tmp_path):
+    precious, folder = checkpoint.save(tmp_path / "precious", 1, TREE), tmp_path / "checkpoints"
+    before = contents(precious)
+    checkpoint.save(folder, 2, TREE)
+    for name in ("00000001", "00000003", ".tmp-00000009", "00000004.old"):
+        (folder / name).symlink_to(precious)
+    checkpoint.save(folder, 3, TREE, keep=1)
+    assert checkpoint.recover(folder) == []
+    assert contents(precious) == before
+    assert {p.name for p in folder.iterdir() if not p.is_symlink()} == {"00000003"}
+    checkpoint.save(folder, 5, TREE, keep=1)
+    assert [p.name for p in folder.iterdir()] == ["00000005"]
+
+
+def test_locks_write_to_no_other_file(tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / LOCK).symlink_to("mine")
+    with pytest.raises(RunError, match="is a link"), DirectoryLock(tmp_path):
+        pass
+    (tmp_path / LOCK).unlink()
+    (tmp_path / LOCK).hardlink_to(tmp_path / "mine")
+    with DirectoryLock(tmp_path) as lock:
+        assert lock.held
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+def test_a_store_linked_as_an_abandoned_one_is_left_alone(tmp_path):
+    precious = fuzz_targets._store(tmp_path)
+    before = contents(precious)
+    (tmp_path / ".new.0.partial").symlink_to(precious)
+    with StoreWriter(tmp_path / "new", shape=(1,), dtype="float32") as out:
+        out.append("train", np.zeros((2, 1), np.float32))
+    assert contents(precious) == before
+    (precious / "derived").symlink_to(tmp_path)
+    assert directory_of(Store(precious)).parent == cache_directory()
 
 
 @pytest.mark.parametrize("name", ["../x", "/x", "..", "a/b", "", ".hidden", "-x", "a\n"])

@@ -59,12 +59,12 @@ def bench(
     sampling = counts(eval_steps, "--eval-steps")
 
     import dataclasses
-    import json
     import shlex
     import sys
 
     from scmkit.benchmarking import Plan, Result, bench_page, summarise, table_of
     from scmkit.benchmarking import bench as run
+    from scmkit.containment import to_json
     from scmkit.environment import environment
     from scmkit.evaluation import remarks
     from scmkit.files import write_text
@@ -90,7 +90,7 @@ def bench(
             "table": [dataclasses.asdict(line) for line in summarise(results)],
             "results": [dataclasses.asdict(result) for result in results],
         }
-        write_text(out / "bench.json", json.dumps(content, indent=1, default=sorted) + "\n")
+        write_text(out / "bench.json", to_json(content, indent=1) + "\n")
         write_text(out / "bench.html", bench_page(plan, results, facts))
 
     results = run(plan, out, progress=lambda line: say(line, err=True), finished=write)

@@ -1,12 +1,12 @@
 """`scmkit data`: importing data into a store, and looking at one."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from scmkit.bounds import LAST_SEED
+from scmkit_cli.streams import alone, print_json
 from scmkit_cli.terminal import say
 
 if TYPE_CHECKING:
@@ -131,10 +131,13 @@ def import_(
 
 @app.command()
 def info(
+    context: typer.Context,
     data: Annotated[
         str, typer.Argument(help="An embedded data set's name, or a store of `scmkit data import`.")
     ],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", callback=alone, help="Print one JSON object.")
+    ] = False,
     png: Annotated[
         Path | None, typer.Option(help="Also draw some train samples, into this file.")
     ] = None,
@@ -147,7 +150,7 @@ def info(
     if png is not None:
         write_picture(dataset, png)
     if as_json:
-        say(json.dumps({"data": data} | facts))
+        print_json(context, {"data": data} | facts)
         return
     say(f"{data}: {summary(facts)}")
     shown = {

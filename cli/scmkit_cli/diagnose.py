@@ -31,10 +31,10 @@ def diagnose(
     except ImportError:
         raise UsageError("diagnose draws with matplotlib: pip install 'scmkit[plots]'") from None
 
-    import json
     from dataclasses import asdict
 
     from scmkit import Run
+    from scmkit.containment import to_json
     from scmkit.diagnosis import tangent_norms
     from scmkit.files import write_text
 
@@ -48,7 +48,7 @@ def diagnose(
             values = results[str(path)][part]
             say(f"  {part:<6} largest {max(values):.3g}, last {values[-1]:.3g}", err=True)
     _draw(out, results)
-    write_text(out.with_suffix(".json"), json.dumps(results, indent=1) + "\n")
+    write_text(out.with_suffix(".json"), to_json(results, indent=1) + "\n")
     say(str(out))
 
 

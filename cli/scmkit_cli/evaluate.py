@@ -1,6 +1,5 @@
 """`scmkit eval`."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -18,10 +17,12 @@ from scmkit_cli.options import (
     counts,
     parse_settings,
 )
+from scmkit_cli.streams import alone, print_json
 from scmkit_cli.terminal import say
 
 
 def evaluate(
+    context: typer.Context,
     run: Annotated[Path, typer.Argument(help="The run's directory.")],
     steps: Annotated[
         str | None,
@@ -54,7 +55,9 @@ def evaluate(
     guidance_interval: Interval = None,
     seed: Annotated[int, typer.Option(min=0, max=LAST_SEED, help="Seed of noise and subsets.")] = 0,
     settings: Settings = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a row.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", callback=alone, help="One JSON object a row.")
+    ] = False,
 ) -> None:
     """Hold a run's samples against the test split; smaller is better, except where an arrow points up.
 
@@ -100,5 +103,9 @@ def evaluate(
         )
     if features is None:
         chosen_features(rows)
-    for line in map(json.dumps, map(record, rows)) if as_json else lines(rows):
+    if as_json:
+        for row in rows:
+            print_json(context, record(row))
+        return
+    for line in lines(rows):
         say(line)

@@ -1,6 +1,5 @@
 """`scmkit likelihood`."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -8,10 +7,12 @@ from typing import Annotated, Literal
 import typer
 
 from scmkit.bounds import LAST_SEED
+from scmkit_cli.streams import alone, print_json
 from scmkit_cli.terminal import say
 
 
 def likelihood(
+    context: typer.Context,
     run: Annotated[Path, typer.Argument(help="The run's directory: a diffusion model.")],
     n: Annotated[
         int | None,
@@ -48,7 +49,9 @@ def likelihood(
     seed: Annotated[
         int, typer.Option(min=0, max=LAST_SEED, help="Seed of subset, dequantisation and probes.")
     ] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", callback=alone, help="One JSON object.")
+    ] = False,
 ) -> None:
     """Bits per dimension of a split under a diffusion model; smaller is better.
 
@@ -95,7 +98,7 @@ def likelihood(
             "given_labels": found.given_labels,
             "each": found.bits.tolist(),
         }
-        say(json.dumps(values))
+        print_json(context, values)
         return
     given = ", given their class" if found.given_labels else ""
     method = trace if count is None else f"{trace}, {count} probe{'s' if count > 1 else ''}"

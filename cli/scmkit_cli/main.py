@@ -1,12 +1,14 @@
 """The command line: `scmkit COMMAND`."""
 
+import signal
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from scmkit.blame import blaming
-from scmkit.errors import ScmkitError
+from scmkit.errors import Interrupted, Preempted, ScmkitError, Stopped
 from scmkit_cli import (
     bench,
     convert,
@@ -24,10 +26,21 @@ from scmkit_cli import (
     train,
     tune,
 )
+from scmkit_cli.streams import prepared, stoppable
 from scmkit_cli.terminal import say
+
+
+class _Commands(TyperGroup):
+    """The commands; what a plugin raises is blamed on it before typer makes an exit code of it."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with blaming():
+            return super().invoke(ctx)
+
 
 app = typer.Typer(
     name="scmkit",
+    cls=_Commands,
     help="Continuous-time consistency models (sCM, arXiv 2410.11081), composed from plugins.\n\n"
     "Start with: scmkit train --plugin trigflow --plugin scd",
     no_args_is_help=True,
@@ -78,16 +91,17 @@ def main() -> None:
     # Also accepted behind the command, where people put it after an error.
     argv = [a for a in sys.argv[1:] if a != "--debug"]
     try:
-        with blaming():
+        with prepared(), stoppable():
             app(args=argv, prog_name="scmkit")
     except ScmkitError as error:
         if debug:
             raise
         say(f"error: {error}", err=True)
         sys.exit(error.code)
-    except KeyboardInterrupt:
-        say("error: interrupted", err=True)
-        sys.exit(130)
+    except Stopped as stop:
+        term = stop.number == signal.SIGTERM
+        say(f"error: {'terminated' if term else 'interrupted'}", err=True)
+        sys.exit(Preempted.code if term else Interrupted.code)
     except BrokenPipeError:
         sys.exit(1)
     except Exception as error:

@@ -1,12 +1,13 @@
 """`scmkit plugins`."""
 
-import json
 from typing import Annotated
 
 import typer
 
+from scmkit.blame import is_signal
 from scmkit.errors import ScmkitError, UsageError
 from scmkit_cli.options import Settings, by_plugin, parse_settings
+from scmkit_cli.streams import alone, print_json
 from scmkit_cli.terminal import say
 
 app = typer.Typer(no_args_is_help=True)
@@ -14,7 +15,10 @@ app = typer.Typer(no_args_is_help=True)
 
 @app.command("list")
 def list_(
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    context: typer.Context,
+    as_json: Annotated[
+        bool, typer.Option("--json", callback=alone, help="One JSON object a line.")
+    ] = False,
     load: Annotated[
         bool, typer.Option("--load", help="Import each plugin and show its slots and summary.")
     ] = False,
@@ -41,7 +45,7 @@ def list_(
         rows.append(row | ({"broken": why} if why else {}))
     if as_json:
         for row in rows:
-            say(json.dumps(row))
+            print_json(context, row)
         return
     name_width = max((len(r["name"]) for r in rows), default=0)
     package_width = max((len(f"{r['package']} {r['version']}") for r in rows), default=0)
@@ -142,7 +146,9 @@ def check(
         try:
             one.run()
             say(f"ok      {one.name}")
-        except Exception as error:
+        except BaseException as error:
+            if is_signal(error):
+                raise
             failed += 1
             first = str(error).strip().splitlines() or [""]
             say(f"FAILED  {one.name}: {type(error).__name__}: {first[0]}")

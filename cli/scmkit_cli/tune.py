@@ -1,6 +1,5 @@
 """`scmkit tune`."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -8,17 +7,21 @@ import typer
 
 from scmkit.bounds import LAST_SEED
 from scmkit_cli.options import Settings, by_plugin, parse_settings
+from scmkit_cli.streams import alone, print_json
 from scmkit_cli.terminal import say
 
 
 def tune(
+    context: typer.Context,
     run: Annotated[Path, typer.Argument(help="The directory of a consistency model's run.")],
     steps: Annotated[int, typer.Option(min=2, help="Sampling steps.")] = 2,
     metric: Annotated[str, typer.Option(help="Metric plugin to search by.")] = "energy-distance",
     n: Annotated[int, typer.Option("--n", min=2, help="Samples per candidate.")] = 1000,
     seed: Annotated[int, typer.Option(min=0, max=LAST_SEED, help="Seed of noise and subsets.")] = 0,
     settings: Settings = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", callback=alone, help="One JSON object.")
+    ] = False,
 ) -> None:
     """Search the intermediate times of multistep consistency sampling.
 
@@ -45,7 +48,7 @@ def tune(
     )
     option = f"--set consistency.angles={','.join(map(str, found.angles))}"
     if as_json:
-        say(json.dumps({**asdict(found), "better": found.better, "option": option}))
+        print_json(context, {**asdict(found), "better": found.better, "option": option})
         return
     say(f"{'':<8}  {'angles':<20}  {metric} to the training split, fresh noise")
     say(f"{'default':<8}  {_shown(found.default):<20}  {found.default_score:.5f}")

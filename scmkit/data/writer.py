@@ -29,7 +29,7 @@ from scmkit.data.layout import (
 from scmkit.data.statistics import RunningStatistics
 from scmkit.data.store import from_uint8
 from scmkit.errors import DataError, RunError
-from scmkit.files import plain_path
+from scmkit.files import plain_path, sync_directory, write_durably
 from scmkit.interfaces import Split, SplitDigest
 from scmkit.locks import DirectoryLock
 
@@ -230,7 +230,7 @@ class StoreWriter:
         for writer in self._splits.values():
             writer.flush()
         for group in (folder, *(folder / split for split in SPLITS)):
-            (group / "zarr.json").write_text('{"zarr_format": 3, "node_type": "group"}\n')
+            write_durably(group / "zarr.json", b'{"zarr_format": 3, "node_type": "group"}\n')
         files = {
             file.relative_to(folder).as_posix(): file.stat().st_size
             for file in sorted(folder.rglob("*"))
@@ -249,10 +249,14 @@ class StoreWriter:
             digests={split: writer.digest for split, writer in self._splits.items()},
         )
         text = json.dumps(metadata.to_json(), indent=2)
-        (folder / METADATA_FILE).write_text(text + "\n", "utf-8")
+        # TensorStore has made its files durable, but not the folders that it made.
+        write_durably(folder / METADATA_FILE, f"{text}\n".encode())
+        for inner, _, _ in os.walk(folder):
+            sync_directory(Path(inner))
         # Renaming onto an empty folder would succeed, and hide it.
         refuse_existing(self.path)
         folder.rename(os.path.abspath(self.path))
+        sync_directory(folder.parent)
         self._folder = None
         self._made = []
 
@@ -306,6 +310,8 @@ def _hidden_folder(target: Path) -> tuple[Path, DirectoryLock]:
 def _remove_abandoned(target: Path) -> None:
     """Removes what killed writers of the same store left: folders whose lock nobody holds."""
     for folder in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
+        if folder.is_symlink():
+            continue  # No writer makes one, and what it points to is another's.
         if not (folder / METADATA_FILE).exists():
             with contextlib.suppress(OSError):
                 folder.rmdir()

@@ -5,18 +5,21 @@ tree, and `COMMIT.json` with the SHA-256 of every file. Any zarr3 reader can ope
 """
 
 import contextlib
+import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import PyTree
 
 from scmkit import finite
+from scmkit.containment import parse_json, read_bounded
 from scmkit.errors import CheckpointError
+from scmkit.files import make_durably, sync_directory
 from scmkit.training.arrays import (
     FOLDER,
     describe,
@@ -28,13 +31,15 @@ from scmkit.training.arrays import (
 )
 from scmkit.training.manifest import (
     MANIFEST,
+    NOTES,
     Damage,
     Manifest,
     commit,
     read_manifest,
-    sync_directory,
     verify,
 )
+
+T = TypeVar("T")
 
 _TEMPORARY = ".tmp-"
 _REPLACED = ".old"
@@ -51,6 +56,7 @@ def save(
     metadata: Mapping[str, Any] | None = None,
     keep: int = 2,
     planned: bool = True,
+    notes: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write the arrays of `tree` to `directory/STEP`, and keep the newest `keep` planned checkpoints.
 
@@ -65,18 +71,20 @@ def save(
     - `keep`: how many to keep, this one included; 0 keeps all. Those of later steps always stay.
     - `planned`: False for one out of turn, such as at a signal, which stays until the next is saved, beside
         the others; it is noted in the metadata.
+    - `notes`: JSON as well, which `notes(path)` gives back: what belongs to a checkpoint but differs between
+        runs of one seed, such as what was timed. The checkpoint's digest does not cover it.
 
     Raises `CheckpointError` if it cannot be written; earlier checkpoints are then untouched.
     """
     target = directory / f"{step:08d}"
     temporary = directory / f"{_TEMPORARY}{target.name}"
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        make_durably(directory)
         _clean(directory)
         temporary.mkdir()
         leaves = write_arrays(temporary, tree)
         noted = {} if planned else {_PLANNED: False}
-        commit(temporary, step, {**(metadata or {}), **noted}, leaves)
+        commit(temporary, step, {**(metadata or {}), **noted}, leaves, notes)
         _put_in_place(temporary, target)
         shutil.rmtree(directory / f"{DAMAGED}{target.name}", ignore_errors=True)
         _remove_older(directory, step, keep)
@@ -128,6 +136,15 @@ def metadata(path: Path) -> dict[str, Any]:
     return _manifest(path)[0].metadata
 
 
+def notes(path: Path) -> dict[str, Any]:
+    """The notes saved at `path`; none where they are missing or damaged, as no digest covers them."""
+    try:
+        found = parse_json(read_bounded(path / NOTES))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def digest(path: Path) -> str:
     """The SHA-256 of the manifest, and so of every byte at `path`. Raises `CheckpointError`."""
     return _manifest(path)[1]
@@ -152,6 +169,20 @@ def latest(directory: Path) -> Path:
             f"{directory} holds no complete checkpoint; train until the first one is saved"
         )
     return complete[max(complete)]
+
+
+def of_latest(directory: Path, read: Callable[[Path], T]) -> T:
+    """What `read` makes of the newest checkpoint; of the next where training has removed that meanwhile.
+
+    Raises `CheckpointError`.
+    """
+    while True:
+        path = latest(directory)
+        try:
+            return read(path)
+        except CheckpointError:
+            if path in _complete(directory).values():
+                raise
 
 
 def problem(path: Path) -> str | None:
@@ -201,7 +232,8 @@ def recover(directory: Path, *, keep: int = 0) -> list[str]:
                 raise _damaged(damaged[0][0], Damage(damaged[0][1]))
         for path, _ in damaged:
             aside = path.with_name(DAMAGED + path.name.removesuffix(_REPLACED))
-            shutil.rmtree(aside, ignore_errors=True)
+            if os.path.lexists(aside):
+                _delete(aside)
             path.rename(aside)
         step = max(_complete(directory), default=0)
         _remove_older(directory, step, keep)
@@ -227,11 +259,11 @@ def _complete(directory: Path) -> dict[int, Path]:
 
 def _put_in_place(temporary: Path, target: Path) -> None:
     replaced = target.with_name(target.name + _REPLACED)
-    if target.exists():
+    if os.path.lexists(target):
         target.rename(replaced)
     temporary.rename(target)
     sync_directory(target.parent)
-    if replaced.exists():
+    if os.path.lexists(replaced):
         _remove(replaced)
 
 
@@ -253,16 +285,24 @@ def _is_planned(path: Path) -> bool:
 
 def _remove(path: Path) -> None:
     # Renamed first: one that is half removed must not look complete.
-    shutil.rmtree(path.rename(path.with_name(_TEMPORARY + path.name)))
+    _delete(path.rename(path.with_name(_TEMPORARY + path.name)))
+
+
+def _delete(path: Path) -> None:
+    """Remove a folder; of a link the link alone, as what it points to is somebody else's."""
+    if path.is_symlink():
+        path.unlink()
+    else:
+        shutil.rmtree(path)
 
 
 def _clean(directory: Path) -> None:
     """Finish what a crashed writer left: its temporary directory, or a replacement half done."""
     for path in directory.glob(f"{_TEMPORARY}*"):
-        shutil.rmtree(path)
+        _delete(path)
     for path in directory.glob(f"[0-9]*{_REPLACED}"):
         target = path.with_name(path.name.removesuffix(_REPLACED))
-        if target.exists():
+        if os.path.lexists(target):
             _remove(path)
         else:
             path.rename(target)

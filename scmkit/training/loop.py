@@ -23,11 +23,12 @@ from scmkit.sampling import save_png
 from scmkit.training import checkpoint
 from scmkit.training.data_record import check_noted, noted
 from scmkit.training.ema import parse_ema
-from scmkit.training.metrics_file import MetricsFile
+from scmkit.training.metrics_file import METRICS, MetricsFile
 from scmkit.training.nonfinite import save_fault, step_key
 from scmkit.training.optimizer import build_optimizer, learning_rate
 from scmkit.training.preview import picture, preview_path
 from scmkit.training.progress import Reporter, unseen
+from scmkit.training.provenance import RECORD
 from scmkit.training.run import Run
 from scmkit.training.signals import StopRequests
 from scmkit.training.state import TrainState, initial_state
@@ -54,11 +55,16 @@ class Trainer:
 
     The key of step `i` is derived from the seed and `i`, the batch from the seed and the loader's
     position: a run that was stopped and resumed is bit for bit the run that never stopped.
+
+    `whole` is the run to resume where it stops: the one around it, for a teacher trained along the way.
     """
 
-    def __init__(self, run: Run, assembly: Assembly, reporter: Reporter, *, name: str) -> None:
+    def __init__(
+        self, run: Run, assembly: Assembly, reporter: Reporter, stop: StopRequests, *, whole: Path
+    ) -> None:
         recipe, settings = run.recipe, run.recipe.train
-        self.run, self.settings, self.reporter, self.name = run, settings, reporter, name
+        self.run, self.settings, self.reporter, self.name = run, settings, reporter, run.path.name
+        self.stop, self.whole = stop, whole
         self.dataset = dataset_of(recipe)
         self.loader = Loader(self.dataset, recipe.data, settings.batch_size, settings.seed)
         self.schedule = learning_rate(settings, settings.steps)
@@ -102,16 +108,16 @@ class Trainer:
     def train(self) -> Path:
         """Run the loop; returns the path of the last picture.
 
-        Saves, then raises `Interrupted` or `Preempted`, on Ctrl-C or SIGTERM. Raises `NonFiniteError`
+        Saves, then raises `Interrupted` or `Preempted`, on Ctrl-C or SIGTERM; in the last step the caller
+        does, as everything is done that there was to do. Raises `NonFiniteError`
         naming the step whose loss or gradient is not finite, where `train.on_nonfinite` or its limit says
         so; the last good checkpoint stays.
         """
-        settings = self.settings
-        metrics_file = self.run.path / "metrics.jsonl"
-        log, rollbacks = MetricsFile(metrics_file, self.step), self._faults["rollbacks"]
+        settings, stop, rollbacks = self.settings, self.stop, self._faults["rollbacks"]
+        log = self._open_log()
         self.reporter.start(self.name, self.step, settings.steps)
         try:
-            with self.loader, StopRequests() as stop:
+            with self.loader:
                 while self.step < settings.steps:
                     at = self.step + 1
                     self._advance()
@@ -122,7 +128,7 @@ class Trainer:
                     if rollbacks != self._faults["rollbacks"]:
                         rollbacks = self._faults["rollbacks"]
                         log.close()
-                        log = MetricsFile(metrics_file, self.step)
+                        log = self._open_log()
                     if self.step != at:
                         continue
                     if last or self.step % settings.log_every == 0:
@@ -135,11 +141,11 @@ class Trainer:
                     planned = last or self._due(settings.checkpoint_every)
                     if stopped or planned:
                         log.sync()
-                        saved = self._save(planned=planned)
+                        saved = self._save(log, planned=planned)
                         if stopped and not last:
                             raise stop.error(
                                 f"stopped at step {self.step}, saved to {saved}; "
-                                f"continue with `scmkit resume {self.run.path}`"
+                                f"continue with `scmkit resume {self.whole}`"
                             )
         finally:
             self.reporter.stop()
@@ -149,6 +155,9 @@ class Trainer:
                 for tracker in self.trackers:
                     closing.callback(tracker.close)
         return preview_path(self.run.path, self.step)
+
+    def _open_log(self) -> MetricsFile:
+        return MetricsFile(self.run.path / "metrics.jsonl", self.step, whole=self.whole)
 
     def _due(self, every: int) -> bool:
         """Whether something happens now that happens `every` steps; for 0, four times a run."""
@@ -250,7 +259,7 @@ class Trainer:
             tracker.log(self.step, flat)
         self.reporter.advance(self.step, line)
 
-    def _save(self, *, planned: bool) -> Path:
+    def _save(self, log: MetricsFile, *, planned: bool) -> Path:
         self._check(leave=0)
         return checkpoint.save(
             self.run.checkpoints,
@@ -261,7 +270,9 @@ class Trainer:
                 "window": self._window.state(),
                 "faults": self._faults,
                 **noted(self.run),
+                RECORD: self.run.recipe.to_json(),
             },
+            notes={METRICS: log.digest()},
             keep=self.settings.keep,
             planned=planned,
         )

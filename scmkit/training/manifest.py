@@ -10,12 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from scmkit.containment import inside, parse_json, read_bounded
+from scmkit.files import sync_directory, write_durably
 
 FORMAT = 1
 """The version of the layout on disk."""
 
 MANIFEST = "COMMIT.json"
 """The manifest's file name. It is written last: a directory without it is no checkpoint."""
+
+NOTES = "notes.json"
+"""The file of a checkpoint that the manifest leaves out: what differs between runs of one seed."""
 
 _THREADS = 32  # They wait for the disk: many fsyncs at once share one commit of its journal.
 
@@ -37,9 +41,13 @@ class Manifest:
 
 
 def commit(
-    root: Path, step: int, metadata: Mapping[str, Any], leaves: dict[str, dict[str, Any]]
+    root: Path,
+    step: int,
+    metadata: Mapping[str, Any],
+    leaves: dict[str, dict[str, Any]],
+    notes: Mapping[str, Any] | None = None,
 ) -> None:
-    """Make every file under `root` durable, then write the manifest.
+    """Make every file under `root` durable, then write the notes, if any, and the manifest.
 
     Raises `OSError` where the disk fails, `TypeError` or `ValueError` if metadata is not JSON.
     """
@@ -49,10 +57,9 @@ def commit(
     # Through JSON once, so that what is hashed is what a reader will see (tuples are lists there).
     plain = json.loads(json.dumps(dict(metadata), allow_nan=False))
     document = asdict(Manifest(step, plain, leaves, files)) | {"format": FORMAT}
-    with (root / MANIFEST).open("wb") as file:
-        file.write(_encode(document | {"sha256": _digest(document)}))
-        file.flush()
-        os.fsync(file.fileno())
+    if notes is not None:
+        write_durably(root / NOTES, json.dumps(dict(notes), allow_nan=False).encode() + b"\n")
+    write_durably(root / MANIFEST, _encode(document | {"sha256": _digest(document)}))
     with ThreadPoolExecutor(_THREADS) as pool:
         list(pool.map(sync_directory, [Path(folder) for folder, _, _ in os.walk(root)]))
 
@@ -116,17 +123,6 @@ def verify(root: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
         for name, problem in zip(files, problems, strict=True):
             if problem:
                 raise Damage(f"file '{name}' {problem}")
-
-
-def sync_directory(path: Path) -> None:
-    """Make the names in a directory durable."""
-    if os.name == "nt":  # Windows cannot open a directory, and writes its names through.
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _files(root: Path) -> Iterator[Path]:

@@ -1,14 +1,18 @@
 """`metrics.jsonl`: one JSON object a line, always written."""
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from scmkit.containment import check_depth
+from scmkit.containment import check_depth, to_json
 from scmkit.errors import RunError
 from scmkit.files import write_text
+
+METRICS = "metrics"
+"""The key in a checkpoint's notes of the file's digest."""
 
 LONGEST = 1 << 20
 """Bytes of a line; a real one has some hundred."""
@@ -18,13 +22,15 @@ class MetricsFile:
     """Appends lines to a run's `metrics.jsonl`.
 
     Opening it at `step` drops the lines after that step, so that a resumed run repeats none. Raises
-    `RunError` where it cannot be written.
+    `RunError` where it cannot be written, with the advice to resume the run `whole`.
     """
 
-    def __init__(self, path: Path, step: int) -> None:
+    def __init__(self, path: Path, step: int, *, whole: Path) -> None:
         kept = [line for line in read_metrics(path) if line["step"] <= step]
-        write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
-        self._path = path
+        text = "".join(to_json(line) + "\n" for line in kept)
+        write_text(path, text)
+        self._size, self._hash = len(text), hashlib.sha256(text.encode())
+        self._path, self._whole = path, whole
         try:
             # Without a buffer: what a full disk refused must not come back when the file is closed.
             self._file = path.open("ab", buffering=0)
@@ -33,13 +39,19 @@ class MetricsFile:
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Append a line. Raises `RunError` if there is no room for it."""
-        content = (json.dumps(line) + "\n").encode()
+        content = (to_json(line) + "\n").encode()
+        self._size += len(content)
+        self._hash.update(content)
         try:
             # A disk that fills up takes a part, and says why at the next attempt.
             while content:
                 content = content[self._file.write(content) :]
         except OSError as error:
             raise self._failed(error) from error
+
+    def digest(self) -> dict[str, Any]:
+        """How many `bytes` the file has, and their `sha256`: what `changed` compares it with."""
+        return {"bytes": self._size, "sha256": self._hash.hexdigest()}
 
     def sync(self) -> None:
         """Make the lines durable, as a checkpoint does that counts on them. Raises `RunError`."""
@@ -55,8 +67,18 @@ class MetricsFile:
     def _failed(self, error: OSError) -> RunError:
         return RunError(
             f"'{self._path}' cannot be written: {error.strerror}; free some space, then "
-            f"`scmkit resume {self._path.parent}`"
+            f"`scmkit resume {self._whole}`"
         )
+
+
+def changed(path: Path, digest: Mapping[str, Any]) -> bool:
+    """Whether a metrics file begins otherwise than when `digest` was taken. Raises `OSError`."""
+    running, left = hashlib.sha256(), digest["bytes"]
+    with path.open("rb") as file:
+        while left > 0 and (block := file.read(min(left, LONGEST))):
+            running.update(block)
+            left -= len(block)
+    return left != 0 or running.hexdigest() != digest["sha256"]
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -76,9 +76,7 @@ def scale_by_radam(b1: float, b2: float, eps: float) -> optax.GradientTransforma
     adam = optax.scale_by_adam(b1, b2, eps)
     longest = (1 + b2) / (1 - b2)
 
-    def update(
-        updates: PyTree, state: optax.ScaleByAdamState, params: PyTree | None = None
-    ) -> tuple[PyTree, optax.ScaleByAdamState]:
+    def update(updates: PyTree, state: Any, params: PyTree | None = None) -> tuple[PyTree, Any]:
         scaled, state = adam.update(updates, state, params)
         momentum = optax.tree.bias_correction(state.mu, b1, state.count)
         rho = average_length(b2, state.count)

@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import jax.random as jr
 from scmkit.assembly import build, named_key
 from scmkit.blame import blaming
 from scmkit.errors import RunError, UsageError
-from scmkit.files import make_directory, plain_path
+from scmkit.files import make_directory, plain_path, refuse_links
 from scmkit.locks import DirectoryLock
 from scmkit.plugin import Slot
 from scmkit.recipe import Recipe, TeacherRecord
@@ -22,8 +22,10 @@ from scmkit.training.data_record import compare_data, know_data
 from scmkit.training.estimate import announce
 from scmkit.training.loop import Trainer
 from scmkit.training.progress import Bar, Reporter
+from scmkit.training.provenance import standing
 from scmkit.training.rehearsal import rehearse
 from scmkit.training.run import Run, refuse_begun
+from scmkit.training.signals import StopRequests
 from scmkit.training.start import weights_from
 
 TEACHER = "teacher"
@@ -41,31 +43,34 @@ def train(
     """Train a recipe as a new run `OUT/NAME`; the name is made up where none is given.
 
     Where the recipe needs a teacher and names none, one is trained first, as a run of its own under
-    `teacher/`. Raises `UsageError` if the run exists or the name is no plain directory name.
+    `teacher/`. Raises `UsageError` if the run exists or the name is no plain directory name, and
+    `Interrupted` or `Preempted` at Ctrl-C or SIGTERM, when all is saved.
     """
     out = plain_path(out)
     if name is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name):
         raise UsageError(
             f"run name '{name}': use letters, digits, '.', '_' and '-' (the directory is --out)"
         )
-    if isinstance(recipe.teacher, TeacherRecord):
-        _check_teacher(recipe, Run.load(recipe.teacher.path))
     reporter = reporter or Bar()
-    announce(recipe, rehearse(recipe), reporter)
-    if name is not None:
-        refuse_begun(Path(out) / name)  # Before the lock, which leaves its file.
-        with _locked(Path(out) / name, reporter):
-            run = Run.create(Path(out) / name, recipe)
-            _recover(run, reporter)  # A start killed before there was a recipe.
-            return _advance(run, reporter)
-    while True:
-        path = Path(out) / _free_name(Path(out), recipe)
-        try:
-            make_directory(path, exist_ok=False)
-        except FileExistsError:
-            continue  # Another process was faster: the next number is ours.
-        with _locked(path, reporter):
-            return _advance(Run.create(path, recipe), reporter)
+    with StopRequests() as stop:
+        if isinstance(recipe.teacher, TeacherRecord):
+            _check_teacher(recipe, Run.load(recipe.teacher.path))
+        announce(recipe, rehearse(recipe), reporter)
+        stop.check("stopped before the run began: nothing was written")
+        if name is not None:
+            refuse_begun(Path(out) / name)  # Before the lock, which leaves its file.
+            with _locked(Path(out) / name, reporter):
+                run = Run.create(Path(out) / name, recipe)
+                _recover(run, reporter)  # A start killed before there was a recipe.
+                return _finish(run, reporter, stop)
+        while True:
+            path = Path(out) / _free_name(Path(out), recipe)
+            try:
+                make_directory(path, exist_ok=False)
+            except FileExistsError:
+                continue  # Another process was faster: the next number is ours.
+            with _locked(path, reporter):
+                return _finish(Run.create(path, recipe), reporter, stop)
 
 
 @blaming()
@@ -74,17 +79,21 @@ def resume(
     *,
     steps: int | None = None,
     on_nonfinite: str | None = None,
+    edited: bool = False,
     reporter: Reporter | None = None,
 ) -> Run:
     """Continue a run from its newest checkpoint, exactly as if it had never stopped.
 
-    `steps` changes how many there are in all, `on_nonfinite` what is done at a fault.
-    Raises `UsageError` if there is nothing left to do.
+    `steps` changes how many there are in all, `on_nonfinite` what is done at a fault. `edited` says that
+    `recipe.json`, the teacher's in the run too, was edited on purpose and is to be used as it is.
+    Raises `UsageError` if there is nothing left to do, and `Interrupted` or `Preempted` as `train` does.
     """
     path = plain_path(path)
-    Run.load(path)  # Before the lock, which would leave its file in what is no run.
+    # Before the lock, which would leave its file in what is no run.
+    recipe = Run.load(path).recipe
+    read = (TEACHER,) if isinstance(recipe.teacher, TeacherRecord) else ()
     reporter = reporter or Bar()
-    with _locked(Path(path), reporter):
+    with StopRequests() as stop, _locked(Path(path), reporter, read):
         run = Run.load(path)
         _recover(run, reporter)
         if run.step and "converted" in checkpoint.metadata(checkpoint.latest(run.checkpoints)):
@@ -92,6 +101,7 @@ def resume(
                 f"run '{path}' holds converted weights and no state of training; train from them with "
                 f"`scmkit train --plugin scd --teacher {path}`"
             )
+        _check_recipe(run, edited, reporter, whole=run.path)
         before, changed = run.recipe, {"steps": steps, "on_nonfinite": on_nonfinite}
         settings = {name: value for name, value in changed.items() if value is not None}
         run.recipe = before.replace(
@@ -117,12 +127,16 @@ def resume(
         if run.recipe != before:
             run.write_recipe(run.recipe)
         announce(run.recipe, left, reporter, begun=True)
-        return _advance(run, reporter)
+        return _finish(run, reporter, stop, edited)
 
 
 @contextlib.contextmanager
-def _locked(path: Path, reporter: Reporter) -> Iterator[None]:
-    """Hold a run's directory, made if need be, against other processes."""
+def _locked(path: Path, reporter: Reporter, read: Collection[str] = ()) -> Iterator[None]:
+    """Hold a run's directory, made if need be, against other processes.
+
+    Raises `RunError` where something in it is a link out of it, but those names that are only `read`.
+    """
+    refuse_links(path, but=read)
     make_directory(path)
     with DirectoryLock(path) as lock:
         if not lock.held:
@@ -151,12 +165,39 @@ def _free_name(out: Path, recipe: Recipe) -> str:
     return f"{stem}-{number:03d}"
 
 
-def _advance(run: Run, reporter: Reporter) -> Run:
-    """Bring a run to its end from wherever it is."""
+def _check_recipe(run: Run, edited: bool, reporter: Reporter, *, whole: Path) -> None:
+    """Raises `UsageError` for a recipe that somebody has edited, unless `edited` says that it is meant.
+
+    Then, and where it is another than that of the newest checkpoint, a line says what is.
+    """
+    found, file = standing(run.path), run.path / "recipe.json"
+    if found.edited and not edited:
+        raise UsageError(
+            f"'{file}' was {found.how}; if that is meant, `scmkit resume {whole} --edited`, else restore it"
+        )
+    if found.edited:
+        reporter.message(f"'{file}' is used as it is, but was {found.how}")
+    elif found.told:
+        reporter.message(f"'{file}' differs from the newest checkpoint's recipe: {found.told}")
+    if not found.sealed:
+        run.write_recipe(run.recipe)
+
+
+def _finish(run: Run, reporter: Reporter, stop: StopRequests, edited: bool = False) -> Run:
+    """Bring a run to its end; a signal that came too late to stop it is answered as well."""
+    _advance(run, reporter, stop, edited, whole=run.path)
+    stop.check(f"run '{run.path}' is finished at step {run.step}, in which the signal came")
+    return run
+
+
+def _advance(
+    run: Run, reporter: Reporter, stop: StopRequests, edited: bool, *, whole: Path
+) -> None:
+    """Bring a run, or the teacher in the run `whole`, to its end from wherever it is."""
     if run.recipe.data.digest is None:
         know_data(run, reporter)
         run.write_recipe(run.recipe)
-    teacher = _teacher(run, reporter)
+    teacher = _teacher(run, reporter, stop, edited, whole)
     recipe = run.recipe
     key = named_key(jr.key(recipe.train.seed), "init")
     assembly = build(recipe, key=key, teacher=None if teacher is None else teacher.model)
@@ -169,13 +210,16 @@ def _advance(run: Run, reporter: Reporter) -> Run:
                 f"teacher '{teacher.path}' has another network or parameterization: "
                 "the model starts from fresh weights"
             )
-    Trainer(run, assembly, reporter, name=run.path.name).train()
+    trainer = Trainer(run, assembly, reporter, stop, whole=whole)
+    stop.check(f"stopped at step {run.step}, before another; continue with `scmkit resume {whole}`")
+    trainer.train()
     with contextlib.suppress(AttributeError):
         del run.model
-    return run
 
 
-def _teacher(run: Run, reporter: Reporter) -> Run | None:
+def _teacher(
+    run: Run, reporter: Reporter, stop: StopRequests, edited: bool, whole: Path
+) -> Run | None:
     """The run of the teacher, trained here first if the recipe says so."""
     record = run.recipe.teacher
     if isinstance(record, Recipe):
@@ -184,12 +228,13 @@ def _teacher(run: Run, reporter: Reporter) -> Run | None:
             begun = (path / "recipe.json").exists()
             teacher = Run.load(path) if begun else Run.create(path, record)
             _recover(teacher, reporter)
+            _check_recipe(teacher, edited, reporter, whole=whole)
             if not teacher.finished:
                 reporter.message(
                     f"'{run.recipe.slots[Slot.tangent]}' starts from a diffusion model and --teacher "
                     f"names none: training one first, as {path}"
                 )
-                _advance(teacher, reporter)
+                _advance(teacher, reporter, stop, edited, whole=whole)
         record = TeacherRecord(path=TEACHER, digest=teacher.digest())
         run.write_recipe(run.recipe.replace(teacher=record))
         return teacher

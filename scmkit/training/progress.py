@@ -1,9 +1,10 @@
 """Progress on stderr: a live bar on a terminal, plain lines elsewhere."""
 
 import contextlib
+import sys
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TextIO, cast, runtime_checkable
 
 from rich.console import Console
 from rich.progress import (
@@ -14,7 +15,8 @@ from rich.progress import (
     TextColumn,
 )
 
-from scmkit.terminal import printable, say
+from scmkit.telling import Unfailing
+from scmkit.terminal import printable
 
 
 @runtime_checkable
@@ -83,7 +85,8 @@ class Bar:
     """Steps at the beginning that say nothing of the others: the first compiles, the next are queued."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True)
+        self._stream = cast(TextIO, Unfailing(sys.stderr))
+        self._console = Console(file=self._stream)
         self._progress: Progress | None = None
         self._name, self._steps, self._text, self._printed = "", 0, "", 0.0
         self._calls, self._timed, self._left = 0, (0, 0.0), ""
@@ -119,7 +122,8 @@ class Bar:
             step == self._steps or time.monotonic() - self._printed > self.PLAIN_INTERVAL
         ):
             shown = "  ".join(filter(None, (self._left, self._text)))
-            say(f"{self._name}  {step}/{self._steps}  {shown}")
+            told = printable(f"{self._name}  {step}/{self._steps}  {shown}")
+            print(told, file=self._stream, flush=True)
             self._printed = time.monotonic()
 
     def _time(self, step: int) -> bool:

@@ -1,6 +1,6 @@
 """Runs: a directory that holds everything one training produced."""
 
-import json
+import contextlib
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,15 +10,17 @@ import jax.random as jr
 import numpy as np
 
 from scmkit.assembly import build_model
-from scmkit.errors import CheckpointError, UsageError
+from scmkit.errors import CheckpointError, OptionError, UsageError
 from scmkit.files import make_directory, plain_path, write_text
 from scmkit.finite import not_finite
 from scmkit.locks import LOCK
 from scmkit.model import Model
 from scmkit.recipe import Recipe, TeacherRecord, read_run_recipe
+from scmkit.terminal import say
 from scmkit.training import checkpoint
 from scmkit.training.arrays import is_saved, named_leaves
 from scmkit.training.metrics_file import read_metrics
+from scmkit.training.provenance import sealed_text, standing
 from scmkit.training.verification import Check, verify_run
 
 
@@ -55,8 +57,8 @@ class Run:
         return Run(Path(path), read_run_recipe(Path(path)))
 
     def write_recipe(self, recipe: Recipe) -> None:
-        """Replace the recipe, atomically."""
-        write_text(self.path / "recipe.json", json.dumps(recipe.to_json(), indent=2) + "\n")
+        """Replace the recipe, atomically, with the digest of its values beside them."""
+        write_text(self.path / "recipe.json", sealed_text(recipe))
         self.recipe = recipe
 
     def verify(self) -> list[Check]:
@@ -85,11 +87,18 @@ class Run:
 
     def digest(self) -> str:
         """The digest of the newest checkpoint."""
-        return checkpoint.digest(checkpoint.latest(self.checkpoints))
+        return checkpoint.of_latest(self.checkpoints, checkpoint.digest)
 
     @cached_property
     def model(self) -> Model:
-        """The averaged model of the newest checkpoint; raises `CheckpointError`, for NaN in it too."""
+        """The averaged model of the newest checkpoint; raises `CheckpointError`, for NaN in it too.
+
+        Says so on stderr where the recipe it is built from was edited.
+        """
+        with contextlib.suppress(OSError, ValueError, OptionError):
+            found = standing(self.path)
+            if found.edited:
+                say(f"'{self.path / 'recipe.json'}' is used as it is, but was {found.how}")
         model = self.read_model()
         arrays = ((name, np.asarray(a)) for name, a in named_leaves(model) if is_saved(a))
         if problem := not_finite(arrays):
@@ -101,7 +110,9 @@ class Run:
 
     def read_model(self) -> Model:
         """`model`, whatever its weights are."""
-        latest = checkpoint.latest(self.checkpoints)
+        return checkpoint.of_latest(self.checkpoints, self._model_at)
+
+    def _model_at(self, latest: Path) -> Model:
         skeleton = eqx.filter_eval_shape(build_model, self.recipe, key=jr.key(0))
         try:
             return checkpoint.restore(latest, skeleton, prefix="players/generator/ema")
