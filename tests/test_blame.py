@@ -265,9 +265,10 @@ def test_a_full_disk_behind_a_stream(stream, run, scmkit, monkeypatch, tmp_path)
         (*TRAIN, "--data", "gmm", "--name", "r") if stream == "stderr" else ("plugins", "list")
     )
     full = Path("/dev/full").open("w", buffering=1)  # noqa: SIM115
-    with contextlib.suppress(OSError), full:
-        monkeypatch.setattr(sys, stream, full)
-        code, _, err = scmkit(*command)
+    monkeypatch.setattr(sys, stream, full)
+    code, _, err = scmkit(*command)
+    with contextlib.suppress(OSError):
+        full.close()
     if stream == "stderr":
         assert code == 0
         assert Run.load(tmp_path / "runs" / "r").finished

@@ -20,6 +20,7 @@ from scmkit_cli.main import main
 from scmkit import Run, resume
 from scmkit.errors import RunError, UsageError
 from scmkit.locks import LOCK, DirectoryLock
+from scmkit.recipe import TeacherRecord
 from scmkit.training import checkpoint
 
 
@@ -263,7 +264,7 @@ def test_runs_of_before_there_were_digests_are_good(copy, scmkit):
             del manifest["metadata"]["recipe"]
             (path / "COMMIT.json").write_bytes(fuzz_targets._sealed(manifest))
     recipe = Run.load(copy).recipe
-    teacher = dataclasses.replace(recipe.teacher, digest=Run.load(copy / "teacher").digest())
+    teacher = TeacherRecord("teacher", Run.load(copy / "teacher").digest())
     document = recipe.replace(teacher=teacher).to_json()
     (copy / "recipe.json").write_text(json.dumps(document))
     code, out, _ = scmkit("run", "verify", copy)
