@@ -13,18 +13,18 @@ from scmkit.interfaces import DataSpec
 
 def as_count(given: object, what: str, *, least: int = 1) -> int:
     """A whole number from `least` to 2**31 - 1; raises `UsageError` that names `what` it counts."""
-    number = isinstance(given, Integral) and not isinstance(given, bool)
-    if not (number and least <= given <= LARGEST):
+    number = _whole(given)
+    if number is None or not least <= number <= LARGEST:
         raise UsageError(f"{what} {given!r}: give a whole number from {least} to {LARGEST}")
-    return int(given)
+    return number
 
 
 def as_seed(given: object) -> int:
     """A seed, from 0 to 2**32 - 1; raises `UsageError`."""
-    number = isinstance(given, Integral) and not isinstance(given, bool)
-    if not (number and 0 <= given <= LAST_SEED):
+    number = _whole(given)
+    if number is None or not 0 <= number <= LAST_SEED:
         raise UsageError(f"seed {given!r}: give a whole number from 0 to {LAST_SEED}")
-    return int(given)
+    return number
 
 
 def as_strength(given: float) -> float:
@@ -66,6 +66,10 @@ def as_samples(given: object, data: DataSpec) -> Float[np.ndarray, "n *shape"]:
     if not np.isfinite(samples).all():
         raise UsageError("samples: some values are not finite")
     return samples
+
+
+def _whole(given: object) -> int | None:
+    return int(given) if isinstance(given, Integral) and not isinstance(given, bool) else None
 
 
 def _array(given: object, what: str) -> Shaped[np.ndarray, "..."]:

@@ -1,11 +1,13 @@
 """What jax runs on, and what measured figures depend on: device, versions, date."""
 
 import datetime
+import os
 import platform
 from importlib.metadata import version
 from typing import Any
 
 import jax
+import numpy as np
 
 from scmkit.errors import UsageError
 
@@ -29,9 +31,9 @@ def require_jax() -> None:
 
     Else plugins would be blamed for what they then return, or fail at.
     """
-    if jax.config.jax_enable_x64:
+    if jax.dtypes.canonicalize_dtype(np.float64) == np.float64:
         raise UsageError("JAX_ENABLE_X64 is on, and scmkit computes in float32: switch it off")
-    platforms = jax.config.jax_platforms
+    platforms = os.environ.get("JAX_PLATFORMS")
     if platforms:
         try:
             jax.devices()

@@ -373,7 +373,7 @@ def test_unrolled_steps_are_diffraxs(name):
 
 
 def test_no_steps_are_refused():
-    with pytest.raises(UsageError, match="at least one"):
+    with pytest.raises(UsageError, match="steps 0: give a whole number from 1"):
         draw(
             exact_model(PROCESSES["edm"]),
             sampler("ddim"),

@@ -76,10 +76,11 @@ def scale_by_radam(b1: float, b2: float, eps: float) -> optax.GradientTransforma
     adam = optax.scale_by_adam(b1, b2, eps)
     longest = (1 + b2) / (1 - b2)
 
-    def update(updates: PyTree, state: Any, params: PyTree | None = None) -> tuple[PyTree, Any]:
-        scaled, state = adam.update(updates, state, params)
-        momentum = optax.tree.bias_correction(state.mu, b1, state.count)
-        rho = average_length(b2, state.count)
+    def update(updates: PyTree, state: Any, params: PyTree | None = None) -> tuple[PyTree, PyTree]:
+        scaled, after = adam.update(updates, state, params)
+        assert isinstance(after, optax.ScaleByAdamState)
+        momentum = optax.tree.bias_correction(after.mu, b1, after.count)
+        rho = average_length(b2, jnp.asarray(after.count))
         tractable = rho >= 5
         square = (rho - 4) * (rho - 2) * longest / ((longest - 4) * (longest - 2) * rho)
         r = jnp.sqrt(jnp.where(tractable, square, 1))
@@ -87,7 +88,7 @@ def scale_by_radam(b1: float, b2: float, eps: float) -> optax.GradientTransforma
         def rectified(adam: Array, momentum: Array) -> Array:
             return jnp.where(tractable, r.astype(adam.dtype) * adam, momentum)
 
-        return jax.tree.map(rectified, scaled, momentum), state
+        return jax.tree.map(rectified, scaled, momentum), after
 
     return optax.GradientTransformation(adam.init, update)
 
