@@ -233,9 +233,11 @@ def test_a_converted_network_is_a_teacher(tmp_path):
         for split in ("train", "test"):
             pixels = rng.integers(0, 256, (24, 3, 8, 8)).astype(np.uint8)
             writer.append(split, pixels, np.arange(24, dtype=np.int32) % 5)
+    settings = {"train.batch_size": 4, "train.log_every": 1, "scd.guidance": 1.5}
+    at_the_end = {"train.steps": 2, "train.sample_every": 9, "train.checkpoint_every": 9}
     recipe = compose(
         ["scd"],
-        {"train.steps": 2, "train.batch_size": 4, "train.log_every": 1, "scd.guidance": 1.5},
+        settings | at_the_end,
         data=str(tmp_path / "store"),
         teacher=run.path,
     )
