@@ -18,6 +18,7 @@ from import_files import (
     refused,
     save,
 )
+from mnist_format import idx
 
 from scmkit.data import Store, StoreWriter, import_data, spec_of
 from scmkit.data.classes import class_index, class_name, natural, numbered
@@ -285,6 +286,22 @@ def test_labels_with_gaps(tmp_path):
         assert store.class_names == tuple(map(str, values))
         np.testing.assert_array_equal(store.labels("train"), np.tile(np.arange(4), 25))
         assert "classes  4: " + ", ".join(f"'{v}'" for v in values) in told
+
+
+def test_idx_folders_name_what_they_do_not_use(tmp_path):
+    y = 1 + np.arange(12, dtype=np.uint8) % 3  # EMNIST's letters count from 1.
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/train-images-idx3-ubyte").write_bytes(idx(images(12, 3, 3)))
+    (tmp_path / "in/train-labels-idx1-ubyte").write_bytes(idx(y))
+    (tmp_path / "in/notes.txt").write_text("text")
+    store, told = imported(tmp_path / "in", tmp_path / "a", test_fraction=0.0)
+    assert store.class_names == ("1", "2", "3")
+    np.testing.assert_array_equal(store.labels("train"), y - 1)
+    assert "with labels 'train-labels-idx1-ubyte'" in told
+    assert told.count("unused") == told.count("unused   'notes.txt'") == 1
+    store, told = imported(tmp_path / "in", tmp_path / "b", labels=False)
+    assert store.num_classes == 0
+    assert "unused   'train-labels-idx1-ubyte'" in told
 
 
 def test_a_class_of_the_test_split_alone_is_named(tmp_path):
