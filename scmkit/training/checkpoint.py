@@ -195,20 +195,19 @@ def problem(path: Path) -> str | None:
 
 
 def not_finite(path: Path) -> str | None:
-    """Which arrays of the checkpoint at `path` hold NaN or infinity, one of them in memory at a time.
+    """Which arrays of the checkpoint at `path` hold NaN or infinity; None if there are none.
 
-    None if there are none. Such a checkpoint is not damaged: it can be read, and resumed. Raises
-    `CheckpointError` for one that is.
+    Such a checkpoint is not damaged: it can be read, and resumed. One array is in memory at a time.
     """
-    leaves = _manifest(path)[0].leaves
-    numbers = [name for name, leaf in leaves.items() if "key" not in leaf]
-    like = np.empty(0)
     try:
+        leaves = read_manifest(path)[0].leaves
+        like = np.empty(0)
+        numbers = (name for name, leaf in leaves.items() if "key" not in leaf)
         arrays = ((name, read_arrays(path, {name: like}, leaves)[name]) for name in numbers)
-        problem = finite.not_finite(arrays)
+        found = finite.not_finite(arrays)
     except Damage as error:
-        raise _damaged(path, error) from error
-    return None if problem is None else f"is as it was written, and has {problem}"
+        return str(error)
+    return None if found is None else f"is as it was written, and has {found}"
 
 
 def recover(directory: Path, *, keep: int = 0) -> list[str]:
