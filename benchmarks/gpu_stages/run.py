@@ -9,7 +9,7 @@ from typing import Any
 
 from gpu_stages.plan import STAGES, STARTUP, Part, Stage, stage_end
 from gpu_stages.processes import PartFailed, Worker
-from gpu_stages.results import DONE, FAILED, Recorded, Results, Row, ceilings
+from gpu_stages.results import DONE, FAILED, LEFT, Recorded, Results, Row, ceilings
 from gpu_stages.worker import Context
 
 CARD = STAGES[0].parts[0]
@@ -117,14 +117,20 @@ class Runner:
 
 
 def table(parts: list[Row]) -> str:
-    """What was found, a line for each row that has one, and for each part that is not done."""
-    lines, stage = [], None
-    for entry in parts:
-        if entry["stage"] != stage:
-            stage = entry["stage"]
-            lines.append(f"{stage}  {next(s.title for s in STAGES if s.letter == stage)}")
-        lines += [f"   {row['line']}" for row in entry["rows"] if "line" in row]
-        if entry["status"] != DONE:
-            why = entry["reason"].splitlines()[0][:150]
-            lines.append(f"   {entry['part']}: {entry['status']}: {why}")
+    """What was found, a line for each row that has one, and what was not done."""
+    lines: list[str] = []
+    for stage in STAGES:
+        entries = [entry for entry in parts if entry["stage"] == stage.letter]
+        if not entries:
+            continue
+        lines.append(f"{stage.letter}  {stage.title}")
+        for entry in entries:
+            lines += [f"   {row['line']}" for row in entry["rows"] if "line" in row]
+            if entry["status"] == FAILED:
+                why = entry["reason"].splitlines()[0][:150]
+                lines.append(f"   {entry['part']}: failed: {why}")
+        left = [entry for entry in entries if entry["status"] == LEFT]
+        if left:
+            first = f"{left[0]['part']} ({left[0]['reason']})"
+            lines.append(f"   {len(left)} of {len(stage.parts)} parts not started, first {first}")
     return "\n".join(lines)
