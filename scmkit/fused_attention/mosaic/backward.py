@@ -60,12 +60,12 @@ def query_cotangents(
 
         @pl.when(group < warpgroups)
         def _():
-            plgpu.set_max_registers(240, action="increase")
+            plgpu.set_max_registers(tile.registers, action="increase")
             _compute(q, do, level, delta, dq, batch, head, group, row, last_row, **scratch)
 
         @pl.when(group == warpgroups)
         def _():
-            plgpu.set_max_registers(24, action="decrease")
+            plgpu.set_max_registers(tile.loader_registers, action="decrease")
             key_head = lax.div(head, jnp.int32(h // g))
             steps = extent.key_blocks(last_row, block)[1]
             _load(k, v, batch, key_head, steps, **scratch)
@@ -193,12 +193,12 @@ def key_value_cotangents(
 
         @pl.when(group < warpgroups)
         def _():
-            plgpu.set_max_registers(240, action="increase")
+            plgpu.set_max_registers(tile.registers, action="increase")
             _compute(k, v, dk, dv, batch, head, group, key, start, end, **scratch)
 
         @pl.when(group == warpgroups)
         def _():
-            plgpu.set_max_registers(24, action="decrease")
+            plgpu.set_max_registers(tile.loader_registers, action="decrease")
             _load(q, do, level, delta, batch, head, start, end, **scratch)
 
     def _load(

@@ -112,13 +112,14 @@ def barriers(arrivals: int, number: int) -> Any:
     return plgpu.Barrier(num_arrivals=arrivals, num_barriers=number)
 
 
-def unhoisted(index: jax.Array, step: jax.Array) -> jax.Array:
-    """`index`, for addresses in a loop's `step`: a sum whose second term is zero.
+def unhoisted(index: jax.Array, number: jax.Array, bits: int = 30) -> jax.Array:
+    """`index` plus `number`'s bits above so many, which are zero, what LLVM cannot tell.
 
-    Without it LLVM computes a descriptor for each `wgmma` of the body before the loop and keeps all
-    of them in registers.
+    With the step of a loop as `number`, addresses are computed in its body: LLVM moves what does not
+    change with the step before the loop, a descriptor for each `wgmma`, and keeps all in registers.
+    Nor does it share what is computed from the same index with other `bits`.
     """
-    return index + lax.shift_right_logical(step, jnp.int32(30))
+    return index + lax.shift_right_logical(number, jnp.int32(bits))
 
 
 def slot(step: jax.Array, stages: int) -> jax.Array:
@@ -130,17 +131,12 @@ def stream(
 ) -> None:
     """Fills rings, step after step: `load(step, slot)` for each buffer's `(free, load)`."""
 
-    @pl.loop(0, steps)
+    # Beyond the last step too: the interpreter insists that every completion is observed.
+    @pl.loop(0, steps + stages)
     def _(j):
         for free, load in buffers:
             pl.when(j >= stages)(lambda free=free: plgpu.barrier_wait(free.at[slot(j, stages)]))
-            load(j, slot(j, stages))
-
-    # The interpreter insists that every completion is observed.
-    @pl.loop(jnp.maximum(steps - stages, 0), steps)
-    def _(j):
-        for free, _ in buffers:
-            plgpu.barrier_wait(free.at[slot(j, stages)])
+            pl.when(j < steps)(lambda load=load: load(j, slot(j, stages)))
 
 
 def skip(start: jax.Array, end: jax.Array, stages: int, buffers: Sequence[tuple[Ref, Ref]]) -> None:

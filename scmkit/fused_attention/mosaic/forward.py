@@ -60,12 +60,12 @@ def attend(
 
         @pl.when(group < warpgroups)
         def _():
-            plgpu.set_max_registers(240, action="increase")
+            plgpu.set_max_registers(tile.registers, action="increase")
             _compute(operands[::3], outs, batch, head, group, row, last_row, **scratch)
 
         @pl.when(group == warpgroups)
         def _():
-            plgpu.set_max_registers(24, action="decrease")
+            plgpu.set_max_registers(tile.loader_registers, action="decrease")
             key_head = lax.div(head, jnp.int32(h // g))
             steps = extent.key_blocks(last_row, block)[1]
             _load(operands[1::3], operands[2::3], batch, key_head, steps, **scratch)
@@ -98,8 +98,8 @@ def attend(
             columns_s.at[group][...] = common.iota(block, PER_COLUMN)
         resident = [common.load(q_s.at[group, i], TILE) for i in range(parts) if tile.resident]
 
-        def left(j):
-            here = common.unhoisted(group, j)
+        def left(j, bits=30):
+            here = common.unhoisted(group, j, bits)
             return resident or [q_s.at[here, i] for i in range(parts)]
 
         def weights(s, j, peak, masked):
@@ -131,15 +131,20 @@ def attend(
             return common.accumulate(products, (ROWS, block), (ROWS, d), interpret=interpret)
 
         def dual(j, carry, masked, first=False):
-            peak, l, o, mu, g_sum, c = carry
-            slot, (q, tq) = common.slot(j, stages), left(j)
+            peak, l, o, mu, g_sum = carry
+            slot = common.slot(j, stages)
 
             def products(s_, ts_, o_, g_):
+                # Addresses of its own for each product: shared, they wait in uniform registers.
+                k, k_again, tk = (
+                    common.transpose(k_s.at[common.unhoisted(slot, j, bits), i])
+                    for bits, i in ((30, 0), (29, 0), (27, 1))
+                )
+                (q, tq), (q_again, _) = left(j), left(j, 28)
                 plgpu.barrier_wait(k_full.at[slot])
-                k, tk = (common.transpose(k_s.at[slot, i]) for i in range(2))
                 s_.add(q, k)
-                ts_.add(tq, k)
-                ts_.add(q, tk)
+                ts_.add(tq, k_again)
+                ts_.add(q_again, tk)
                 p, new, decay = weights(s_.get(pending=2), j, peak, masked)
                 total = p.sum(axis=1)
                 sums = l * decay + total, mu * decay
@@ -152,13 +157,17 @@ def attend(
                 g_.add(low, tv)
                 ts = ts_.get(pending=2) * scale
                 plgpu.barrier_arrive(k_free.at[slot])
-                shift = (p * ts).sum(axis=1) / jnp.maximum(total, _TINY) if first else c
+                if first:  # kept in shared memory, where the log-sum-exp goes in the end
+                    shift = (p * ts).sum(axis=1) / jnp.maximum(total, _TINY)
+                    lse_s.at[group][...] = shift
+                else:
+                    shift = common.load(lse_s.at[group], PER_ROW)
                 w = p * (ts - common.spread(shift, ts.shape))
                 g_.add(w.astype(dtype), v)
                 mean = sums[1] + w.sum(axis=1)
                 out, tangent = o_.get(), g_.get()
                 plgpu.barrier_arrive(v_free.at[slot])
-                return new, sums[0], out, mean, tangent, shift
+                return new, sums[0], out, mean, tangent
 
             shapes = (ROWS, block), (ROWS, block), (ROWS, d), (ROWS, d)
             return common.accumulate(products, *shapes, interpret=interpret)
@@ -167,7 +176,7 @@ def attend(
         zero_row, zero_tile = common.full((ROWS,), 0, PER_ROW), common.full((ROWS, d), 0, TILE)
         carry = common.full((ROWS,), _LOWEST, PER_ROW), zero_row, zero_tile
         if t is not None:
-            carry = *carry, zero_row, zero_tile, zero_row
+            carry = *carry, zero_row, zero_tile
         whole, steps = extent.key_blocks(row, block)
         one = jnp.int32(1)
         carry = step(jnp.int32(0), carry, extent.causal or extent.m < block, first=True)
@@ -176,12 +185,18 @@ def attend(
         if masked_tail:
             carry = lax.fori_loop(whole, steps, lambda j, c: step(j, c, True), carry)
 
+        # Computed anew: kept from before the loop, they would take registers that it needs.
+        batch, head, last_row, number = (
+            common.unhoisted(a, row, 28)
+            for a in (batch, head, last_row, lax.div(row, jnp.int32(ROWS)))
+        )
+        rows = pl.ds(number * ROWS, ROWS)
         peak, l, o, *tangents = carry
         inverse = 1 / jnp.maximum(l, _TINY)
         o = o * common.spread(inverse, o.shape)
         q_s.at[group, 0][...] = o.astype(dtype)
         if tangents:
-            mu, g_sum, _ = tangents
+            mu, g_sum = tangents
             to = g_sum * common.spread(inverse, o.shape) - o * common.spread(mu * inverse, o.shape)
             q_s.at[group, 1][...] = to.astype(dtype)
         lse_s.at[group][...] = peak * _LN2 + jnp.log(l)
