@@ -23,11 +23,12 @@ from scmkit.data import Store
 from scmkit.data.store import from_uint8
 from scmkit.derived import cache_directory, digest
 from scmkit.errors import ScmkitError
-from scmkit.evaluation import DATA, FEATURE_METRICS, METRICS, RESAMPLES
+from scmkit.evaluation import DATA, RESAMPLES
 from scmkit.evaluation.baselines import gaussian, subset
 from scmkit.evaluation.comparison import Comparison
 from scmkit.evaluation.intervals import resampled_indices
 from scmkit.evaluation.spaces import BATCH, Selection, Space
+from scmkit.evaluation.usual import usual_metrics
 from scmkit.interfaces import Split
 from scmkit.plugin import Slot
 
@@ -44,12 +45,11 @@ def compare(
     """Metrics of each set of samples and of what they are seen beside, by name."""
     rng = np.random.default_rng(0)
     n = min(most, data.size(split), *(len(x) for x in samples.values()))
-    names = METRICS if features == DATA else FEATURE_METRICS
-    metrics = {name: build_free(Slot.metric, name, {}) for name in names}
+    metrics = {name: build_free(Slot.metric, name, {}) for name in usual_metrics(features)}
     directory = cache_directory() / digest(data)[:32]
     found = None if features == DATA else build_free(Slot.features, features, {}, data, directory)
     space = Space(features, metrics, found, batch=min(BATCH, n))
-    train = Selection("train", subset(rng, data.size("train")))
+    train = Selection("train", subset(rng, data.size("train"), max(20_000, n)))
     reference = Selection(split, np.sort(rng.permutation(data.size(split))[:n]))
     held, pool = (space.of_real(data, s, None, lambda *_: None) for s in (reference, train))
     indices = resampled_indices(n, RESAMPLES, 0)
