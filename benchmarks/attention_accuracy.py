@@ -18,9 +18,8 @@ import jax.random as jr
 import numpy as np
 from common import write
 from jaxtyping import Array
-
-from scmkit.fused_attention import blockwise, dense, triton
-from scmkit.fused_attention.problem import Differentials, Operands, Spec
+from scmkit_attention import blockwise, dense, triton
+from scmkit_attention.problem import Differentials, Operands, Spec
 
 TOKENS, HEADS, HEAD_DIM = 256, 2, 64
 SPEC = Spec(scale=HEAD_DIM**-0.5, causal=False, implementation=None)
@@ -54,7 +53,7 @@ def contestants() -> dict[str, Tangent]:
         "Triton": lambda x, t: triton.dual(x, t, SPEC, interpret=True)[2],
     }
     if jax.__version_info__ >= (0, 11):
-        from scmkit.fused_attention import mosaic
+        from scmkit_attention import mosaic
 
         found["Mosaic GPU"] = lambda x, t: mosaic.dual(x, t, SPEC, interpret=True)[2]
     found["jax.nn.dot_product_attention"] = autodiff(jax.nn.dot_product_attention)

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from common import write
 
-from scmkit.training import checkpoint
+from scmkit.runs import checkpoint
 
 INTERVAL = 60.0
 LEAVES = 40

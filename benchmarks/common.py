@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from scmkit.environment import environment
+from scmkit.composing.environment import environment
 
 
 def write(out: Path | None, results: Any) -> None:

@@ -26,9 +26,9 @@ import jax
 import jax.numpy as jnp
 from attention_jax import PEERS, training_gradient
 from common import write
+from scmkit_attention.problem import Differentials, Operands, Spec
 
 import scmkit
-from scmkit.fused_attention.problem import Differentials, Operands, Spec
 
 Row = dict[str, Any]
 
@@ -82,7 +82,7 @@ def kernels(name: str, length: int, mesh: Any) -> list[Row]:
 
 
 def _kernels(name: str, row: Row, length: int, mesh: Any) -> list[Row]:
-    backend = importlib.import_module(f"scmkit.fused_attention.{name}")
+    backend = importlib.import_module(f"scmkit_attention.{name}")
     spec = Spec(row["head_dim"] ** -0.5, row["causal"], name)  # pyright: ignore[reportArgumentType]
     a: Any = jax.ShapeDtypeStruct((BATCH, length, HEADS, row["head_dim"]), jnp.dtype(row["dtype"]))
     lse = jax.ShapeDtypeStruct((BATCH, HEADS, length), jnp.float32)

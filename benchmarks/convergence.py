@@ -22,7 +22,7 @@ import numpy as np  # noqa: E402
 from common import write  # noqa: E402
 
 from scmkit import build, compose  # noqa: E402
-from scmkit.assembly import build_free  # noqa: E402
+from scmkit.composing.build import build_free  # noqa: E402
 from scmkit.plugin import Slot  # noqa: E402
 from scmkit.testing.oracles import Gaussian, exact_model  # noqa: E402
 

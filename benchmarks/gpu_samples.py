@@ -18,10 +18,10 @@ from common import write
 from gpu_stages import images
 from jaxtyping import Float
 
-from scmkit.assembly import build_free
+from scmkit.composing.build import build_free
 from scmkit.data import Store
+from scmkit.data.derived import cache_directory, digest
 from scmkit.data.store import from_uint8
-from scmkit.derived import cache_directory, digest
 from scmkit.errors import ScmkitError
 from scmkit.evaluation import DATA, RESAMPLES
 from scmkit.evaluation.baselines import gaussian, subset

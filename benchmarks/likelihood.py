@@ -16,8 +16,8 @@ import numpy as np
 from common import write
 
 from scmkit import Run, compose, dataset_of, train
+from scmkit.evaluation.likelihood import bits_per_dimension
 from scmkit.interfaces import AbstractDataset
-from scmkit.likelihood import bits_per_dimension
 
 CASES: dict[str, dict[str, Any]] = {
     "exact": {},

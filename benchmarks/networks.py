@@ -22,15 +22,9 @@ import numpy as np
 import optax
 from common import write
 from jaxtyping import Array, Float
-from scmkit_plugins import (
-    adagn,
-    adaln,
-    adaptive_double_norm,
-    dit,
-    positional,
-    unet,
-    xla_attention,
-)
+from scmkit_plugins.layers import xla_attention
+from scmkit_plugins.modulation import adagn, adaln, adaptive_double_norm, positional
+from scmkit_plugins.networks import dit, unet
 
 from scmkit.interfaces import AbstractNetwork, DataSpec
 from scmkit.plugin import Context, Plugin, Slot

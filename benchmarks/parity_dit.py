@@ -137,7 +137,7 @@ def run_original(args: argparse.Namespace) -> None:
 
 
 def from_dit(arrays: Arrays) -> Arrays:
-    """The original's weights under the names and in the layout of `scmkit_plugins.dit.DiT`.
+    """The original's weights under the names and in the layout of `scmkit_plugins.networks.dit.DiT`.
 
     A modulation of the original holds shift, scale (and gate); here it holds scale, shift, and the
     gate is a layer of its own. The positional embedding's factor sqrt 2 goes into the first layer.
@@ -196,7 +196,9 @@ def skeleton(case: Case) -> Any:
     """The network of a case, without its arrays."""
     import equinox as eqx
     import jax.random as jr
-    from scmkit_plugins import adaln, dit, positional, xla_attention
+    from scmkit_plugins.layers import xla_attention
+    from scmkit_plugins.modulation import adaln, positional
+    from scmkit_plugins.networks import dit
 
     from scmkit.interfaces import DataSpec
     from scmkit.plugin import Context, NoOptions, Slot

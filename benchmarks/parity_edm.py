@@ -139,11 +139,13 @@ def load(arrays: dict[str, np.ndarray]) -> tuple[Any, int, int]:
     import jax
     import jax.numpy as jnp
     import jax.random as jr
-    from scmkit_plugins import additive_group_norm, ddpmpp, positional, xla_attention
-    from scmkit_plugins._ddpmpp_weights import DDPMPPImporter
+    from scmkit_plugins.importers.ddpmpp import DDPMPPImporter
+    from scmkit_plugins.layers import xla_attention
+    from scmkit_plugins.modulation import additive_group_norm, positional
+    from scmkit_plugins.networks import ddpmpp
 
     from scmkit.plugin import Context, Slot
-    from scmkit.training.arrays import named_leaves
+    from scmkit.runs.arrays import named_leaves
 
     weights = {name: a for name, a in arrays.items() if name.startswith("model.")}
     found = DDPMPPImporter().read(weights, {})

@@ -6,7 +6,7 @@ Two environments, since neither needs the other's framework:
     python parity_edm2.py compare DIR --out FILE.json   # with scmkit
 
 The first writes weights, inputs and results of small and full-sized networks; the second makes runs of
-the weights by `scmkit.interop.convert` and compares.
+the weights by `scmkit.runs.convert.convert` and compares.
 """
 
 import sys
@@ -111,7 +111,7 @@ def compare(folder: Path) -> list[dict[str, Any]]:
     import jax.numpy as jnp
 
     from scmkit import Conditioning
-    from scmkit.interop import convert
+    from scmkit.runs.convert import convert
 
     rows = []
     for name, case in CASES.items():

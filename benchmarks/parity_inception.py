@@ -103,9 +103,9 @@ def reference(folder: Path) -> None:
 def compare(folder: Path) -> list[dict[str, Any]]:
     """Relative errors of scmkit's features, logits and distances."""
     import jax
-    from scmkit_plugins._inception_weights import folded, parameters
+    from scmkit_plugins.features._inception_weights import folded, parameters
 
-    from scmkit.assembly import build_free
+    from scmkit.composing.build import build_free
     from scmkit.data import ArrayDataset
     from scmkit.interfaces import Evaluation
     from scmkit.plugin import Slot

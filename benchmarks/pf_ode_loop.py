@@ -22,7 +22,7 @@ import jax.random as jr
 from common import write
 
 from scmkit import build_model, compose
-from scmkit.model import AbstractModel
+from scmkit.models.model import AbstractModel
 from scmkit.sampling import at_end, solve_pf_ode, time_grid
 
 clock = time.process_time if jax.default_backend() == "cpu" else time.perf_counter

@@ -21,7 +21,7 @@ import numpy as np
 from common import write
 
 from scmkit import Run, compose, dataset_of, train
-from scmkit.assembly import build_free
+from scmkit.composing.build import build_free
 from scmkit.interfaces import AbstractSampler, Evaluation
 from scmkit.plugin import Slot
 from scmkit.sampling import conditioning, draw, prior

@@ -1,7 +1,7 @@
 """scmkit: continuous-time consistency models, composed from plugins.
 
 The names here are the whole of the everyday API; plugin authors also use `scmkit.interfaces`,
-`scmkit.plugin`, `scmkit.sampling`, `scmkit.conditioning`, `scmkit.consistency`, `scmkit.conversion` and
+`scmkit.plugin`, `scmkit.sampling`, `scmkit.models.conditioning`, `scmkit.consistency`, `scmkit.models.change_of_process` and
 `scmkit.testing`.
 """
 
@@ -11,56 +11,57 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from scmkit.assembly import Assembly as Assembly
-    from scmkit.assembly import build as build
-    from scmkit.assembly import build_model as build_model
-    from scmkit.composition import compose as compose
-    from scmkit.composition import dataset_of as dataset_of
+    from scmkit_attention.api import attention as attention
+
+    from scmkit.composing.build import Assembly as Assembly
+    from scmkit.composing.build import build as build
+    from scmkit.composing.build import build_model as build_model
+    from scmkit.composing.compose import compose as compose
+    from scmkit.composing.compose import dataset_of as dataset_of
+    from scmkit.composing.footprint import count_parameters as count_parameters
+    from scmkit.composing.recipe import Recipe as Recipe
     from scmkit.errors import ScmkitError as ScmkitError
     from scmkit.evaluation import evaluate as evaluate
-    from scmkit.footprint import count_parameters as count_parameters
-    from scmkit.fused_attention.api import attention as attention
-    from scmkit.guidance import Guided as Guided
+    from scmkit.evaluation.likelihood import bits_per_dimension as bits_per_dimension
+    from scmkit.evaluation.likelihood import log_likelihood as log_likelihood
+    from scmkit.evaluation.tuning import search_angles as search_angles
     from scmkit.interfaces import Conditioning as Conditioning
-    from scmkit.likelihood import bits_per_dimension as bits_per_dimension
-    from scmkit.likelihood import log_likelihood as log_likelihood
-    from scmkit.model import Model as Model
+    from scmkit.models.guided import Guided as Guided
+    from scmkit.models.model import Model as Model
     from scmkit.plugin import Context as Context
     from scmkit.plugin import Plugin as Plugin
     from scmkit.plugin import Slot as Slot
-    from scmkit.recipe import Recipe as Recipe
+    from scmkit.runs.run import Run as Run
     from scmkit.sampling.drawing import sample as sample
     from scmkit.settings import TrainingSettings as TrainingSettings
     from scmkit.training.pipeline import resume as resume
     from scmkit.training.pipeline import train as train
-    from scmkit.training.run import Run as Run
-    from scmkit.tuning import search_angles as search_angles
 
 # name -> module; resolved on first use, so that `import scmkit` loads no jax.
 _PUBLIC = {
-    "Assembly": "scmkit.assembly",
+    "Assembly": "scmkit.composing.build",
     "Conditioning": "scmkit.interfaces",
     "Context": "scmkit.plugin",
-    "Guided": "scmkit.guidance",
-    "Model": "scmkit.model",
+    "Guided": "scmkit.models.guided",
+    "Model": "scmkit.models.model",
     "Plugin": "scmkit.plugin",
-    "Recipe": "scmkit.recipe",
-    "Run": "scmkit.training.run",
+    "Recipe": "scmkit.composing.recipe",
+    "Run": "scmkit.runs.run",
     "ScmkitError": "scmkit.errors",
     "Slot": "scmkit.plugin",
     "TrainingSettings": "scmkit.settings",
-    "attention": "scmkit.fused_attention.api",
-    "bits_per_dimension": "scmkit.likelihood",
-    "build": "scmkit.assembly",
-    "build_model": "scmkit.assembly",
-    "compose": "scmkit.composition",
-    "count_parameters": "scmkit.footprint",
-    "dataset_of": "scmkit.composition",
+    "attention": "scmkit_attention.api",
+    "bits_per_dimension": "scmkit.evaluation.likelihood",
+    "build": "scmkit.composing.build",
+    "build_model": "scmkit.composing.build",
+    "compose": "scmkit.composing.compose",
+    "count_parameters": "scmkit.composing.footprint",
+    "dataset_of": "scmkit.composing.compose",
     "evaluate": "scmkit.evaluation",
-    "log_likelihood": "scmkit.likelihood",
+    "log_likelihood": "scmkit.evaluation.likelihood",
     "resume": "scmkit.training.pipeline",
     "sample": "scmkit.sampling.drawing",
-    "search_angles": "scmkit.tuning",
+    "search_angles": "scmkit.evaluation.tuning",
     "train": "scmkit.training.pipeline",
 }
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from scmkit.interfaces import AbstractParameterization, Conditioning
-from scmkit.model import AbstractModel
+from scmkit.models.model import AbstractModel
 from scmkit.types import Key, Scalar
 
 

@@ -14,7 +14,7 @@ from scmkit.interfaces import (
     DataSpec,
     NormFactory,
 )
-from scmkit.model import Model
+from scmkit.models.model import Model
 from scmkit.settings import TrainingSettings
 
 API_VERSION = 1

@@ -16,15 +16,15 @@ from PIL import Image
 from scmkit_cli.options import by_plugin, counts, parse_settings
 
 from scmkit import compose
-from scmkit.benchmarking import Cell, Plan
+from scmkit.composing.recipe import Recipe, read_recipe, read_run_recipe
 from scmkit.data import Store, StoreWriter, import_data
-from scmkit.data.importing.idx import is_idx, open_idx
-from scmkit.data.importing.npz import open_npz
-from scmkit.recipe import Recipe, read_recipe, read_run_recipe
+from scmkit.data.readers.idx import is_idx, open_idx
+from scmkit.data.readers.npz import open_npz
+from scmkit.reporting.trials import Cell, Plan
+from scmkit.runs import checkpoint
+from scmkit.runs.manifest import MANIFEST
+from scmkit.runs.metrics import read_metrics
 from scmkit.settings import TrainingSettings, configure
-from scmkit.training import checkpoint
-from scmkit.training.manifest import MANIFEST
-from scmkit.training.metrics_file import read_metrics
 from scmkit.weights import read_weights, write_safetensors
 
 WEIGHTS = Path(__file__).parent / "data" / "weights"

@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from scmkit.training.metrics_file import read_metrics
+from scmkit.runs.metrics import read_metrics
 
 DYING = Path(__file__).with_name("dying.py")
 

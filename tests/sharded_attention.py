@@ -30,8 +30,9 @@ if FORM == "kernel":
 
     mlir.register_lowering = on_every_platform
 
+from scmkit_attention import blockwise, dense, primitives  # noqa: E402
+
 from scmkit import attention  # noqa: E402
-from scmkit.fused_attention import blockwise, dense, primitives  # noqa: E402
 
 if FORM == "kernel":
     primitives.cuda_kernel = lambda x, spec: dense

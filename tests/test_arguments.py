@@ -7,19 +7,19 @@ import pytest
 from exact import exact_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scmkit_plugins.edm import VarianceExploding
+from scmkit_plugins.processes.edm import VarianceExploding
 
 import scmkit
 from scmkit import compose
 from scmkit.arguments import as_count, as_labels, as_samples, as_seed
 from scmkit.bounds import LARGEST, LAST_SEED
-from scmkit.conversion import angular_velocity, velocity_under
-from scmkit.discovery import find
+from scmkit.composing.entries import find
+from scmkit.composing.loading import load
 from scmkit.editing import edit_samples, nothing
 from scmkit.errors import OptionError, UsageError
+from scmkit.evaluation.likelihood import bits_of_samples
 from scmkit.interfaces import DataSpec
-from scmkit.likelihood import bits_of_samples
-from scmkit.registry import load
+from scmkit.models.change_of_process import angular_velocity, velocity_under
 from scmkit.training.loop import devices_for
 
 DATA = DataSpec("none", (2,), 3, (0.0, 0.0), (1.0, 1.0))

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from scmkit_plugins import xla_attention
+from scmkit_plugins.layers import xla_attention
 
 from scmkit.interfaces import DataSpec
 from scmkit.plugin import Context, Slot

@@ -7,9 +7,8 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-
-from scmkit.fused_attention import dense, mosaic
-from scmkit.fused_attention.problem import Differentials, Operands, Spec
+from scmkit_attention import dense, mosaic
+from scmkit_attention.problem import Differentials, Operands, Spec
 
 interpreted = pytest.mark.skipif(
     jax.__version_info__ < (0, 11), reason="Mosaic GPU's interpreter needs jax >= 0.11"

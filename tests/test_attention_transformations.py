@@ -14,9 +14,9 @@ import jax.random as jr
 import numpy as np
 import pytest
 from programs import attention_calls
+from scmkit_attention import attention_saveable
 
 from scmkit import attention
-from scmkit.fused_attention import attention_saveable
 
 BATCH, TOKENS, WIDTH, HEADS, LAYERS = 2, 6, 8, 2, 2
 sg = jax.lax.stop_gradient

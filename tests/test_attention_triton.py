@@ -11,9 +11,8 @@ import jax.random as jr
 import numpy as np
 import pytest
 from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
-
-from scmkit.fused_attention import backends, triton
-from scmkit.fused_attention.problem import Differentials, Operands, Spec
+from scmkit_attention import backends, triton
+from scmkit_attention.problem import Differentials, Operands, Spec
 
 F32, BF16, F16 = jnp.float32, jnp.bfloat16, jnp.float16
 

@@ -13,12 +13,12 @@ from scmkit_cli.main import main
 from test_training import Reporter
 
 from scmkit import Recipe
-from scmkit.benchmarking import Cell, Plan, Result, bench, summarise, table_of
-from scmkit.benchmarking.plan import plain, teacher_path
-from scmkit.benchmarking.running import _kept, row_of
-from scmkit.benchmarking.summary import estimate
 from scmkit.errors import Interrupted, OptionError, PluginError, RunError, UsageError
 from scmkit.evaluation import REAL, Row
+from scmkit.reporting.trials import Cell, Plan, Result, bench, summarise, table_of
+from scmkit.reporting.trials.plan import plain, teacher_path
+from scmkit.reporting.trials.running import _kept, row_of
+from scmkit.reporting.trials.summary import estimate
 
 TINY = {
     "mlp.width": 8,
@@ -85,7 +85,7 @@ def test_rows_of_real_data_come_once(finished):
 
 def test_finished_runs_are_neither_trained_nor_measured_again(finished, monkeypatch):
     out, _, results = finished
-    monkeypatch.setattr("scmkit.benchmarking.running.evaluate", None)
+    monkeypatch.setattr("scmkit.reporting.trials.running.evaluate", None)
     reporter = Reporter()
     assert bench(PLAN, out, reporter=reporter) == results
     assert reporter.names == []

@@ -17,13 +17,13 @@ from scmkit_cli.main import main
 from test_training import SMALL, Reporter, go, recipe
 
 from scmkit import Run, compose, evaluate, resume, sample, search_angles
-from scmkit.blame import blaming
-from scmkit.containment import parse_json
-from scmkit.discovery import find
+from scmkit.composing.blame import blaming
+from scmkit.composing.entries import find
+from scmkit.composing.loading import load
 from scmkit.errors import PluginError
 from scmkit.interfaces import AbstractNetwork, AbstractSampler, SamplerOutput
 from scmkit.plugin import Slot
-from scmkit.registry import load
+from scmkit.storage.containment import parse_json
 from scmkit.training.rehearsal import rehearse
 
 STEPS = {"train.steps": 2, "train.log_every": 1}

@@ -20,8 +20,8 @@ import pytest
 import tensorstore as ts
 
 from scmkit.errors import CheckpointError
-from scmkit.training import checkpoint
-from scmkit.training.arrays import named_leaves
+from scmkit.runs import checkpoint
+from scmkit.runs.arrays import named_leaves
 
 
 def bits(tree):
@@ -355,7 +355,7 @@ from pathlib import Path
 import jax, jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec as P
 from scmkit.errors import CheckpointError
-from scmkit.training import checkpoint
+from scmkit.runs import checkpoint
 directory = Path(sys.argv[1])
 """
 

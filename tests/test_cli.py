@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from rich.text import Text
 from scmkit_cli.main import app, main
-from scmkit_plugins import digits
+from scmkit_plugins.datasets import digits
 from typer.main import get_command
 
 from scmkit.data import StoreWriter
@@ -197,7 +197,7 @@ WEIGHTS = DATA / "weights" / "edm2.pkl"
 @pytest.fixture(scope="module")
 def converted(tmp_path_factory):
     """A tiny network of NVIDIA's with labels and gains that are not zero, as a run."""
-    from scmkit.interop import convert
+    from scmkit.runs.convert import convert
 
     folder, arrays = (
         tmp_path_factory.mktemp("converted"),
@@ -247,7 +247,7 @@ def test_guidance_that_makes_no_sense(scmkit, converted, tmp_path, extra, messag
 
 
 def test_guidance_of_a_model_that_never_drew_without_a_label(scmkit, tmp_path):
-    from scmkit.interop import convert
+    from scmkit.runs.convert import convert
 
     arrays = np.load(DATA / "edm2-tiny.npz")
     state = {k.removeprefix("state/"): arrays[k] for k in arrays.files if k.startswith("state/")}

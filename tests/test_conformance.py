@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from mnist_format import write_mnist_format
 
+from scmkit.composing.entries import entries, find
+from scmkit.composing.loading import load
 from scmkit.data import ArrayDataset
-from scmkit.discovery import entries, find
 from scmkit.interfaces import (
     AbstractAttention,
     AbstractLoss,
@@ -27,7 +28,6 @@ from scmkit.interfaces import (
     Statistics,
 )
 from scmkit.plugin import Plugin, Slot
-from scmkit.registry import load
 from scmkit.testing import Check, assert_abstract_or_final, checks
 
 SMALL = {

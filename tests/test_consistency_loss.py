@@ -7,16 +7,16 @@ import jax.random as jr
 import numpy as np
 import pytest
 from programs import attention_calls, multiplications
-from scmkit_plugins._consistency_loss import ConsistencyLoss, bound
-from scmkit_plugins._data_tangent import DataTangent
-from scmkit_plugins._log_weight import LogWeight
-from scmkit_plugins.edm import EDMParameterization, VarianceExploding
-from scmkit_plugins.flow_matching import RectifiedFlow, VelocityParameterization
-from scmkit_plugins.log_normal import LogNormal
-from scmkit_plugins.positional import PositionalEmbedding
-from scmkit_plugins.preconditioned import Preconditioned
-from scmkit_plugins.trigflow import TrigFlowParameterization, TrigFlowProcess
-from scmkit_plugins.vp import VariancePreserving
+from scmkit_plugins.methods._data_tangent import DataTangent
+from scmkit_plugins.methods._log_weight import LogWeight
+from scmkit_plugins.methods._tangent import ConsistencyLoss, bound
+from scmkit_plugins.modulation.positional import PositionalEmbedding
+from scmkit_plugins.processes.edm import EDMParameterization, VarianceExploding
+from scmkit_plugins.processes.flow_matching import RectifiedFlow, VelocityParameterization
+from scmkit_plugins.processes.log_normal import LogNormal
+from scmkit_plugins.processes.preconditioned import Preconditioned
+from scmkit_plugins.processes.trigflow import TrigFlowParameterization, TrigFlowProcess
+from scmkit_plugins.processes.vp import VariancePreserving
 
 from scmkit import Model, build, compose
 from scmkit.consistency import tangent_terms, trigflow_gain

@@ -8,20 +8,20 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from scmkit_plugins._consistency_loss import ConsistencyLoss
-from scmkit_plugins._data_tangent import DataTangent
-from scmkit_plugins._log_weight import LogWeight
-from scmkit_plugins.edm import EDMParameterization, VarianceExploding
-from scmkit_plugins.flow_matching import RectifiedFlow, VelocityParameterization
-from scmkit_plugins.log_normal import LogNormal
-from scmkit_plugins.preconditioned import Preconditioned
-from scmkit_plugins.trigflow import TrigFlowParameterization, TrigFlowProcess
-from scmkit_plugins.vp import VariancePreserving
+from scmkit_plugins.methods._data_tangent import DataTangent
+from scmkit_plugins.methods._log_weight import LogWeight
+from scmkit_plugins.methods._tangent import ConsistencyLoss
+from scmkit_plugins.processes.edm import EDMParameterization, VarianceExploding
+from scmkit_plugins.processes.flow_matching import RectifiedFlow, VelocityParameterization
+from scmkit_plugins.processes.log_normal import LogNormal
+from scmkit_plugins.processes.preconditioned import Preconditioned
+from scmkit_plugins.processes.trigflow import TrigFlowParameterization, TrigFlowProcess
+from scmkit_plugins.processes.vp import VariancePreserving
 
 from scmkit import Model
 from scmkit.consistency import tangent_terms, trigflow_gain
-from scmkit.conversion import velocity_under
 from scmkit.interfaces import AbstractNetwork, AbstractParameterization, AbstractTimeEmbedding
+from scmkit.models.change_of_process import velocity_under
 
 SD, D = 0.5, 4
 TRIG = TrigFlowParameterization(TrigFlowProcess(SD), SD)

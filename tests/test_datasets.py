@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from mnist_format import write_mnist_format
-from scmkit_plugins import checkerboard, digits, fashion_mnist, gmm, two_moons
+from scmkit_plugins.datasets import checkerboard, digits, fashion_mnist, gmm, two_moons
 
 from scmkit.data import ArrayDataset, Mixture, import_data
 from scmkit.errors import DataError

@@ -11,22 +11,17 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from scmkit_plugins import (
-    adaptive_double_norm,
-    additive_group_norm,
-    ddpmpp,
-    positional,
-    unet,
-    xla_attention,
-)
-from scmkit_plugins._ddpmpp_weights import DDPMPPImporter, from_songunet
-from scmkit_plugins._resample import FILTERS, downsample, upsample
+from scmkit_plugins.importers.ddpmpp import DDPMPPImporter, from_songunet
+from scmkit_plugins.layers import xla_attention
+from scmkit_plugins.layers.resample import FILTERS, downsample, upsample
+from scmkit_plugins.modulation import adaptive_double_norm, additive_group_norm, positional
+from scmkit_plugins.networks import ddpmpp, unet
 
 from scmkit import Conditioning
 from scmkit.errors import UsageError
 from scmkit.interfaces import DataSpec
 from scmkit.plugin import Context, Slot
-from scmkit.training.arrays import named_leaves
+from scmkit.runs.arrays import named_leaves
 
 REFERENCES = ("songunet-box", "songunet-fir")
 TINY: dict[str, Any] = {

@@ -10,7 +10,7 @@ from import_files import as_pixels, everything, images, refused, save
 from PIL import Image, PngImagePlugin, features
 
 from scmkit.data import import_data
-from scmkit.data.importing.decoding import _avif_bits
+from scmkit.data.readers.decoding import _avif_bits
 
 
 def png(pixels, bits, colour):

@@ -11,8 +11,10 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from scmkit_plugins import adagn, adaln, adaptive_double_norm, dit, positional, xla_attention
-from scmkit_plugins._positions import rotary_angles, rotate, sincos_positions
+from scmkit_plugins.layers import xla_attention
+from scmkit_plugins.layers.positions import rotary_angles, rotate, sincos_positions
+from scmkit_plugins.modulation import adagn, adaln, adaptive_double_norm, positional
+from scmkit_plugins.networks import dit
 
 from scmkit.interfaces import (
     AbstractAttention,

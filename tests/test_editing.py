@@ -7,10 +7,10 @@ import jax.random as jr
 import numpy as np
 import pytest
 from exact import exact_end, exact_model
-from scmkit_plugins.edm import EDMParameterization, VarianceExploding
-from scmkit_plugins.flow_matching import RectifiedFlow
-from scmkit_plugins.trigflow import TrigFlowProcess
-from scmkit_plugins.vp import VariancePreserving
+from scmkit_plugins.processes.edm import EDMParameterization, VarianceExploding
+from scmkit_plugins.processes.flow_matching import RectifiedFlow
+from scmkit_plugins.processes.trigflow import TrigFlowProcess
+from scmkit_plugins.processes.vp import VariancePreserving
 
 from scmkit import Model
 from scmkit.editing import (

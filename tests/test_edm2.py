@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from scmkit_plugins._magnitude import MPLayer, mp_cat, mp_silu, mp_sum, normalised, pixel_norm
-from scmkit_plugins.edm2 import EDM2
+from scmkit_plugins.layers.magnitude import MPLayer, mp_cat, mp_silu, mp_sum, normalised, pixel_norm
+from scmkit_plugins.networks.edm2 import EDM2
 
 from scmkit import Conditioning, build_model, compose, count_parameters
 from scmkit.interfaces import DataSpec, constrain

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from scmkit_plugins import fourier, positional
+from scmkit_plugins.modulation import fourier, positional
 
 from scmkit.interfaces import AbstractTimeEmbedding, DataSpec
 from scmkit.plugin import Context, Slot

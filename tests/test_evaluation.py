@@ -5,8 +5,9 @@ import jax.random as jr
 import numpy as np
 import pytest
 from fake_distributions import Installer
-from scmkit_plugins import digits, energy_distance
-from scmkit_plugins.consistency_sampler import ConsistencySampler
+from scmkit_plugins.datasets import digits
+from scmkit_plugins.metrics import energy_distance
+from scmkit_plugins.samplers.consistency import ConsistencySampler
 
 from scmkit import Run, build_model, compose, evaluate
 from scmkit.data import ArrayDataset, StoreWriter

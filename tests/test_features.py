@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scmkit_cli.main import main
-from scmkit_plugins import classifier, digits, two_moons
+from scmkit_plugins.datasets import digits, two_moons
+from scmkit_plugins.features import classifier
 
-from scmkit import derived
-from scmkit.data import ArrayDataset, Store, StoreWriter
-from scmkit.derived import digest, digest_arrays, directory_of, keep, recall
+from scmkit.data import ArrayDataset, Store, StoreWriter, derived
+from scmkit.data.derived import digest, digest_arrays, directory_of, keep, recall
 from scmkit.errors import DataError
 from scmkit.evaluation.spaces import Selection, Space
 from scmkit.interfaces import AbstractFeatures, Features

@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from scmkit import compose, count_parameters
-from scmkit.footprint import footprint
+from scmkit.composing.footprint import footprint
 from scmkit.interfaces import DataSpec
 
 VECTORS = DataSpec("none", (5,), 0, (0.0,) * 5, (1.0,) * 5)

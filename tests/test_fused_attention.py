@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from scmkit_attention import backends, blockwise, dense
+from scmkit_attention.problem import Operands, Spec
 
 from scmkit import attention
-from scmkit.fused_attention import backends, blockwise, dense
-from scmkit.fused_attention.problem import Operands, Spec
 
 
 def reference(q, k, v, tq, tk, tv, *, allowed=None, bias=0.0, scale=None):

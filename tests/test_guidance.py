@@ -6,16 +6,16 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from scmkit_plugins.consistency_sampler import ConsistencySampler
-from scmkit_plugins.edm import EDMParameterization, VarianceExploding
-from scmkit_plugins.pf_ode_sampler import Options, PFODESampler
-from scmkit_plugins.scd import TeacherTangent
-from scmkit_plugins.trigflow import TrigFlowParameterization, TrigFlowProcess
+from scmkit_plugins.methods.scd import TeacherTangent
+from scmkit_plugins.processes.edm import EDMParameterization, VarianceExploding
+from scmkit_plugins.processes.trigflow import TrigFlowParameterization, TrigFlowProcess
+from scmkit_plugins.samplers.consistency import ConsistencySampler
+from scmkit_plugins.samplers.pf_ode import Options, PFODESampler
 
 from scmkit import Conditioning, Guided, Model, Run, build, build_model, compose, sample, train
-from scmkit.conditioning import ConditioningEmbedding, GuidanceEmbedding
 from scmkit.errors import OptionError, PluginError, UsageError
 from scmkit.interfaces import AbstractNetwork, DataSpec
+from scmkit.models.conditioning import ConditioningEmbedding, GuidanceEmbedding
 from scmkit.sampling import draw, with_guidance
 from scmkit.testing.oracles import Gaussian, exact_model
 

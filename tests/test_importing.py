@@ -20,12 +20,12 @@ from PIL import Image
 from scmkit_cli.data import app, describe
 from typer.testing import CliRunner
 
-from scmkit import containment
 from scmkit.data import Store, import_data
-from scmkit.data.importing import source as blocks
-from scmkit.data.importing.idx import open_idx
-from scmkit.data.importing.npz import open_npz
+from scmkit.data.readers import source as blocks
+from scmkit.data.readers.idx import open_idx
+from scmkit.data.readers.npz import open_npz
 from scmkit.errors import BadFilesError, DataError, RunError, UsageError
+from scmkit.storage import containment
 
 
 @pytest.fixture(autouse=True)

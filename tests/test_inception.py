@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from inception_formula import images, parameter
-from scmkit_plugins import inception
-from scmkit_plugins._inception_weights import _shapes, digest, folded, parameters
-from scmkit_plugins.inception import Inception
+from scmkit_plugins.features import inception
+from scmkit_plugins.features._inception_weights import _shapes, digest, folded, parameters
+from scmkit_plugins.features.inception import Inception
 
-from scmkit.assembly import build_free
+from scmkit.composing.build import build_free
 from scmkit.data import ArrayDataset
 from scmkit.errors import DataError, OptionError, UsageError
 from scmkit.plugin import Slot

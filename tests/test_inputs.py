@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from scmkit_cli.edit import _read
 
+from scmkit.composing.recipe import read_recipe
 from scmkit.data import import_data
 from scmkit.errors import ScmkitError
-from scmkit.files import IrregularError, open_input
-from scmkit.interop import convert, restore_exported
-from scmkit.recipe import read_recipe
+from scmkit.runs.convert import convert, restore_exported
+from scmkit.storage.files import IrregularError, open_input
 from scmkit.weights import read_weights
 
 READERS = {

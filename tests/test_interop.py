@@ -12,16 +12,16 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from scmkit_plugins._ddpmpp_weights import DDPMPPImporter
-from scmkit_plugins._edm2_weights import EDM2Importer
-from scmkit_plugins._unet_weights import Structure
+from scmkit_plugins.importers._unet import Structure
+from scmkit_plugins.importers.ddpmpp import DDPMPPImporter
+from scmkit_plugins.importers.edm2 import EDM2Importer
 
 from scmkit import Conditioning, Run, build_model, compose, resume, sample, train
 from scmkit.data import StoreWriter
 from scmkit.errors import CheckpointError, DataError, UsageError
 from scmkit.interfaces import DataSpec
-from scmkit.interop import _filled, convert, export, restore_exported
-from scmkit.training import checkpoint
+from scmkit.runs import checkpoint
+from scmkit.runs.convert import _filled, convert, export, restore_exported
 from scmkit.weights import read_weights, write_safetensors
 
 DATA = Path(__file__).parent / "data"

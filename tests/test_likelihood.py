@@ -8,20 +8,20 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from scmkit_plugins.edm import EDMParameterization, VarianceExploding
-from scmkit_plugins.flow_matching import RectifiedFlow, VelocityParameterization
-from scmkit_plugins.preconditioned import Preconditioned
-from scmkit_plugins.trigflow import TrigFlowParameterization, TrigFlowProcess
-from scmkit_plugins.vp import VariancePreserving
+from scmkit_plugins.processes.edm import EDMParameterization, VarianceExploding
+from scmkit_plugins.processes.flow_matching import RectifiedFlow, VelocityParameterization
+from scmkit_plugins.processes.preconditioned import Preconditioned
+from scmkit_plugins.processes.trigflow import TrigFlowParameterization, TrigFlowProcess
+from scmkit_plugins.processes.vp import VariancePreserving
 
 from scmkit import Model, Run, compose
-from scmkit.conversion import angular_velocity, velocity_under
 from scmkit.data import Mixture
 from scmkit.errors import OptionError, UsageError
+from scmkit.evaluation.likelihood import log_likelihood
+from scmkit.evaluation.likelihood.bits import bits_of_samples, bits_per_dimension
+from scmkit.evaluation.likelihood.divergence import along_directions
 from scmkit.interfaces import AbstractNetwork, Conditioning, DataSpec
-from scmkit.likelihood import log_likelihood
-from scmkit.likelihood.bits import bits_of_samples, bits_per_dimension
-from scmkit.likelihood.divergence import along_directions
+from scmkit.models.change_of_process import angular_velocity, velocity_under
 from scmkit.testing.oracles import Gaussian, exact_model
 
 TRIGFLOW = TrigFlowProcess(0.5)
@@ -115,7 +115,7 @@ def test_labels_reach_the_model():
 
 @pytest.mark.parametrize("shape", [(6,), (1, 2, 3)])
 def test_forms_of_a_linear_field(getkey, monkeypatch, shape):
-    monkeypatch.setattr("scmkit.likelihood.divergence.AT_ONCE", 24)
+    monkeypatch.setattr("scmkit.evaluation.likelihood.divergence.AT_ONCE", 24)
     matrix, x = jr.normal(getkey(), (6, 6)), jr.normal(getkey(), shape)
 
     def field(x):

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import scipy.linalg
 import scipy.stats
-from scmkit_plugins import _pairwise
+from scmkit_plugins.metrics import _pairwise
 
-from scmkit.assembly import build_free
+from scmkit.composing.build import build_free
 from scmkit.interfaces import AbstractMetric, Evaluation
 from scmkit.plugin import Slot
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 from jaxtyping import TypeCheckError
-from scmkit_plugins.trigflow import TrigFlowProcess
+from scmkit_plugins.processes.trigflow import TrigFlowProcess
 
 from scmkit.data import Mixture
 from scmkit.interfaces import AbstractNoiseProcess

@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from scmkit_plugins import adaptive_double_norm, dit, mlp, positional, unet, xla_attention
+from scmkit_plugins.layers import xla_attention
+from scmkit_plugins.modulation import adaptive_double_norm, positional
+from scmkit_plugins.networks import dit, mlp, unet
 
 from scmkit.errors import UsageError
 from scmkit.interfaces import AbstractNetwork, Conditioning, DataSpec

@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 from fake_distributions import Installer
 from scmkit_cli.main import main
-from scmkit_plugins import digits
+from scmkit_plugins.datasets import digits
 from test_training import Reporter, go, recipe, state_bytes, without_clock
 
 from scmkit import resume
 from scmkit.errors import NonFiniteError, PluginError, Preempted, RunError
 from scmkit.plugin import NoOptions
-from scmkit.training import checkpoint
-from scmkit.training.nonfinite import replay
+from scmkit.runs import checkpoint
+from scmkit.training.faults import replay
 from scmkit.training.step import _unless
 
 FAULTY = """
@@ -33,7 +33,7 @@ from dataclasses import dataclass
 from jaxtyping import Array
 from scmkit.interfaces import AbstractLoss, AbstractTangentEstimator, LossOutput
 from scmkit.plugin import Plugin, Slot
-from scmkit_plugins.diffusion import Options as Base, build_loss, build_tangent
+from scmkit_plugins.methods.diffusion import Options as Base, build_loss, build_tangent
 
 
 @dataclass(frozen=True)
@@ -268,7 +268,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from scmkit.interfaces import AbstractLoss, AbstractNetwork, AbstractTangentEstimator
 from scmkit.plugin import Plugin, Slot
-from scmkit_plugins.diffusion import Options, build_loss, build_tangent
+from scmkit_plugins.methods.diffusion import Options, build_loss, build_tangent
 
 
 def helper(out):
@@ -322,7 +322,7 @@ def test_a_plugin_that_fails_in_training_is_named(tmp_path, monkeypatch, line, w
 
 
 def test_the_command_replays_a_student_with_its_teacher_and_labels(tmp_path, monkeypatch, capsys):
-    source = FAULTY.replace("scmkit_plugins.diffusion", "scmkit_plugins.scd")
+    source = FAULTY.replace("scmkit_plugins.methods.diffusion", "scmkit_plugins.methods.scd")
     source = source.replace('name="faulty"', 'name="student", teacher="required"')
     source = source.replace("build_loss,", "build_guided_loss as build_loss,")
     Installer(tmp_path / "other", monkeypatch)("own", {"student": "plugin"}, source=source)

@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from scmkit_plugins import adagn, adaln, adaptive_double_norm
-from scmkit_plugins._normalize import group_norm, layer_norm, rms_norm
-from scmkit_plugins.adaptive_double_norm import AdaptiveDoubleNorm, pixel_norm
+from scmkit_plugins.layers.normalize import group_norm, layer_norm, rms_norm
+from scmkit_plugins.modulation import adagn, adaln, adaptive_double_norm
+from scmkit_plugins.modulation.adaptive_double_norm import AdaptiveDoubleNorm, pixel_norm
 
 from scmkit.interfaces import AbstractNorm, DataSpec, NormFactory
 from scmkit.plugin import Context, Slot

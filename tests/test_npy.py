@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scmkit.npy import LONGEST, read_header
+from scmkit.storage.npy import LONGEST, read_header
 
 KINDS = ("|b1", "|u1", "<i2", ">i4", "<i8", "<f2", "<f4", ">f8", "<c8", "<c16")
 

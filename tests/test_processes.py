@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scmkit_plugins.edm import EDMParameterization, VarianceExploding
-from scmkit_plugins.flow_matching import RectifiedFlow, VelocityParameterization
-from scmkit_plugins.preconditioned import Preconditioned
-from scmkit_plugins.trigflow import TrigFlowParameterization, TrigFlowProcess
-from scmkit_plugins.vp import VariancePreserving
+from scmkit_plugins.processes.edm import EDMParameterization, VarianceExploding
+from scmkit_plugins.processes.flow_matching import RectifiedFlow, VelocityParameterization
+from scmkit_plugins.processes.preconditioned import Preconditioned
+from scmkit_plugins.processes.trigflow import TrigFlowParameterization, TrigFlowProcess
+from scmkit_plugins.processes.vp import VariancePreserving
 
 SD = 0.5
 TRIG = TrigFlowParameterization(TrigFlowProcess(SD), SD)

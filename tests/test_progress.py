@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from scmkit import build_model, compose
-from scmkit.footprint import products
+from scmkit.composing.footprint import products
 from scmkit.interfaces import Conditioning, DataSpec
 from scmkit.training import progress
 from scmkit.training.estimate import FEW, announce, product_speed

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from scmkit_cli.options import by_plugin, parse_settings
 
 from scmkit import Recipe, Run, build, build_model, compose
-from scmkit.composition import OWNED, dataset_of, default_network, override
+from scmkit.composing.compose import OWNED, dataset_of, default_network, override
+from scmkit.composing.recipe import TeacherRecord, read_recipe
 from scmkit.errors import OptionError, PluginError, UsageError
 from scmkit.plugin import API_VERSION, MODEL_SLOTS, Slot
-from scmkit.recipe import TeacherRecord, read_recipe
 from scmkit.settings import TrainingSettings, configure, option_help
 
 TINY = {"mlp.width": 8, "mlp.depth": 1, "mlp.embedding_dim": 8}

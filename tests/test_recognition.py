@@ -22,8 +22,8 @@ from mnist_format import idx
 
 from scmkit.data import Store, StoreWriter, import_data, spec_of
 from scmkit.data.classes import class_index, class_name, natural, numbered
-from scmkit.data.importing.names import meaning_of, split_of
-from scmkit.data.importing.tree import entries, open_tree
+from scmkit.data.readers.names import meaning_of, split_of
+from scmkit.data.readers.tree import entries, open_tree
 from scmkit.errors import DataError, UsageError
 from scmkit.interfaces import Split
 

@@ -12,13 +12,13 @@ import pytest
 from fake_distributions import Installer, metric_module
 from scmkit_cli.main import main
 
-from scmkit.assembly import build_free
-from scmkit.composition import compose
-from scmkit.discovery import entries, find, has_module, problem
+from scmkit.composing.build import build_free
+from scmkit.composing.compose import compose
+from scmkit.composing.entries import entries, find, has_module, problem
+from scmkit.composing.loading import load
 from scmkit.errors import PluginError
 from scmkit.interfaces import Evaluation
 from scmkit.plugin import NoOptions, Plugin, Slot
-from scmkit.registry import load
 from scmkit.testing import checks
 
 LOSS = """

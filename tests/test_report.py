@@ -15,10 +15,10 @@ from exact import exact_model
 from scmkit_cli.main import main
 
 from scmkit import Run, build_model, compose
-from scmkit.assembly import build_free
+from scmkit.composing.build import build_free
+from scmkit.composing.recipe import TeacherRecord
 from scmkit.errors import UsageError
 from scmkit.plugin import Slot
-from scmkit.recipe import TeacherRecord
 from scmkit.reporting import report
 from scmkit.reporting.axes import axis_of, number
 from scmkit.reporting.charts import Band, Chart, Series, draw
@@ -27,7 +27,7 @@ from scmkit.reporting.markup import Html, element, join
 from scmkit.reporting.neighbours import nearest
 from scmkit.reporting.paths import RATIO_MIN, pf_ode_paths
 from scmkit.reporting.recipe_picture import changed_options, recipe_picture
-from scmkit.training import checkpoint
+from scmkit.runs import checkpoint
 
 TINY = {
     "mlp.width": 8,

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from scmkit_cli.main import main
 
-from scmkit import Run, compose, dataset_of, derived, resume, train
-from scmkit.data import ArrayDataset, Store, StoreWriter, digest_of
+from scmkit import Run, compose, dataset_of, resume, train
+from scmkit.data import ArrayDataset, Store, StoreWriter, derived, digest_of
+from scmkit.data.derived import data_digest
 from scmkit.data.digest import LIMIT
-from scmkit.derived import data_digest
 from scmkit.errors import DataError, RunError, UsageError
 from scmkit.interfaces import AbstractDataset, Statistics
 from scmkit.training.progress import Silent

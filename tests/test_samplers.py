@@ -11,14 +11,21 @@ import numpy as np
 import pytest
 from exact import exact_model
 from jax.experimental import io_callback
-from scmkit_plugins import ancestral, ddim, dpm_solver, dpm_solver_pp, heun, predictor_corrector
-from scmkit_plugins.consistency_sampler import ConsistencySampler
-from scmkit_plugins.edm import VarianceExploding
-from scmkit_plugins.flow_matching import RectifiedFlow
-from scmkit_plugins.gmm import build_density
-from scmkit_plugins.pf_ode_sampler import Options, PFODESampler
-from scmkit_plugins.trigflow import TrigFlowProcess
-from scmkit_plugins.vp import VariancePreserving
+from scmkit_plugins.datasets.gmm import build_density
+from scmkit_plugins.processes.edm import VarianceExploding
+from scmkit_plugins.processes.flow_matching import RectifiedFlow
+from scmkit_plugins.processes.trigflow import TrigFlowProcess
+from scmkit_plugins.processes.vp import VariancePreserving
+from scmkit_plugins.samplers import (
+    ancestral,
+    ddim,
+    dpm_solver,
+    dpm_solver_pp,
+    heun,
+    predictor_corrector,
+)
+from scmkit_plugins.samplers.consistency import ConsistencySampler
+from scmkit_plugins.samplers.pf_ode import Options, PFODESampler
 
 from scmkit import Guided, Model
 from scmkit.errors import UsageError

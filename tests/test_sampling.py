@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 from exact import exact_end, exact_model
 from jax.experimental import io_callback
-from scmkit_plugins.consistency_sampler import ConsistencySampler
-from scmkit_plugins.edm import VarianceExploding
-from scmkit_plugins.flow_matching import RectifiedFlow
-from scmkit_plugins.pf_ode_sampler import Options, PFODESampler
-from scmkit_plugins.trigflow import TrigFlowParameterization, TrigFlowProcess
-from scmkit_plugins.vp import VariancePreserving
+from scmkit_plugins.processes.edm import VarianceExploding
+from scmkit_plugins.processes.flow_matching import RectifiedFlow
+from scmkit_plugins.processes.trigflow import TrigFlowParameterization, TrigFlowProcess
+from scmkit_plugins.processes.vp import VariancePreserving
+from scmkit_plugins.samplers.consistency import ConsistencySampler
+from scmkit_plugins.samplers.pf_ode import Options, PFODESampler
 
-from scmkit.conversion import velocity_under
 from scmkit.errors import OptionError, UsageError
 from scmkit.interfaces import AbstractNetwork, DataSpec
-from scmkit.model import Model
+from scmkit.models.change_of_process import velocity_under
+from scmkit.models.model import Model
 from scmkit.sampling import (
     angle_of,
     at_end,

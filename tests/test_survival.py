@@ -18,10 +18,10 @@ import pytest
 from scmkit_cli.main import main
 
 from scmkit import Run, resume
+from scmkit.composing.recipe import TeacherRecord
 from scmkit.errors import RunError, UsageError
-from scmkit.locks import LOCK, DirectoryLock
-from scmkit.recipe import TeacherRecord
-from scmkit.training import checkpoint
+from scmkit.runs import checkpoint
+from scmkit.storage.locks import LOCK, DirectoryLock
 
 
 @pytest.fixture(scope="module")
@@ -382,7 +382,7 @@ def test_two_start_runs_without_a_name(tmp_path, cache):
 
 
 def test_a_dead_owner_holds_nothing(tmp_path):
-    code = "import sys, time; from pathlib import Path; from scmkit.locks import DirectoryLock\n"
+    code = "import sys, time; from pathlib import Path; from scmkit.storage.locks import DirectoryLock\n"
     code += (
         "DirectoryLock(Path(sys.argv[1])).__enter__(); print('held', flush=True); time.sleep(60)"
     )
@@ -439,7 +439,7 @@ def test_a_full_file_system(undisturbed, copy, tmp_path):
     shutil.rmtree(copy / "checkpoints" / "00000030")
     code = """
 from pathlib import Path
-from scmkit.training import checkpoint
+from scmkit.runs import checkpoint
 copy, disk = map(Path, sys.argv[1:])
 mount("-t", "tmpfs", "-o", "size=16m", "tmpfs", str(disk))
 run, ballast = disk / "run", disk / "ballast"

@@ -13,7 +13,8 @@ from scmkit_cli import terminal
 from scmkit_cli.main import main
 from scmkit_cli.summary import print_recipe
 
-from scmkit import compose, discovery
+from scmkit import compose
+from scmkit.composing import entries as discovery
 from scmkit.errors import UsageError
 from scmkit.terminal import printable, say
 from scmkit.training.progress import Bar

@@ -16,7 +16,8 @@ from PIL import Image
 
 from scmkit import Run, compose, resume, train
 from scmkit.errors import Interrupted, NonFiniteError, Preempted, RunError, UsageError
-from scmkit.training import checkpoint, pipeline
+from scmkit.runs import checkpoint
+from scmkit.training import pipeline
 from scmkit.training.loop import Trainer
 
 SMALL = {

@@ -4,13 +4,13 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from scmkit_plugins.trigflow import TrigFlowParameterization
+from scmkit_plugins.processes.trigflow import TrigFlowParameterization
 
 from scmkit import Model, Run, compose, search_angles
-from scmkit.assembly import build_model
+from scmkit.composing.build import build_model
 from scmkit.errors import UsageError
+from scmkit.evaluation.tuning import golden_section
 from scmkit.interfaces import AbstractNetwork
-from scmkit.tuning import golden_section
 
 BEST = 0.6
 

@@ -21,11 +21,10 @@ from hypothesis import strategies as st
 from scmkit_cli.options import counts
 
 import scmkit
-from scmkit import Run, compose, containment, resume
-from scmkit.benchmarking import Cell
-from scmkit.containment import check_depth, inside, parse_json
+from scmkit import Run, compose, resume
+from scmkit.composing.recipe import Recipe, read_recipe, read_run_recipe
 from scmkit.data import Store, StoreWriter
-from scmkit.derived import cache_directory, directory_of
+from scmkit.data.derived import cache_directory, directory_of
 from scmkit.errors import (
     CheckpointError,
     DataError,
@@ -35,13 +34,16 @@ from scmkit.errors import (
     ScmkitError,
     UsageError,
 )
-from scmkit.files import refuse_links
-from scmkit.interop import restore_exported
-from scmkit.locks import LOCK, DirectoryLock
-from scmkit.recipe import Recipe, read_recipe, read_run_recipe
-from scmkit.training import checkpoint, train
-from scmkit.training.manifest import MANIFEST
-from scmkit.training.metrics_file import read_metrics
+from scmkit.reporting.trials import Cell
+from scmkit.runs import checkpoint
+from scmkit.runs.convert import restore_exported
+from scmkit.runs.manifest import MANIFEST
+from scmkit.runs.metrics import read_metrics
+from scmkit.storage import containment
+from scmkit.storage.containment import check_depth, inside, parse_json
+from scmkit.storage.files import refuse_links
+from scmkit.storage.locks import LOCK, DirectoryLock
+from scmkit.training import train
 from scmkit.training.progress import Silent
 from scmkit.weights import write_safetensors
 
@@ -469,15 +471,15 @@ def test_metadata_of_a_checkpoint_nested_beyond_the_stack(tmp_path, place):
 ALLOWED = {
     "scmkit/weights/pickles.py": {"pickle"},  # The numbers of its opcodes; nothing of it is called.
     "scmkit/__init__.py": {"importlib"},  # The public names, from a table in that file.
-    "scmkit/fused_attention/backends.py": {"importlib"},  # A kernel, by a name in that file.
-    "scmkit/discovery.py": {"importlib.util", "importlib.machinery", "importlib.metadata"},
-    "scmkit/environment.py": {"importlib.metadata"},  # Versions.
+    "plugins/scmkit_attention/backends.py": {"importlib"},  # A kernel, by a name in that file.
+    "scmkit/composing/entries.py": {"importlib.util", "importlib.machinery", "importlib.metadata"},
+    "scmkit/composing/environment.py": {"importlib.metadata"},  # Versions.
     "scmkit/reporting/page.py": {"importlib.resources"},  # The style sheet beside it.
     "scmkit/testing/declaration.py": {"importlib.util"},  # Whether a module is there.
     "scmkit/testing/modules.py": {
         "importlib"
     },  # Modules of a package that is checked by its author.
-    "scmkit/registry.py": {".load"},  # An installed plugin, by its entry point.
+    "scmkit/composing/loading.py": {".load"},  # An installed plugin, by its entry point.
 }
 """Where something is that could execute code, and why."""
 

@@ -13,7 +13,7 @@ import jax.random as jr
 from jaxtyping import Array
 
 from gpu_stages.worker import Context, Row
-from scmkit.environment import environment
+from scmkit.composing.environment import environment
 
 PACKAGES = ("jax-cuda13-plugin", "nvidia-cudnn-cu13", "nvidia-cublas", "torch", "triton")
 """What figures depend on besides what `environment` says, where it is there."""

@@ -7,9 +7,9 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from scmkit.data import Store, import_data
-from scmkit.data.importing.idx import has_idx
 from scmkit.data.layout import METADATA_FILE
-from scmkit.files import write_bytes
+from scmkit.data.readers.idx import has_idx
+from scmkit.storage.files import write_bytes
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's package puts it."""

@@ -12,10 +12,10 @@ import jax.random as jr
 import numpy as np
 from attention_problem import Case, Op, errors, reference
 from jaxtyping import Array
+from scmkit_attention import dense
+from scmkit_attention.problem import Differentials, Operands, Spec
 
 from gpu_stages.worker import Context, Row, reason
-from scmkit.fused_attention import dense
-from scmkit.fused_attention.problem import Differentials, Operands, Spec
 
 BOUNDS = {"bfloat16": 5e-3, "float16": 8e-4, "float32": 2e-5}
 """Relative root-mean-square error of a right kernel, about twice what the interpreted ones have."""
@@ -69,7 +69,7 @@ def small(context: Context, backend: str) -> Iterator[Row]:
             "line": f"mosaic: its interpreter needs jax 0.11 or newer, this is {jax.__version__}"
         }
         return
-    module: Any = importlib.import_module(f"scmkit.fused_attention.{backend}")
+    module: Any = importlib.import_module(f"scmkit_attention.{backend}")
     interpreted = {"interpret": True} if context.rehearse else {}
     wrong: list[str] = []
     for case in SMALL[backend][: 1 if context.rehearse else None]:

@@ -20,10 +20,10 @@ import numpy as np
 from gpu_stages import images
 from gpu_stages.worker import Context, Row
 from scmkit import Run, compose, count_parameters, sample, train
+from scmkit.composing.recipe import Recipe
 from scmkit.data import Store
 from scmkit.errors import Preempted
-from scmkit.interop import export
-from scmkit.recipe import Recipe
+from scmkit.runs.convert import export
 from scmkit.training.progress import describe
 
 SAMPLES = 10_000

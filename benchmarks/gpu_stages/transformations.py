@@ -12,12 +12,12 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float
+from scmkit_attention import attention_saveable
+from scmkit_attention.problem import Implementation
 
 import scmkit
 from gpu_stages.kernels import checked, verdict
 from gpu_stages.worker import Context, Row
-from scmkit.fused_attention import attention_saveable
-from scmkit.fused_attention.problem import Implementation
 
 LAYERS, BATCH, TOKENS, HEADS, HEAD_DIM = 2, 2, 192, 2, 64
 

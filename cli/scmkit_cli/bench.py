@@ -62,12 +62,12 @@ def bench(
     import shlex
     import sys
 
-    from scmkit.benchmarking import Plan, Result, bench_page, summarise, table_of
-    from scmkit.benchmarking import bench as run
-    from scmkit.containment import to_json
-    from scmkit.environment import environment
+    from scmkit.composing.environment import environment
     from scmkit.evaluation import remarks
-    from scmkit.files import write_text
+    from scmkit.reporting.trials import Plan, Result, bench_page, summarise, table_of
+    from scmkit.reporting.trials import bench as run
+    from scmkit.storage.containment import to_json
+    from scmkit.storage.files import write_text
 
     plan = Plan(
         methods=method,

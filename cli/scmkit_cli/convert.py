@@ -41,7 +41,7 @@ def convert(
         raise UsageError("--set: an exported run brings its own recipe, leave --set out")
 
     from scmkit import Run, count_parameters
-    from scmkit.interop import convert, restore_exported
+    from scmkit.runs.convert import convert, restore_exported
     from scmkit_cli.summary import print_recipe
 
     made: Run = (
@@ -65,7 +65,7 @@ def export(
     `scmkit convert scmkit FILE DEST` makes a run of it again.
     """
     from scmkit import Run
-    from scmkit.interop import export
+    from scmkit.runs.convert import export
 
     export(Run.load(run), dest)
     say(str(dest))

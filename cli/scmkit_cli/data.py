@@ -143,7 +143,7 @@ def info(
     ] = None,
 ) -> None:
     """Show what a data set holds: shapes, sizes, classes and statistics."""
-    from scmkit.composition import resolve_data
+    from scmkit.composing.compose import resolve_data
 
     dataset, _, _ = resolve_data(data)
     facts = describe(dataset)

@@ -34,9 +34,9 @@ def diagnose(
     from dataclasses import asdict
 
     from scmkit import Run
-    from scmkit.containment import to_json
-    from scmkit.diagnosis import tangent_norms
-    from scmkit.files import write_text
+    from scmkit.evaluation.diagnosis import tangent_norms
+    from scmkit.storage.containment import to_json
+    from scmkit.storage.files import write_text
 
     mpl.use("agg")
     results: dict[str, Any] = {}
@@ -57,7 +57,7 @@ def _draw(out: Path, results: dict[str, Any]) -> None:
 
     from matplotlib import pyplot as plt
 
-    from scmkit.files import write_bytes
+    from scmkit.storage.files import write_bytes
 
     figure, axes = plt.subplots(
         1, 2, figsize=(10, 4), sharex=True, sharey=True, layout="constrained"

@@ -249,8 +249,8 @@ def _read(file: Path, shape: tuple[int, ...]) -> "np.ndarray":
     import numpy as np
     from PIL import Image
 
-    from scmkit.data.importing.decoding import loaded
-    from scmkit.files import check_input
+    from scmkit.data.readers.decoding import loaded
+    from scmkit.storage.files import check_input
 
     channels, height, width = shape
     try:
@@ -303,8 +303,8 @@ def _write(out: Path, before: "np.ndarray", made: "np.ndarray") -> None:
 
     import numpy as np
 
-    from scmkit.files import write_bytes
     from scmkit.sampling import image_grid, save_png
+    from scmkit.storage.files import write_bytes
 
     if out.suffix == ".npy":
         buffer = io.BytesIO()

@@ -9,7 +9,7 @@ from scmkit.errors import UsageError
 
 if TYPE_CHECKING:
     from scmkit import Run
-    from scmkit.model import AbstractModel
+    from scmkit.models.model import AbstractModel
 
 Guidance = Annotated[
     float | None,
@@ -43,7 +43,7 @@ def guided(
     """
     from scmkit import Guided, Run
     from scmkit.arguments import as_strength
-    from scmkit.guidance import EVERYWHERE
+    from scmkit.models.guided import EVERYWHERE
 
     strength = None if strength is None else as_strength(strength)
     told = "guidance" in run.recipe.conditions

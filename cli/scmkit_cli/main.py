@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from scmkit.blame import blaming
+from scmkit.composing.blame import blaming
 from scmkit.errors import Interrupted, Preempted, ScmkitError, Stopped
 from scmkit_cli import (
     bench,

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from scmkit.blame import is_signal
+from scmkit.composing.blame import is_signal
 from scmkit.errors import ScmkitError, UsageError
 from scmkit_cli.options import Settings, by_plugin, parse_settings
 from scmkit_cli.streams import alone, print_json
@@ -24,10 +24,10 @@ def list_(
     ] = False,
 ) -> None:
     """List the installed plugins, from metadata alone; nothing is imported."""
-    from scmkit.discovery import entries, problem
+    from scmkit.composing.entries import entries, problem
 
     if load:
-        from scmkit.environment import require_jax
+        from scmkit.composing.environment import require_jax
 
         require_jax()
     rows, installed = [], entries()
@@ -35,7 +35,7 @@ def list_(
         row = {"name": entry.name, "package": entry.package, "version": entry.version}
         why = problem(entry, installed)
         if load and why is None:
-            from scmkit.registry import load as load_plugin
+            from scmkit.composing.loading import load as load_plugin
 
             try:
                 plugin = load_plugin(entry)
@@ -88,9 +88,9 @@ def info(
         say(f"{name}: settings of every run, as --set {name}.OPTION=VALUE")
         options = option_help(builtin[name])
     else:
-        from scmkit.discovery import find
+        from scmkit.composing.entries import find
+        from scmkit.composing.loading import load
         from scmkit.plugin import Slot
-        from scmkit.registry import load
         from scmkit_cli.sizes import print_sizes
 
         entry = find(name)
@@ -128,8 +128,8 @@ def check(
 
     Example: scmkit plugins check inception --set inception.weights=FILE
     """
-    from scmkit.discovery import find
-    from scmkit.registry import load
+    from scmkit.composing.entries import find
+    from scmkit.composing.loading import load
     from scmkit.settings import configure
     from scmkit.testing import checks
 

@@ -16,7 +16,7 @@ def replay(
     ] = None,
 ) -> None:
     """Evaluate the batch again whose loss or gradient was not finite, and name the samples."""
-    from scmkit.training.nonfinite import replay
+    from scmkit.training.faults import replay
 
     fault = replay(run, step)
     say(f"step {fault.step}: loss {fault.loss:g}, gradient norm {fault.grad_norm:g}")

@@ -41,8 +41,8 @@ def report(
         raise UsageError(f"--out {out}: use a name that ends in .html")
     chosen = counts(steps)
 
-    from scmkit.files import write_text
     from scmkit.reporting import report as make
+    from scmkit.storage.files import write_text
 
     page = make(
         runs,

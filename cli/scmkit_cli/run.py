@@ -31,7 +31,7 @@ def verify(
     """
     from dataclasses import asdict
 
-    from scmkit.training.verification import verify_run
+    from scmkit.runs.verification import verify_run
 
     checks = verify_run(run)
     if as_json:

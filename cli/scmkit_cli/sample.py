@@ -59,10 +59,10 @@ def sample(
 
     from scmkit import Run, Slot, dataset_of
     from scmkit import sample as draw
-    from scmkit.assembly import build_free
+    from scmkit.composing.build import build_free
     from scmkit.data.classes import listed
-    from scmkit.files import write_bytes
     from scmkit.sampling import class_captions, class_columns, image_grid, save_png, vector_picture
+    from scmkit.storage.files import write_bytes
 
     loaded = Run.load(run)
     recipe = loaded.recipe

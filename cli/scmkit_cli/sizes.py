@@ -16,10 +16,10 @@ def print_sizes(
 ) -> None:
     """The rows, each as soon as it is computed."""
     from scmkit import compose
-    from scmkit.discovery import find
-    from scmkit.footprint import footprint
+    from scmkit.composing.entries import find
+    from scmkit.composing.footprint import footprint
+    from scmkit.composing.loading import load
     from scmkit.interfaces import DataSpec
-    from scmkit.registry import load
 
     entry = find(name)
     plugin = load(entry)

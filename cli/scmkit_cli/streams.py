@@ -11,8 +11,8 @@ from typing import Any
 
 import typer
 
-from scmkit.containment import to_json
 from scmkit.errors import Interrupted, Preempted, RunError, Stopped
+from scmkit.storage.containment import to_json
 from scmkit.telling import Unfailing
 
 

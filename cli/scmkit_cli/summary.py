@@ -1,9 +1,9 @@
 """What commands print about recipes and runs."""
 
+from scmkit.composing.recipe import Recipe, TeacherRecord
 from scmkit.plugin import Slot
-from scmkit.recipe import Recipe, TeacherRecord
+from scmkit.runs.run import Run
 from scmkit.training import preview_path
-from scmkit.training.run import Run
 from scmkit_cli.terminal import say
 
 

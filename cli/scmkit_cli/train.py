@@ -74,8 +74,8 @@ def train(
     given |= {f"train.{k}": v for k, v in flags.items() if v is not None}
 
     from scmkit import compose, train
-    from scmkit.composition import override
-    from scmkit.recipe import RecipeFile, read_recipe
+    from scmkit.composing.compose import override
+    from scmkit.composing.recipe import RecipeFile, read_recipe
     from scmkit_cli.summary import print_finished, print_recipe
 
     named = tuple(plugin or ())

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from scmkit_plugins._unet_weights import Given, Structure
+from scmkit_plugins.importers._unet import Given, Structure
 
 LAYERS = {"norm0": "norm0", "conv0": "conv0", "affine": "norm1/affine", "norm1": "norm1/norm"}
 LAYERS |= {"conv1": "conv1", "skip": "skip"}

@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt
 
-from scmkit.containment import parse_json, read_bounded
 from scmkit.errors import DataError
 from scmkit.interfaces import Split, SplitDigest, Statistics
+from scmkit.storage.containment import parse_json, read_bounded
 
 FORMAT = "scmkit-store"
 VERSION = 1

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from scmkit.containment import exists, inside, parse_json, read_bounded
 from scmkit.data.layout import (
     FORMAT,
     IMPORT,
@@ -21,8 +20,9 @@ from scmkit.data.layout import (
     open_array,
 )
 from scmkit.errors import DataError
-from scmkit.files import plain_path
 from scmkit.interfaces import AbstractDataset, AbstractDensity, Split, Statistics
+from scmkit.storage.containment import exists, inside, parse_json, read_bounded
+from scmkit.storage.files import plain_path
 
 RAM_LIMIT = 1 << 30
 """A split of at most this many bytes, as stored, is read once and kept."""

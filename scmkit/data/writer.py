@@ -29,9 +29,9 @@ from scmkit.data.layout import (
 from scmkit.data.statistics import RunningStatistics
 from scmkit.data.store import from_uint8
 from scmkit.errors import DataError, RunError
-from scmkit.files import plain_path, sync_directory, write_durably
 from scmkit.interfaces import Split, SplitDigest
-from scmkit.locks import DirectoryLock
+from scmkit.storage.files import plain_path, sync_directory, write_durably
+from scmkit.storage.locks import DirectoryLock
 
 
 def refuse_existing(path: Path) -> None:

@@ -3,9 +3,9 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from scmkit.conversion import angular_velocity
 from scmkit.interfaces import Conditioning
-from scmkit.model import AbstractModel
+from scmkit.models.change_of_process import angular_velocity
+from scmkit.models.model import AbstractModel
 from scmkit.sampling import at_end, end_angles, integrate
 from scmkit.types import Scalar
 

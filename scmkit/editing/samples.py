@@ -11,15 +11,15 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from scmkit.arguments import as_count, as_labels, as_samples, as_seed
-from scmkit.blame import blaming
+from scmkit.composing.blame import blaming
 from scmkit.editing.latents import decode, decode_at_once, encode, interpolate
 from scmkit.editing.projections import Projection
 from scmkit.editing.zero_shot import edit, edit_times
 from scmkit.errors import UsageError
 from scmkit.interfaces import Conditioning, DataSpec
-from scmkit.model import AbstractModel
+from scmkit.models.model import AbstractModel
+from scmkit.runs.run import Run
 from scmkit.sampling import in_batches
-from scmkit.training.run import Run
 from scmkit.types import Key, Keys
 
 BATCH = 256

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from scmkit.editing.projections import Projection
 from scmkit.interfaces import AbstractParameterization, Conditioning
-from scmkit.model import AbstractModel
+from scmkit.models.model import AbstractModel
 from scmkit.sampling import angle_of, time_at_angle
 from scmkit.types import Key, Keys, Scalar
 

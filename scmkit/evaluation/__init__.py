@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import Float
 
 from scmkit.arguments import as_count, as_seed
-from scmkit.assembly import build_free
-from scmkit.blame import blaming
-from scmkit.composition import dataset_of
-from scmkit.derived import digest, directory_of
+from scmkit.composing.blame import blaming
+from scmkit.composing.build import build_free
+from scmkit.composing.compose import dataset_of
+from scmkit.data.derived import digest, directory_of
 from scmkit.errors import UsageError
 from scmkit.evaluation.baselines import REAL_LIMIT, gaussian, subset
 from scmkit.evaluation.comparison import Comparison, Scores
@@ -38,10 +38,10 @@ from scmkit.interfaces import (
     DataSpec,
     Split,
 )
-from scmkit.model import AbstractModel
+from scmkit.models.model import AbstractModel
 from scmkit.plugin import Slot
+from scmkit.runs.run import Run
 from scmkit.sampling import draw_batches, prior, with_guidance
-from scmkit.training.run import Run
 from scmkit.types import Key
 
 RESAMPLES = 20
@@ -84,7 +84,7 @@ def evaluate(
     - `sampler`, `metrics`: plugins; by default the recipe's, and what is usual in the space.
     - `features`: the plugin in whose space metrics without one of their own are computed, or `"data"` for
         the data's own; by default `usual_features(dataset)`, a classifier's for images with classes.
-        Features of real data are kept in `scmkit.derived.directory_of(dataset)`.
+        Features of real data are kept in `scmkit.data.derived.directory_of(dataset)`.
     - `resamples`: of the bootstrap behind the 95% intervals (see `scmkit.evaluation.intervals`); 0 for none.
     - `split`: what samples are held against.
     - `settings`: plugin options by plugin name.

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float, Int
 
+from scmkit.composing.conformity import expect_array, expect_number
 from scmkit.evaluation.intervals import Interval, around
 from scmkit.evaluation.spaces import Space, taken
 from scmkit.interfaces import Evaluation, Features
-from scmkit.returned import expect_array, expect_number
 
 Scores = tuple[dict[str, float], dict[str, Interval]]
 """Values and intervals by metric."""

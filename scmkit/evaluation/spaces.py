@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int
 
-from scmkit.derived import digest_arrays, keep, recall
+from scmkit.composing.conformity import expect_array, expect_kind
+from scmkit.data.derived import digest_arrays, keep, recall
 from scmkit.interfaces import AbstractDataset, AbstractFeatures, AbstractMetric, Features, Split
-from scmkit.returned import expect_array, expect_kind
 
 DATA = "data"
 """The name of the data's own space."""

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from scmkit.assembly import build_free
-from scmkit.discovery import entries
+from scmkit.composing.build import build_free
+from scmkit.composing.entries import entries
 from scmkit.errors import UsageError
 from scmkit.evaluation.spaces import DATA
 from scmkit.interfaces import AbstractDataset, AbstractMetric, Split

@@ -11,7 +11,7 @@ from scmkit.interfaces.tangent import AbstractTangentEstimator
 from scmkit.types import Key, Scalar
 
 if TYPE_CHECKING:
-    from scmkit.model import Model
+    from scmkit.models.model import Model
 
 
 class LossOutput(eqx.Module):

@@ -10,7 +10,7 @@ from scmkit.interfaces.network import Conditioning
 from scmkit.types import AbstractClassVar, Key
 
 if TYPE_CHECKING:
-    from scmkit.model import AbstractModel
+    from scmkit.models.model import AbstractModel
 
 
 class SamplerOutput(eqx.Module):

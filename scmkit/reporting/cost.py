@@ -4,7 +4,7 @@ import sys
 
 import jax
 
-from scmkit.training.run import Run
+from scmkit.runs.run import Run
 
 
 def training_seconds(run: Run) -> float:

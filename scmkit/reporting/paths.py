@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from scmkit.interfaces import Conditioning
-from scmkit.model import AbstractModel
+from scmkit.models.model import AbstractModel
 from scmkit.sampling import angle_of, solve_pf_ode, time_at_angle
 
 RATIO_MIN = 2e-3

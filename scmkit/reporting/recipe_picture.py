@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from scmkit.composing.recipe import Recipe, TeacherRecord
 from scmkit.plugin import Slot
-from scmkit.recipe import Recipe, TeacherRecord
 from scmkit.reporting.markup import Html, element, join
 from scmkit.settings import TrainingSettings
 

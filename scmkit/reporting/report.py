@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from scmkit.blame import blaming
+from scmkit.composing.blame import blaming
 from scmkit.errors import ScmkitError
 from scmkit.plugin import Slot
 from scmkit.reporting.markup import element

@@ -10,15 +10,15 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float
 
-from scmkit.assembly import build_free
-from scmkit.composition import dataset_of
+from scmkit.composing.build import build_free
+from scmkit.composing.compose import dataset_of
+from scmkit.composing.recipe import TeacherRecord
 from scmkit.errors import UsageError
 from scmkit.interfaces import AbstractDataset, AbstractSampler, Conditioning, DataSpec
 from scmkit.plugin import Slot
-from scmkit.recipe import TeacherRecord
 from scmkit.reporting.charts import colour_of
+from scmkit.runs.run import Run
 from scmkit.sampling import class_captions, draw
-from scmkit.training.run import Run
 
 COLUMNS, ROWS, VECTORS = 8, 10, 1500
 """Images in a grid across and, at the most, down; the number of vectors."""

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int
 
 from scmkit.dtypes import sum_dtype
 from scmkit.interfaces import Conditioning
-from scmkit.model import AbstractModel
+from scmkit.models.model import AbstractModel
 from scmkit.sampling.grid import DescentOptions, ratio_on_grid
 from scmkit.types import Key, Scalar
 

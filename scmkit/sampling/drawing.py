@@ -10,12 +10,12 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from scmkit.arguments import as_count, as_labels, as_seed, as_strength
-from scmkit.assembly import build_free
-from scmkit.blame import blaming
+from scmkit.composing.blame import blaming
+from scmkit.composing.build import build_free
+from scmkit.composing.conformity import expect_array, expect_kind
 from scmkit.interfaces import AbstractSampler, Conditioning, DataSpec, SamplerOutput
-from scmkit.model import AbstractModel
+from scmkit.models.model import AbstractModel
 from scmkit.plugin import Slot
-from scmkit.returned import expect_array, expect_kind
 from scmkit.sampling.batches import each_batch, in_batches
 from scmkit.types import Key, Keys
 

@@ -6,7 +6,7 @@ from jaxtyping import Array, Float, Int
 
 from scmkit.errors import OptionError, did_you_mean
 from scmkit.interfaces import Conditioning
-from scmkit.model import AbstractModel
+from scmkit.models.model import AbstractModel
 from scmkit.sampling.unrolled import unrolled
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from scmkit.data.classes import class_name
-from scmkit.files import write_bytes
+from scmkit.storage.files import write_bytes
 
 PAPER, FRAME = 255, 96
 WIDEST = 16

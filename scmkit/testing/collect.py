@@ -26,9 +26,9 @@ from scmkit.testing import (
     tangent,
     tracker,
 )
-from scmkit.testing.bench import Bench
 from scmkit.testing.check import Check
 from scmkit.testing.family import Family
+from scmkit.testing.workbench import Bench
 
 FAMILIES: dict[Slot, Family] = {
     Slot.noise: noise.FAMILY,

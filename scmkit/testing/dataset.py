@@ -12,9 +12,9 @@ from jaxtyping import Array
 
 from scmkit.interfaces import AbstractDataset, AbstractNoiseProcess, Split
 from scmkit.plugin import Slot
-from scmkit.testing.bench import Bench
 from scmkit.testing.check import require, require_close, require_finite
 from scmkit.testing.family import Family
+from scmkit.testing.workbench import Bench
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 MANY = 20_000

@@ -10,10 +10,10 @@ from jaxtyping import Array, Float
 
 from scmkit.interfaces import AbstractTimeEmbedding
 from scmkit.plugin import Slot
-from scmkit.testing.bench import Bench, Case
 from scmkit.testing.check import require, require_close, require_finite
 from scmkit.testing.family import Family
 from scmkit.testing.numeric import central_difference, one_by_one
+from scmkit.testing.workbench import Bench, Case
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from scmkit.testing.bench import Bench, Case
+from scmkit.testing.workbench import Bench, Case
 
 ANY = (Case(),)
 PROCESSES = (

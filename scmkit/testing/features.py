@@ -11,9 +11,9 @@ from jaxtyping import Float
 from scmkit.data import ArrayDataset
 from scmkit.interfaces import AbstractFeatures, Features
 from scmkit.plugin import Slot
-from scmkit.testing.bench import Bench, Case
 from scmkit.testing.check import require, require_close, require_finite
 from scmkit.testing.family import Family
+from scmkit.testing.workbench import Bench, Case
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,13 @@ from scmkit.interfaces import (
     Conditioning,
     LossOutput,
 )
-from scmkit.model import Model
+from scmkit.models.model import Model
 from scmkit.plugin import Slot
-from scmkit.testing.bench import Bench, Case
 from scmkit.testing.check import require, require_finite
 from scmkit.testing.family import Family
 from scmkit.testing.numeric import arrays_of
 from scmkit.testing.reference import reference_model
+from scmkit.testing.workbench import Bench, Case
 from scmkit.types import Key
 
 N = 8

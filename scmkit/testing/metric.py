@@ -7,11 +7,11 @@ from dataclasses import fields, replace
 import numpy as np
 from jaxtyping import Float
 
-from scmkit.discovery import find
+from scmkit.composing.entries import find
+from scmkit.composing.loading import load
 from scmkit.evaluation import DATA
 from scmkit.interfaces import AbstractMetric, Evaluation
 from scmkit.plugin import Slot
-from scmkit.registry import load
 from scmkit.testing.check import require, require_close
 from scmkit.testing.family import Family
 

@@ -11,10 +11,10 @@ from jaxtyping import Array, Float
 
 from scmkit.interfaces import AbstractNetwork, Conditioning
 from scmkit.plugin import Slot
-from scmkit.testing.bench import Bench, Case
 from scmkit.testing.check import require, require_close, require_finite
 from scmkit.testing.family import Family
 from scmkit.testing.numeric import arrays_of, central_difference, jittered
+from scmkit.testing.workbench import Bench, Case
 from scmkit.types import Key
 
 N = 3

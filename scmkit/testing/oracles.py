@@ -24,7 +24,7 @@ from scmkit.interfaces import (
     AbstractParameterization,
     Conditioning,
 )
-from scmkit.model import Model
+from scmkit.models.model import Model
 from scmkit.types import Key, Scalar
 
 

@@ -8,11 +8,11 @@ from jaxtyping import Array, Float
 from scmkit.consistency import tangent_terms
 from scmkit.interfaces import AbstractParameterization, Coefficients
 from scmkit.plugin import Slot
-from scmkit.testing.bench import Bench
 from scmkit.testing.check import require, require_close, require_finite
 from scmkit.testing.family import PROCESSES, Family
 from scmkit.testing.numeric import require_derivative_in_time, times
 from scmkit.testing.oracles import Gaussian, exact_model
+from scmkit.testing.workbench import Bench
 
 
 def coefficients_are_float32_and_finite(param: AbstractParameterization) -> None:

@@ -7,7 +7,7 @@ import jax.random as jr
 from jaxtyping import Array, Float
 
 from scmkit.interfaces import AbstractNetwork, AbstractParameterization, Conditioning, DataSpec
-from scmkit.model import Model
+from scmkit.models.model import Model
 from scmkit.types import Key
 
 

@@ -9,14 +9,14 @@ import jax.random as jr
 from jaxtyping import Array, Float, Int
 
 from scmkit.interfaces import AbstractSampler, Conditioning, SamplerOutput
-from scmkit.model import Model
+from scmkit.models.model import Model
 from scmkit.plugin import Slot
 from scmkit.sampling import steps_for
-from scmkit.testing.bench import DATA_STD, Bench, Case
 from scmkit.testing.check import require, require_finite
 from scmkit.testing.family import Family
 from scmkit.testing.oracles import Gaussian, exact_model
 from scmkit.testing.reference import reference_model
+from scmkit.testing.workbench import DATA_STD, Bench, Case
 from scmkit.types import Key
 
 N = 128

@@ -9,11 +9,11 @@ from jaxtyping import Array, Float
 
 from scmkit.interfaces import AbstractNoiseProcess, AbstractTangentEstimator, Conditioning
 from scmkit.plugin import Slot
-from scmkit.testing.bench import DATA_STD, Bench, Case
 from scmkit.testing.check import require, require_close, require_finite
 from scmkit.testing.family import Family
 from scmkit.testing.numeric import times
 from scmkit.testing.oracles import Gaussian
+from scmkit.testing.workbench import DATA_STD, Bench, Case
 
 N = 512
 

@@ -8,9 +8,9 @@ import numpy as np
 
 from scmkit.interfaces import AbstractTracker
 from scmkit.plugin import Slot
-from scmkit.testing.bench import Bench
 from scmkit.testing.check import require
 from scmkit.testing.family import Family
+from scmkit.testing.workbench import Bench
 
 Open = Callable[[Path], AbstractTracker]
 

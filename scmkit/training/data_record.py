@@ -4,12 +4,12 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from scmkit.composition import dataset_of
-from scmkit.derived import data_digest
+from scmkit.composing.compose import dataset_of
+from scmkit.data.derived import data_digest
 from scmkit.errors import DataError, RunError
-from scmkit.training import checkpoint
+from scmkit.runs import checkpoint
+from scmkit.runs.run import Run
 from scmkit.training.progress import Reporter
-from scmkit.training.run import Run
 
 KEY = "data"
 """The key of the data's digest in a checkpoint's metadata."""

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from scmkit.composing.recipe import Recipe, TeacherRecord
 from scmkit.plugin import Slot
-from scmkit.recipe import Recipe, TeacherRecord
 from scmkit.training.progress import Reporter, duration
 
 FEW = 2e13

@@ -13,27 +13,27 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from scmkit.assembly import Assembly, build_free
-from scmkit.composition import dataset_of
+from scmkit.composing.build import Assembly, build_free
+from scmkit.composing.compose import dataset_of
 from scmkit.data import Loader
 from scmkit.errors import NonFiniteError
 from scmkit.interfaces import AbstractTracker, Conditioning
 from scmkit.plugin import Slot
+from scmkit.runs import checkpoint
+from scmkit.runs.metrics import METRICS, MetricsFile
+from scmkit.runs.provenance import RECORD
+from scmkit.runs.run import Run
 from scmkit.sampling import save_png
-from scmkit.training import checkpoint
 from scmkit.training.data_record import check_noted, noted
 from scmkit.training.ema import parse_ema
-from scmkit.training.metrics_file import METRICS, MetricsFile
-from scmkit.training.nonfinite import save_fault, step_key
+from scmkit.training.faults import save_fault, step_key
+from scmkit.training.metric_means import Window
 from scmkit.training.optimizer import build_optimizer, learning_rate
 from scmkit.training.preview import picture, preview_path
 from scmkit.training.progress import Reporter, unseen
-from scmkit.training.provenance import RECORD
-from scmkit.training.run import Run
 from scmkit.training.signals import StopRequests
 from scmkit.training.state import TrainState, initial_state
 from scmkit.training.step import Batch, StepMetrics, make_step
-from scmkit.training.window import Window
 
 IN_FLIGHT = 2
 """Steps dispatched ahead of the one whose loss is being looked at."""

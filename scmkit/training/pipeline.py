@@ -9,22 +9,22 @@ from pathlib import Path
 import equinox as eqx
 import jax.random as jr
 
-from scmkit.assembly import build, named_key
-from scmkit.blame import blaming
+from scmkit.composing.blame import blaming
+from scmkit.composing.build import build, named_key
+from scmkit.composing.recipe import Recipe, TeacherRecord
 from scmkit.errors import RunError, UsageError
-from scmkit.files import make_directory, plain_path, refuse_links
-from scmkit.locks import DirectoryLock
 from scmkit.plugin import Slot
-from scmkit.recipe import Recipe, TeacherRecord
+from scmkit.runs import checkpoint
+from scmkit.runs.provenance import standing
+from scmkit.runs.run import Run, refuse_begun
 from scmkit.settings import TrainingSettings, configure
-from scmkit.training import checkpoint
+from scmkit.storage.files import make_directory, plain_path, refuse_links
+from scmkit.storage.locks import DirectoryLock
 from scmkit.training.data_record import compare_data, know_data
 from scmkit.training.estimate import announce
 from scmkit.training.loop import Trainer
 from scmkit.training.progress import Bar, Reporter
-from scmkit.training.provenance import standing
 from scmkit.training.rehearsal import rehearse
-from scmkit.training.run import Run, refuse_begun
 from scmkit.training.signals import StopRequests
 from scmkit.training.start import weights_from
 

@@ -7,11 +7,11 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import UInt8
 
-from scmkit.assembly import build_free
+from scmkit.composing.build import build_free
+from scmkit.composing.recipe import Recipe
 from scmkit.interfaces import AbstractDataset, Conditioning
-from scmkit.model import Model
+from scmkit.models.model import Model
 from scmkit.plugin import Slot
-from scmkit.recipe import Recipe
 from scmkit.sampling import (
     class_captions,
     conditioning,

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float
 
-from scmkit.assembly import build, build_model
-from scmkit.blame import blaming
-from scmkit.footprint import products
+from scmkit.composing.blame import blaming
+from scmkit.composing.build import build, build_model
+from scmkit.composing.conformity import expect_array
+from scmkit.composing.footprint import products
+from scmkit.composing.recipe import Recipe
 from scmkit.interfaces import AbstractTangentEstimator, Conditioning
-from scmkit.recipe import Recipe
-from scmkit.returned import expect_array
 from scmkit.training.step import Batch, objective
 from scmkit.types import Key, Scalar
 

@@ -3,8 +3,8 @@
 import equinox as eqx
 import jax
 
-from scmkit.conditioning import GuidanceEmbedding
-from scmkit.model import Model
+from scmkit.models.conditioning import GuidanceEmbedding
+from scmkit.models.model import Model
 
 
 def weights_from(teacher: Model, fresh: Model) -> Model | None:

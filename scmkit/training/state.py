@@ -7,7 +7,7 @@ import optax
 from jaxtyping import Array, Int, PyTree
 
 from scmkit.interfaces import AbstractLoss
-from scmkit.model import Model
+from scmkit.models.model import Model
 
 
 class Player(eqx.Module):

@@ -11,6 +11,7 @@ import jax.random as jr
 import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from scmkit.composing.conformity import expect_array, expect_kind
 from scmkit.interfaces import (
     AbstractLoss,
     AbstractTangentEstimator,
@@ -18,8 +19,7 @@ from scmkit.interfaces import (
     LossOutput,
     constrain,
 )
-from scmkit.model import Model
-from scmkit.returned import expect_array, expect_kind
+from scmkit.models.model import Model
 from scmkit.training.ema import AbstractEMA
 from scmkit.training.state import Player, TrainState, trainable
 from scmkit.types import Key, Keys, Scalar

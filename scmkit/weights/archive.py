@@ -4,7 +4,7 @@ import os
 import zipfile
 from pathlib import Path
 
-from scmkit.containment import RATIO, unpacked
+from scmkit.storage.containment import RATIO, unpacked
 from scmkit.weights.damage import Unreadable, require, shown
 
 

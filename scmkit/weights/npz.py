@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from scmkit.npy import read_header
+from scmkit.storage.npy import read_header
 from scmkit.weights.archive import entries
 from scmkit.weights.damage import Unreadable, require, shown
 

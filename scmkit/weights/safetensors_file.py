@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 
 from scmkit.errors import DataError
-from scmkit.files import write_bytes
+from scmkit.storage.files import write_bytes
 from scmkit.weights.damage import Unreadable, shown
 
 DTYPES = {

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
+from scmkit.composing.footprint import Footprint, footprint
+from scmkit.composing.recipe import TeacherRecord
 from scmkit.errors import ScmkitError
-from scmkit.footprint import Footprint, footprint
-from scmkit.recipe import TeacherRecord
 from scmkit.reporting.axes import number
 from scmkit.reporting.cost import duration, training_seconds
 from scmkit.reporting.markup import element, join, table

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from scmkit.diagnosis import tangent_norms
+from scmkit.evaluation.diagnosis import tangent_norms
 from scmkit.reporting.charts import Chart, Series, draw, legend
 from scmkit.reporting.markup import element, join
 from scmkit.reporting.section import Section

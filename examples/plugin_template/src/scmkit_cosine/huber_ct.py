@@ -17,7 +17,7 @@ from scmkit.interfaces import (
     Conditioning,
     LossOutput,
 )
-from scmkit.model import Model
+from scmkit.models.model import Model
 from scmkit.plugin import Context, Plugin, Slot
 from scmkit.types import Key, Scalar
 

@@ -1,0 +1,113 @@
+"""sCD: consistency distillation, with the tangent from a teacher."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from annotated_types import Ge
+from jaxtyping import Array, Float
+
+from scmkit import Guided, Run
+from scmkit.interfaces import AbstractNoiseProcess, AbstractTangentEstimator, Conditioning
+from scmkit.models.change_of_process import velocity_under
+from scmkit.models.guided import interval_of
+from scmkit.models.model import AbstractModel
+from scmkit.plugin import Context, Plugin, Slot
+from scmkit.types import Key, Scalar
+from scmkit_plugins.methods._tangent import ConsistencyLoss, ConsistencyOptions, build_loss
+
+
+class TeacherTangent(AbstractTangentEstimator):
+    r"""The teacher's PF-ODE velocity; a teacher of any process, guided or not.
+
+    A guided teacher (`scmkit.Guided`) takes the strength from the condition where there is one
+    (arXiv 2410.11081, Section 2.2 and Appendix G).
+    """
+
+    process: AbstractNoiseProcess
+    teacher: AbstractModel
+
+    def __call__(
+        self,
+        x0: Float[Array, "*shape"],
+        eps: Float[Array, "*shape"],
+        x_t: Float[Array, "*shape"],
+        t: Scalar,
+        cond: Conditioning | None,
+    ) -> Float[Array, "*shape"]:
+        return velocity_under(self.process, self.teacher, x_t, t, cond)
+
+    def advance(
+        self,
+        x0: Float[Array, "*shape"],
+        eps: Float[Array, "*shape"],
+        x_t: Float[Array, "*shape"],
+        t: Scalar,
+        r: Scalar,
+        cond: Conditioning | None,
+    ) -> Float[Array, "*shape"]:
+        # DDIM, exact for a constant denoiser: x_s = a_s D + (s_s / s_t) (x_t - a_t D).
+        alpha, sigma, d_alpha, d_sigma = self.process.rates(t)
+        velocity = self(x0, eps, x_t, t, cond)
+        denoised = (velocity - (d_sigma / sigma) * x_t) / (d_alpha - d_sigma * alpha / sigma)
+        shrink = self.process.sigma(r) / sigma
+        return shrink * x_t + (self.process.alpha(r) - alpha * shrink) * denoised
+
+
+@dataclass(frozen=True)
+class Options(ConsistencyOptions):
+    """Options of consistency distillation."""
+
+    guidance: Annotated[float, Ge(0)] = 1.0
+    """Guidance strength in the teacher's tangent; 1 is none."""
+    guidance_range: tuple[float, ...] = ()
+    """LOW,HIGH: strengths drawn for each sample and told to the student, in place of one strength."""
+    guidance_interval: tuple[float, ...] = ()
+    """LOW,HIGH: noise-to-signal ratios between which guidance acts; everywhere if empty."""
+    guide: str = ""
+    """Run of a weaker model to guide away from (autoguidance); else the teacher without its label."""
+
+    def __post_init__(self) -> None:
+        if self.guide:  # The run is resumed from wherever.
+            object.__setattr__(self, "guide", str(Path(self.guide).resolve()))
+        for name in ("guidance_range", "guidance_interval"):
+            value = getattr(self, name)
+            if value and not (len(value) == 2 and 0 <= value[0] < value[1]):
+                raise ValueError(
+                    f"{name} {value}: give two numbers, the smaller first, such as 1,2"
+                )
+
+
+def build_tangent(config: Options, context: Context, *, key: Key) -> TeacherTangent:
+    if context.teacher is None:
+        raise ValueError("no teacher to take the tangent from; name a run with --teacher")
+    teacher: AbstractModel = context.teacher
+    if config.guide or config.guidance != 1 or config.guidance_range:
+        if not config.guide and not context.data.num_classes:
+            raise ValueError(
+                "guidance away from the prediction without a label needs data with classes; "
+                "name a weaker run with scd.guide"
+            )
+        teacher = Guided(
+            teacher,
+            config.guidance,
+            guide=Run.load(config.guide).model if config.guide else None,
+            interval=interval_of(config.guidance_interval),
+        )
+    return TeacherTangent(process=context.noise, teacher=teacher)
+
+
+def build_guided_loss(config: Options, context: Context, *, key: Key) -> ConsistencyLoss:
+    return build_loss(config, context, guidance_range=config.guidance_range, key=key)
+
+
+plugin = Plugin(
+    name="scd",
+    summary="continuous-time consistency distillation of a teacher (arXiv 2410.11081)",
+    provides={Slot.tangent: build_tangent, Slot.loss: build_guided_loss},
+    config=Options,
+    conditions=lambda config: ("guidance",) if config.guidance_range else (),
+    suggests={Slot.sampler: "consistency"},
+    settings={"log-normal.mean": -1.0, "log-normal.std": 1.4, "train.lr": 1e-4},
+    teacher="required",
+)

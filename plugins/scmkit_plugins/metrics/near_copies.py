@@ -1,0 +1,61 @@
+"""Memorisation: how many samples are near copies of training data."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+from annotated_types import Gt, Lt
+from jaxtyping import Bool, Float, Int
+
+from scmkit.interfaces import AbstractMetric, Evaluation
+from scmkit.plugin import Plugin, Slot
+from scmkit_plugins.metrics._pairwise import nearest
+
+
+class NearCopies(AbstractMetric):
+    """The share of samples closer to their nearest training point than almost all real test data.
+
+    Closer than the `quantile` of the reference's own nearest-training distances: fresh data scores
+    `quantile` itself, a model that memorises more.
+    """
+
+    finds_training_data = True
+
+    def __init__(self, quantile: float) -> None:
+        self.quantile = quantile
+
+    def applies(self, evaluation: Evaluation) -> bool:
+        return True
+
+    def __call__(self, evaluation: Evaluation) -> float:
+        return float(self._are_near(evaluation).mean())
+
+    def resampled(
+        self, evaluation: Evaluation, indices: Int[np.ndarray, "r n"]
+    ) -> Float[np.ndarray, " r"]:
+        return self._are_near(evaluation)[indices].mean(1)
+
+    def _are_near(self, evaluation: Evaluation) -> Bool[np.ndarray, " n"]:
+        real = np.sqrt(nearest(evaluation.reference, evaluation.train))
+        near = np.sqrt(nearest(evaluation.samples, evaluation.train))
+        return near < np.quantile(real, self.quantile)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of the near-copy count."""
+
+    quantile: Annotated[float, Gt(0), Lt(1)] = 0.05
+    """The share that fresh data scores."""
+
+
+def build(config: Options) -> NearCopies:
+    return NearCopies(config.quantile)
+
+
+plugin = Plugin(
+    name="near-copies",
+    summary="share of samples that are near copies of training data (fresh data: 0.05)",
+    provides={Slot.metric: build},
+    config=Options,
+)

@@ -1,0 +1,68 @@
+"""Flow matching: the straight-line process with a raw velocity network."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from scmkit.interfaces import AbstractNoiseProcess, AbstractParameterization, Coefficients
+from scmkit.plugin import Context, Plugin, Slot
+from scmkit.types import Key, Scalar
+from scmkit_plugins.processes._options import NoiseOptions
+
+
+class RectifiedFlow(AbstractNoiseProcess):
+    r"""$x_t = (1 - t)\, x_0 + t\,\varepsilon$, $t \in [0, 1)$ (arXiv 2209.03003, 2210.02747)."""
+
+    ratio_max: float = 80.0
+
+    def alpha(self, t: Scalar) -> Scalar:
+        return 1 - t
+
+    def sigma(self, t: Scalar) -> Scalar:
+        return t
+
+    def time_at(self, ratio: Scalar) -> Scalar:
+        return ratio / (1 + ratio)
+
+
+class VelocityParameterization(AbstractParameterization):
+    r"""The network is the velocity itself: $dx/dt = F(x_t, t)$ and $f = x_t - t\, F$.
+
+    The noise label is `t`.
+    """
+
+    process: RectifiedFlow
+    sigma_data: float
+
+    def coefficients(self, t: Scalar) -> Coefficients:
+        return Coefficients(skip=jnp.ones_like(t), out=-t, in_=jnp.ones_like(t), noise=t[None])
+
+    def weight(self, t: Scalar) -> Scalar:
+        return self.process.angular_weight(self.sigma_data, t)
+
+    def velocity(
+        self, F: Float[Array, "*shape"], x_t: Float[Array, "*shape"], t: Scalar
+    ) -> Float[Array, "*shape"]:
+        return F
+
+
+def build_process(config: NoiseOptions, context: Context, *, key: Key) -> RectifiedFlow:
+    return RectifiedFlow(ratio_max=config.ratio_max)
+
+
+def build_parameterization(
+    config: NoiseOptions, context: Context, *, key: Key
+) -> VelocityParameterization:
+    if not isinstance(context.noise, RectifiedFlow):
+        raise TypeError(
+            f"the raw velocity needs the flow-matching process, not "
+            f"{type(context.noise).__name__}; 'preconditioned' serves every process"
+        )
+    return VelocityParameterization(process=context.noise, sigma_data=context.data.sigma_data)
+
+
+plugin = Plugin(
+    name="flow-matching",
+    summary="rectified flow with a raw velocity network (arXiv 2210.02747)",
+    provides={Slot.noise: build_process, Slot.parameterization: build_parameterization},
+    config=NoiseOptions,
+)

@@ -1,0 +1,74 @@
+"""Ancestral sampling: the reverse-time SDE, step by step."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Float, Int
+
+from scmkit.interfaces import AbstractSampler, Conditioning, SamplerOutput
+from scmkit.models.model import AbstractModel
+from scmkit.plugin import Plugin, Slot
+from scmkit.sampling import (
+    DescentOptions,
+    denoised_at,
+    descend,
+    posterior_step,
+    reverse_diffusion_step,
+)
+from scmkit.types import Key, Scalar
+
+
+@dataclass(frozen=True)
+class Options(DescentOptions):
+    """Options of ancestral sampling."""
+
+    variance: Literal["posterior", "forward"] = "posterior"
+    """Of the fresh noise: the posterior's (ancestral) or the forward step's (reverse diffusion)."""
+
+
+class Ancestral(AbstractSampler):
+    r"""$y \leftarrow D + (\rho_{i+1}/\rho_i)^2 (y - D) + s\,\varepsilon$, one network evaluation a step.
+
+    $s^2$ is the variance of $p(y_{i+1} \mid y_i, x_0)$, $\rho_{i+1}^2 (1 - \rho_{i+1}^2/\rho_i^2)$: ancestral
+    sampling (arXiv 2011.13456, Appendix F; DDPM's smaller variance; DDIM with `eta=1`). Or it is that of the
+    forward step, $\rho_i^2 - \rho_{i+1}^2$: the reverse diffusion sampler (Appendix E). Both in the
+    variance-exploding form, whatever the process; both of first order, so take many steps.
+    """
+
+    options: Options
+    usual_steps: ClassVar[tuple[int, ...]] = (100,)
+    traces_steps: ClassVar[bool] = True
+
+    def deterministic(self, steps: int) -> bool:
+        return False
+
+    def __call__(
+        self,
+        model: AbstractModel,
+        noise: Float[Array, "*shape"],
+        cond: Conditioning | None,
+        *,
+        steps: int | Int[Array, ""],
+        key: Key,
+    ) -> SamplerOutput:
+        posterior = self.options.variance == "posterior"
+        move = posterior_step if posterior else reverse_diffusion_step
+
+        def step(
+            i: Int[Array, ""], y: Array, _: tuple[()], here: Scalar, there: Scalar
+        ) -> tuple[Array, tuple[()]]:
+            denoised = denoised_at(model, y, here, cond)
+            return move(y, denoised, here, there, key=jr.fold_in(key, i)), ()
+
+        x = descend(step, model, noise, self.options, steps=steps)
+        return SamplerOutput(x, jnp.asarray(steps, jnp.int32))
+
+
+plugin = Plugin(
+    name="ancestral",
+    summary="ancestral sampling of the reverse-time SDE (arXiv 2011.13456)",
+    provides={Slot.sampler: Ancestral},
+    config=Options,
+)

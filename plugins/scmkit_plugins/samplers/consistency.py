@@ -1,0 +1,91 @@
+"""Consistency sampling in one or more steps."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Float, Int
+
+from scmkit.interfaces import AbstractSampler, Conditioning, SamplerOutput
+from scmkit.models.model import AbstractModel
+from scmkit.plugin import Plugin, Slot
+from scmkit.sampling import time_at_angle
+from scmkit.types import Key, Scalar
+
+
+class ConsistencySampler(AbstractSampler):
+    r"""$x \leftarrow f(x, t_{max})$, then $x \leftarrow f(\alpha_i x + \sigma_i \varepsilon_i, t_i)$.
+
+    Fresh noise at every step (arXiv 2303.01469, Algorithm 1). `angles` are the times $t_i$ of the
+    steps after the first, in TrigFlow's radians whatever the process; for other numbers of steps they are
+    equal steps down from 1.1, the paper's two-step time (arXiv 2410.11081, Section 5).
+    """
+
+    angles: Float[Array, " k"] = eqx.field(converter=lambda a: jnp.asarray(a, jnp.float32))
+    usual_steps: ClassVar[tuple[int, ...]] = (1, 2)
+    traces_steps: ClassVar[bool] = True
+
+    def deterministic(self, steps: int) -> bool:
+        return steps == 1
+
+    def __call__(
+        self,
+        model: AbstractModel,
+        noise: Float[Array, "*shape"],
+        cond: Conditioning | None,
+        *,
+        steps: int | Int[Array, ""],
+        key: Key,
+    ) -> SamplerOutput:
+        process = model.process
+
+        def again(i: Int[Array, ""], x: Array) -> tuple[Array, Scalar]:
+            t = time_at_angle(model.parameterization, self.angle(i, steps))
+            eps = jr.normal(jr.fold_in(key, i), x.shape, x.dtype)
+            return process.perturb(x, eps, t), t
+
+        def step(i: Int[Array, ""], x: Array) -> Array:
+            # One evaluation in the program, for the first step, too.
+            x_t, t = jax.tree.map(
+                lambda a, b: jnp.where(i == 0, a, b), (x, process.t_max), again(i, x)
+            )
+            return model.denoise(x_t, t, cond)
+
+        x = jax.lax.fori_loop(0, steps, step, noise)
+        return SamplerOutput(x, jnp.asarray(steps, jnp.int32))
+
+    def angle(self, i: Int[Array, ""] | int, steps: int | Int[Array, ""]) -> Scalar:
+        """The angle of step `i` of `steps`, for `i` from 1 to `steps - 1`."""
+        count = self.angles.shape[0]
+        left, most = (jnp.asarray(n, jnp.float32) for n in (steps - i, steps - 1))
+        equal = 1.1 * left / jnp.maximum(most, 1)
+        if count == 0:
+            return equal
+        return jnp.where(steps - 1 == count, self.angles[jnp.clip(i - 1, 0, count - 1)], equal)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of consistency sampling."""
+
+    angles: tuple[float, ...] = ()
+    """Times of the steps after the first, in TrigFlow's radians, for that many steps plus one."""
+
+    def __post_init__(self) -> None:
+        if not all(0 < a < jnp.pi / 2 for a in self.angles):
+            raise ValueError(f"angles {self.angles} must lie between 0 and pi/2")
+
+
+def build(config: Options) -> ConsistencySampler:
+    return ConsistencySampler(config.angles)
+
+
+plugin = Plugin(
+    name="consistency",
+    summary="one- and multistep consistency sampling (arXiv 2303.01469, Algorithm 1)",
+    provides={Slot.sampler: build},
+    config=Options,
+)

@@ -1,0 +1,90 @@
+"""Sampling along the probability-flow ODE."""
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import jax.numpy as jnp
+from annotated_types import Gt
+from jaxtyping import Array, Float, Int
+
+from scmkit.interfaces import AbstractSampler, Conditioning, SamplerOutput
+from scmkit.models.model import AbstractModel
+from scmkit.plugin import Plugin, Slot
+from scmkit.sampling import (
+    GridOptions,
+    at_end,
+    controller_called,
+    evaluations,
+    solve_pf_ode,
+    solver_called,
+    time_grid,
+)
+from scmkit.types import Key
+
+
+@dataclass(frozen=True)
+class Options(GridOptions):
+    """Options of the PF-ODE sampler."""
+
+    solver: str = "Heun"
+    """Any diffrax ODE solver, by name: Euler (DDIM), Heun, Tsit5, Dopri5, ..."""
+    controller: str = "StepTo"
+    """`StepTo` (the fixed grid), `ConstantStepSize` or `PIDController` (adaptive)."""
+    rtol: Annotated[float, Gt(0)] = 1e-4
+    """Relative tolerance of `PIDController`."""
+    atol: Annotated[float, Gt(0)] = 1e-4
+    """Absolute tolerance of `PIDController`."""
+
+    def __post_init__(self) -> None:
+        solver_called(self.solver)
+        controller_called(self.controller, jnp.zeros(2), self.rtol, self.atol)
+
+
+class PFODESampler(AbstractSampler):
+    """The PF-ODE from the prior to the data, by diffrax (arXiv 2011.13456, Section 4.3).
+
+    `steps` is the number of fixed steps; an adaptive controller takes as many as it needs. In a batch each
+    sample adapts its own steps and reports its own evaluations, but the batch takes the time of the slowest:
+    it computes the largest number for all.
+    """
+
+    options: Options
+    usual_steps: ClassVar[tuple[int, ...]] = (18,)
+
+    def deterministic(self, steps: int) -> bool:
+        return True
+
+    def __call__(
+        self,
+        model: AbstractModel,
+        noise: Float[Array, "*shape"],
+        cond: Conditioning | None,
+        *,
+        steps: int | Int[Array, ""],
+        key: Key,
+    ) -> SamplerOutput:
+        o = self.options
+        times = time_grid(model.parameterization, int(steps), grid=o.grid, ratio_min=o.ratio_min)
+        solution = solve_pf_ode(
+            model,
+            noise,
+            cond,
+            times,
+            solver=o.solver,
+            controller=o.controller,
+            rtol=o.rtol,
+            atol=o.atol,
+        )
+        return SamplerOutput(at_end(solution), evaluations(solution, o.solver, o.controller))
+
+
+def build(config: Options) -> PFODESampler:
+    return PFODESampler(config)
+
+
+plugin = Plugin(
+    name="pf-ode",
+    summary="the probability-flow ODE by any diffrax solver",
+    provides={Slot.sampler: build},
+    config=Options,
+)

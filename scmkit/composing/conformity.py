@@ -1,0 +1,55 @@
+"""What plugins return, held against what their interfaces say."""
+
+from numbers import Real
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from scmkit.composing.blame import misreturned
+
+
+def expect_kind(part: object, what: str, got: Any, kind: type) -> None:
+    """Raises `PluginError` naming the plugin of `part` unless its `what` is of a kind."""
+    if not isinstance(got, kind):
+        raise misreturned(part, what, _shown(got), f"a {kind.__name__}")
+
+
+def expect_array(
+    part: object, what: str, got: Any, shape: tuple[int | str, ...], *dtypes: Any
+) -> None:
+    """The same for an array of one of `dtypes`, which may be families such as `np.floating`, or of any.
+
+    A letter in `shape` stands for any length.
+    """
+    got = np.asarray(got) if isinstance(got, Real) else got  # As JAX takes them.
+    found, dtype = getattr(got, "shape", None), getattr(got, "dtype", None)
+    fits = (
+        isinstance(found, tuple)
+        and len(found) == len(shape)
+        and all(isinstance(b, str) or a == b for a, b in zip(found, shape, strict=True))
+        and dtype is not None
+        and (not dtypes or any(jnp.issubdtype(dtype, d) for d in dtypes))
+    )
+    if not fits:
+        names = " or ".join(dict.fromkeys(getattr(d, "__name__", str(d)) for d in dtypes))
+        raise misreturned(
+            part, what, _shown(got), f"{names or 'an array of shape '}{_shape(shape)}"
+        )
+
+
+def expect_number(part: object, what: str, got: Any) -> float:
+    """The same for a number, which is returned as a float."""
+    if not isinstance(got, Real):
+        raise misreturned(part, what, _shown(got), "a float")
+    return float(got)
+
+
+def _shown(got: Any) -> str:
+    if hasattr(got, "shape") and hasattr(got, "dtype"):
+        return f"{got.dtype}{_shape(got.shape)}"
+    return "None" if got is None else f"a {type(got).__name__}"
+
+
+def _shape(shape: tuple[int | str, ...]) -> str:
+    return f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"

@@ -1,7 +1,0 @@
-"""Softmax attention that every JAX transformation passes through, fused on GPUs.
-
-`attention` is `scmkit.attention`; `attention_saveable` is a policy for `jax.checkpoint`.
-"""
-
-from scmkit.fused_attention.api import attention as attention
-from scmkit.fused_attention.primitives import attention_saveable as attention_saveable

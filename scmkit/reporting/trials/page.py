@@ -1,0 +1,140 @@
+"""A bench as a page and as a plain table."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from scmkit.evaluation import REAL
+from scmkit.reporting.axes import number
+from scmkit.reporting.charts import colour_of, legend
+from scmkit.reporting.cost import duration
+from scmkit.reporting.markup import Html, element, join, table
+from scmkit.reporting.page import page
+from scmkit.reporting.section import Section
+from scmkit.reporting.sections.metrics import metric_chart, notes, titled
+from scmkit.reporting.trials.plan import Plan
+from scmkit.reporting.trials.running import Result
+from scmkit.reporting.trials.summary import Estimate, Line, estimate, summarise
+
+
+def bench_page(plan: Plan, results: Sequence[Result], facts: Mapping[str, Any]) -> Html:
+    """Charts and a table for each data set, then what it cost, what failed, and how to do it again."""
+    lines = summarise(results)
+    colours = {method: colour_of(i) for i, method in enumerate(plan.methods)}
+    sections = []
+    for data in plan.data:
+        mine = [line for line in lines if line.data == data]
+        if mine:
+            rows = [row for r in results if r.cell.data == data for row in r.rows]
+            body = join(_results(mine, colours), *notes(rows))
+            sections.append(Section(data, _lede(plan), body))
+    sections.append(Section("Cost", COST, _costs(results)))
+    failed = [r for r in results if r.error is not None]
+    if failed:
+        rows = [[str(r.cell.path), r.error or ""] for r in failed]
+        sections.append(Section("Failed", "Runs that gave no result.", table(["run", "why"], rows)))
+    versions = ", ".join(f"{k} {v}" for k, v in facts["versions"].items())
+    where = f"{facts['device']}, Python {facts['python']}, {versions}; {facts['date']}."
+    command = element("pre", facts["command"])
+    sections.append(Section("Command", where, command))
+    count = len(plan.cells())
+    return page(
+        " · ".join(plan.methods),
+        f"A bench by scmkit: {len(plan.methods)} methods, {len(plan.data)} data sets, {plan.seeds} seeds; "
+        f"{len(results) - len(failed)} of {count} runs.",
+        sections,
+    )
+
+
+COST = (
+    "Time of training by the runs' own logs, in the mean over seeds. A teacher is trained once for each data "
+    "set and seed, under the same budget, and shared by the methods that need it: its time comes on top."
+)
+
+
+def _lede(plan: Plan) -> str:
+    batch = "" if plan.batch_size is None else f" of {plan.batch_size} samples"
+    spread = (
+        f"means over {plan.seeds} seeds with 95% intervals (Student's t)"
+        if plan.seeds > 1
+        else "one seed"
+    )
+    return (
+        f"{plan.steps} training steps{batch} for every method and every teacher; {spread}. Smaller is "
+        "better, larger where an arrow points up. The band is what real training data scores; in brackets "
+        "stand multiples of it."
+    )
+
+
+def _results(lines: Sequence[Line], colours: Mapping[str, str]) -> Html:
+    real = next((line.metrics for line in lines if line.name == REAL), {})
+    larger = frozenset[str]().union(*(line.larger_is_better for line in lines))
+    charts = []
+    for metric in dict.fromkeys(k for line in lines for k in line.metrics):
+        points = {}
+        for method, colour in colours.items():
+            found = [
+                (
+                    line.nfe,
+                    one.mean,
+                    None if one.half is None else (one.mean - one.half, one.mean + one.half),
+                )
+                for line in lines
+                if line.method == method and line.nfe and (one := line.metrics.get(metric))
+            ]
+            if found:
+                points[method, colour] = found
+        if points:
+            level = real.get(metric)
+            band = (
+                None
+                if level is None
+                else (level.mean - (level.half or 0), level.mean + (level.half or 0))
+            )
+            charts.append(metric_chart(titled(metric, larger), points, band))
+    head, *rows = table_of(lines)
+    names = legend([(colour, method) for method, colour in colours.items()])
+    return join(
+        names, element("div", *charts, class_="charts"), table(head, rows, class_="numbers")
+    )
+
+
+def table_of(lines: Sequence[Line]) -> list[list[str]]:
+    """The lines of one data set as text, the head first."""
+    metrics = list(dict.fromkeys(k for line in lines for k in line.metrics))
+    real = next((line.metrics for line in lines if line.name == REAL), {})
+    larger = frozenset[str]().union(*(line.larger_is_better for line in lines))
+    rows = [["", "NFE", *(titled(m, larger) for m in metrics)]]
+    for line in lines:
+        name = f"{line.method}: {line.name}" if line.method else line.name
+        cells = [_shown(line.metrics.get(m), real.get(m)) for m in metrics]
+        rows.append([name, "" if line.nfe is None else f"{line.nfe:g}", *cells])
+    return rows
+
+
+def _shown(value: Estimate | None, real: Estimate | None) -> str:
+    if value is None:
+        return ""
+    half = "" if value.half is None else f" ± {number(value.half, 2)}"
+    ratio = f" ({value.mean / real.mean:.2f}×)" if real is not None and real.mean else ""
+    return f"{value.mean:.4f}{half}{ratio}"
+
+
+def _costs(results: Sequence[Result]) -> Html:
+    grouped: dict[tuple[str, str], list[Result]] = {}
+    for result in results:
+        if result.error is None:
+            grouped.setdefault((result.cell.method, result.cell.data), []).append(result)
+    rows = [
+        [
+            method,
+            data,
+            f"{some[0].parameters:,}",
+            duration(estimate([r.seconds for r in some]).mean),
+            "none"
+            if some[0].teacher is None
+            else duration(estimate([r.teacher_seconds for r in some]).mean),
+        ]
+        for (method, data), some in grouped.items()
+    ]
+    head = ["method", "data", "parameters", "training", "its teacher"]
+    return table(head, rows, class_="numbers")

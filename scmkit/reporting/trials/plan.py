@@ -1,0 +1,115 @@
+"""The plan of a bench: methods on data sets over seeds, all under one budget."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from scmkit.composing.compose import compose
+from scmkit.composing.recipe import Recipe
+from scmkit.errors import OptionError, UsageError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training: a method (plugins, joined by commas) on a data set with a seed."""
+
+    data: str
+    method: str
+    seed: int
+
+    @property
+    def path(self) -> Path:
+        """Where its run is, below the bench's directory."""
+        return Path(plain(self.data)) / f"{plain(self.method)}-{self.seed}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a bench trains and measures.
+
+    **Attributes:**
+
+    - `methods`: plugins joined by commas, such as `"trigflow,scd"`.
+    - `data`: data sets, by name or path.
+    - `seeds`: seeds 0 to `seeds - 1` of training, and of evaluation.
+    - `steps`, `batch_size`: the budget of every training, teachers' too; None leaves the batch size to the
+        recipes.
+    - `settings`: options by `PLUGIN.OPTION`, for the methods that have such a part.
+    - `sampling`: numbers of sampling steps (None: each sampler's usual ones); `metrics`, `n` and `features`
+        as in `scmkit.evaluate`.
+    """
+
+    methods: Sequence[str]
+    data: Sequence[str] = ("digits",)
+    seeds: int = 3
+    steps: int = 2000
+    batch_size: int | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    sampling: Sequence[int] | None = None
+    metrics: Sequence[str] | None = None
+    n: int | None = None
+    features: str | None = None
+
+    def cells(self) -> list[Cell]:
+        """Every training, seed by seed, so that a bench cut short has something of everything."""
+        return [
+            Cell(data, method, seed)
+            for seed in range(self.seeds)
+            for data in self.data
+            for method in self.methods
+        ]
+
+    def recipe(self, cell: Cell, teacher: Path | None = None) -> Recipe:
+        """A cell's recipe, with its teacher's run where that is there."""
+        budget: dict[str, Any] = {"train.steps": self.steps, "train.seed": cell.seed}
+        if self.batch_size is not None:
+            budget["train.batch_size"] = self.batch_size
+        plugins = cell.method.split(",")
+        return compose(plugins, budget, data=cell.data, teacher=teacher, base=self.settings)
+
+    def checked(self) -> dict[Cell, Recipe]:
+        """The recipes of all cells, before any training: raises `UsageError` for what cannot work."""
+        if not self.methods or not self.data or self.seeds < 1:
+            raise UsageError("a bench needs a method, a data set and a seed")
+        paths = [cell.path for cell in self.cells()]
+        for path in paths:
+            if paths.count(path) > 1:
+                raise UsageError(f"two runs would be '{path}': name each method and data set once")
+        recipes = {cell: self.recipe(cell) for cell in self.cells()}
+        known = {"train", "data"}
+        for recipe in recipes.values():
+            known |= set(recipe.plugins)
+            if isinstance(recipe.teacher, Recipe):
+                known |= set(recipe.teacher.plugins)
+        for key in self.settings:
+            section = key.partition(".")[0]
+            if section not in known:
+                raise OptionError(
+                    f"setting '{key}': '{section}' is part of no method here"
+                    f"{did_you_mean(section, known)} (parts: {', '.join(sorted(known))})"
+                )
+        return recipes
+
+
+def plain(name: str) -> str:
+    """A name of plugins or the last part of a path as the name of a file."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name.rstrip("/").rpartition("/")[2]).strip("-.")
+
+
+def teacher_path(recipes: Mapping[Cell, Recipe], cell: Cell) -> Path | None:
+    """Where the teacher is that a cell needs, below the bench's directory; None if it needs none.
+
+    A teacher that another cell trains anyway is that cell's run; cells that need the same one share it.
+    """
+    needed = recipes[cell].teacher
+    if not isinstance(needed, Recipe):
+        return None
+    for other, recipe in recipes.items():
+        if other.data == cell.data and recipe == needed:
+            return other.path
+    alike = json.dumps(needed.to_json(), sort_keys=True).encode()
+    return cell.path.parent / f"teacher-{hashlib.sha256(alike).hexdigest()[:8]}-{cell.seed}"

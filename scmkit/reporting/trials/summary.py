@@ -1,0 +1,62 @@
+"""From the results of single seeds to means with their intervals."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+
+from scmkit.evaluation import Row
+from scmkit.reporting.trials.running import Result
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds; `half` is half of its 95% interval (Student's t), None for a single seed."""
+
+    mean: float
+    half: float | None
+    each: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a bench's table: a method on a data set at a number of evaluations.
+
+    `method` is empty for what is held beside the methods: real data, a Gaussian fit.
+    """
+
+    data: str
+    method: str
+    name: str
+    nfe: float | None
+    metrics: dict[str, Estimate]
+    larger_is_better: frozenset[str] = frozenset()
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    r"""$\bar x \pm t_{0.975, n-1}\, s / \sqrt n$."""
+    if len(values) < 2:
+        return Estimate(values[0], None, tuple(values))
+    from scipy.stats import t
+
+    half = float(t.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
+    return Estimate(mean(values), half, tuple(values))
+
+
+def summarise(results: Sequence[Result]) -> list[Line]:
+    """Lines by data set, then method, then number of steps; those of real data and the Gaussian first."""
+    grouped: dict[tuple[str, str, str], list[Row]] = {}
+    for result in results:
+        for row in result.rows:
+            method = "" if row.nfe is None else result.cell.method
+            grouped.setdefault((result.cell.data, method, row.name), []).append(row)
+    lines = []
+    for (data, method, name), rows in grouped.items():
+        names = dict.fromkeys(k for row in rows for k in row.metrics)
+        metrics = {k: estimate([r.metrics[k] for r in rows if k in r.metrics]) for k in names}
+        nfe = [row.nfe for row in rows if row.nfe is not None]
+        larger = frozenset[str]().union(*(row.larger_is_better for row in rows))
+        lines.append(Line(data, method, name, mean(nfe) if nfe else None, metrics, larger))
+    order = list(dict.fromkeys(line.data for line in lines))
+    methods = ["", *dict.fromkeys(r.cell.method for r in results)]
+    return sorted(lines, key=lambda line: (order.index(line.data), methods.index(line.method)))

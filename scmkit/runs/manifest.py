@@ -1,0 +1,162 @@
+"""The manifest of a checkpoint: what it holds, and the proof that nothing of it has changed."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from scmkit.storage.containment import inside, parse_json, read_bounded
+from scmkit.storage.files import sync_directory, write_durably
+
+FORMAT = 1
+"""The version of the layout on disk."""
+
+MANIFEST = "COMMIT.json"
+"""The manifest's file name. It is written last: a directory without it is no checkpoint."""
+
+NOTES = "notes.json"
+"""The file of a checkpoint that the manifest leaves out: what differs between runs of one seed."""
+
+_THREADS = 32  # They wait for the disk: many fsyncs at once share one commit of its journal.
+
+
+class Damage(Exception):
+    """Why a directory is not the checkpoint it should be; the caller adds path and remedy."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The content of `COMMIT.json`."""
+
+    step: int
+    metadata: dict[str, Any]
+    leaves: dict[str, dict[str, Any]]
+    """For each leaf `dtype` and `shape`, and `key` (the implementation) for a PRNG key."""
+    files: dict[str, dict[str, Any]]
+    """For each file, relative to the checkpoint, `size` in bytes and `sha256`."""
+
+
+def commit(
+    root: Path,
+    step: int,
+    metadata: Mapping[str, Any],
+    leaves: dict[str, dict[str, Any]],
+    notes: Mapping[str, Any] | None = None,
+) -> None:
+    """Make every file under `root` durable, then write the notes, if any, and the manifest.
+
+    Raises `OSError` where the disk fails, `TypeError` or `ValueError` if metadata is not JSON.
+    """
+    with ThreadPoolExecutor(_THREADS) as pool:
+        paths = [path.relative_to(root).as_posix() for path in sorted(_files(root))]
+        files = dict(zip(paths, pool.map(lambda name: _record(root / name), paths), strict=True))
+    # Through JSON once, so that what is hashed is what a reader will see (tuples are lists there).
+    plain = json.loads(json.dumps(dict(metadata), allow_nan=False))
+    document = asdict(Manifest(step, plain, leaves, files)) | {"format": FORMAT}
+    if notes is not None:
+        write_durably(root / NOTES, json.dumps(dict(notes), allow_nan=False).encode() + b"\n")
+    write_durably(root / MANIFEST, _encode(document | {"sha256": _digest(document)}))
+    with ThreadPoolExecutor(_THREADS) as pool:
+        list(pool.map(sync_directory, [Path(folder) for folder, _, _ in os.walk(root)]))
+
+
+def read_manifest(root: Path) -> tuple[Manifest, str]:
+    """The manifest under `root` and its SHA-256. Raises `Damage`."""
+    try:
+        raw = read_bounded(root / MANIFEST)
+    except FileNotFoundError:
+        missing = f"has no {MANIFEST}" if root.is_dir() else "does not exist"
+        raise Damage(f"{missing}, so it is not a complete checkpoint") from None
+    except OSError as error:
+        raise Damage(f"{MANIFEST} cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise Damage(f"{MANIFEST} is damaged ({error})") from None
+    try:
+        document = parse_json(raw)
+        digest = document.pop("sha256")
+        version = document["format"]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise Damage(f"{MANIFEST} is damaged (not a manifest)") from None
+    if version != FORMAT:
+        raise Damage(f"has format {version!r}, and this scmkit reads format {FORMAT}")
+    # The first comparison covers what parses to the same content, such as a changed blank.
+    if _encode(document | {"sha256": digest}) != raw.encode() or _digest(document) != digest:
+        raise Damage(f"{MANIFEST} is damaged (its own SHA-256 does not match)")
+    del document["format"]
+    try:
+        manifest = Manifest(**document)
+        _check(root, manifest)
+    # A manifest with a fitting digest is no proof of who wrote it.
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
+        raise Damage(f"{MANIFEST} is damaged ({error})") from None
+    return manifest, digest
+
+
+def _check(root: Path, manifest: Manifest) -> None:
+    """Raises `ValueError` or the like for names that leave the checkpoint, and records of other types."""
+    if type(manifest.step) is not int or not isinstance(manifest.metadata, dict):
+        raise ValueError("its step or its metadata is of another type")
+    for name, file in manifest.files.items():
+        inside(root, name)
+        if type(file["size"]) is not int or not isinstance(file["sha256"], str):
+            raise ValueError(f"the record of file '{name}' is of another type")
+    for name, leaf in manifest.leaves.items():
+        inside(root, name)
+        sides = leaf["shape"]
+        whole = isinstance(sides, list) and all(type(n) is int and n >= 0 for n in sides)
+        if (
+            not whole
+            or not isinstance(leaf["dtype"], str)
+            or not isinstance(leaf.get("key", ""), str)
+        ):
+            raise ValueError(f"the record of leaf '{name}' is of another type")
+
+
+def verify(root: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
+    """Compare `files`, a part of the manifest, with what is on disk. Raises `Damage`."""
+    with ThreadPoolExecutor() as pool:
+        problems = pool.map(lambda item: _problem(root / item[0], item[1]), files.items())
+        for name, problem in zip(files, problems, strict=True):
+            if problem:
+                raise Damage(f"file '{name}' {problem}")
+
+
+def _files(root: Path) -> Iterator[Path]:
+    return (path for path in root.rglob("*") if path.is_file())
+
+
+def _record(path: Path) -> dict[str, Any]:
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())
+        return {
+            "size": os.fstat(file.fileno()).st_size,
+            "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
+        }
+
+
+def _problem(path: Path, record: Mapping[str, Any]) -> str | None:
+    try:
+        size = path.stat().st_size
+        if not path.is_file():
+            return "is no regular file"
+        if size != record["size"]:
+            return f"has {size} bytes instead of {record['size']}"
+        with path.open("rb") as file:
+            intact = hashlib.file_digest(file, "sha256").hexdigest() == record["sha256"]
+    except FileNotFoundError:
+        return "is missing"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    return None if intact else "is damaged (its SHA-256 does not match)"
+
+
+def _encode(document: Mapping[str, Any]) -> bytes:
+    return json.dumps(document, indent=1, sort_keys=True).encode() + b"\n"
+
+
+def _digest(document: Mapping[str, Any]) -> str:
+    return hashlib.sha256(_encode(document)).hexdigest()
