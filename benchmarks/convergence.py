@@ -23,6 +23,7 @@ from common import write  # noqa: E402
 
 from scmkit import build, compose  # noqa: E402
 from scmkit.composing.build import build_free  # noqa: E402
+from scmkit.interfaces import UNCONDITIONED  # noqa: E402
 from scmkit.plugin import Slot  # noqa: E402
 from scmkit.testing.oracles import Gaussian, exact_model  # noqa: E402
 
@@ -62,7 +63,7 @@ def errors(name: str, options: dict[str, Any], model: Any) -> list[tuple[int, fl
 
     @eqx.filter_jit
     def run(steps: Any) -> Any:
-        return sampler(model, noise, None, steps=steps, key=jax.random.key(0))
+        return sampler(model, noise, UNCONDITIONED, steps=steps, key=jax.random.key(0))
 
     found = []
     for steps in STEPS:

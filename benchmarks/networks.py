@@ -26,7 +26,7 @@ from scmkit_plugins.layers import xla_attention
 from scmkit_plugins.modulation import adagn, adaln, adaptive_double_norm, positional
 from scmkit_plugins.networks import dit, unet
 
-from scmkit.interfaces import AbstractNetwork, DataSpec
+from scmkit.interfaces import UNCONDITIONED, AbstractNetwork, DataSpec
 from scmkit.plugin import Context, Plugin, Slot
 from scmkit.types import Scalar
 
@@ -135,7 +135,7 @@ def module(network: AbstractNetwork) -> tuple[AbstractNetwork, Forward]:
 
     def forward(params: AbstractNetwork, x: Images, t: Times) -> Images:
         net = eqx.combine(params, static)
-        return jax.vmap(lambda x, t: net(x, t[None], None, key=None))(x, t)
+        return jax.vmap(lambda x, t: net(x, t[None], UNCONDITIONED, key=None))(x, t)
 
     return params, forward
 

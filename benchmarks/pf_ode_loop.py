@@ -22,7 +22,7 @@ import jax.random as jr
 from common import write
 
 from scmkit import build_model, compose
-from scmkit.models.model import AbstractModel
+from scmkit.interfaces import UNCONDITIONED, AbstractModel
 from scmkit.sampling import at_end, solve_pf_ode, time_grid
 
 clock = time.process_time if jax.default_backend() == "cpu" else time.perf_counter
@@ -73,7 +73,7 @@ def main() -> None:
     times = time_grid(model.parameterization, args.steps)
 
     def scmkit(solver: str) -> Callable[[Any], Any]:
-        return lambda x: at_end(solve_pf_ode(model, x, None, times, solver=solver))
+        return lambda x: at_end(solve_pf_ode(model, x, UNCONDITIONED, times, solver=solver))
 
     contestants = {
         "Euler by hand": by_hand(model, times, heun=False),

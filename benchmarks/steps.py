@@ -24,11 +24,9 @@ from jaxtyping import Array, Float
 
 from scmkit import build, compose
 from scmkit.data import StoreWriter
-from scmkit.interfaces import AbstractNetwork, Conditioning
-from scmkit.training.ema import parse_ema
-from scmkit.training.optimizer import build_optimizer
-from scmkit.training.state import initial_state
-from scmkit.training.step import Batch, make_step
+from scmkit.interfaces import AbstractNetwork, Conditioning, Sample
+from scmkit.training.setup import rules_of, setting_of, state_before
+from scmkit.training.step import make_step
 from scmkit.types import Key
 
 # A CPU is shared with others, so its own seconds count; on an accelerator the process only waits.
@@ -55,10 +53,11 @@ class Contestant:
         model = assembly.model
         if dtype is not None:
             model = eqx.tree_at(lambda m: m.network, model, InDtype(model.network, dtype))
-        optimizer = build_optimizer(recipe.train, recipe.train.steps)
-        self.state = initial_state(model, assembly.loss, optimizer)
-        self.given = (assembly.tangent, Batch(jnp.ones((batch, *shape)), None), jr.key(1))
-        self.source = make_step(optimizer, parse_ema(recipe.train.ema, batch))
+        assembly = eqx.tree_at(lambda a: a.model, assembly, model)
+        self.state = state_before(recipe, assembly)
+        batch_of = Sample(jnp.ones((batch, *shape)))
+        self.given = (setting_of(assembly), batch_of, jr.key(1), jnp.zeros((), bool))
+        self.source = make_step(rules_of(recipe), recipe.train.steps)
         self.step = self.source.lower(self.given, self.state).compile()  # pyright: ignore[reportFunctionMemberAccess]
 
     def run(self, seconds: float) -> float:
@@ -101,7 +100,7 @@ class InDtype(AbstractNetwork):
         self,
         x: Float[Array, "*shape"],
         c_noise: Float[Array, " k"],
-        cond: Conditioning | None,
+        cond: Conditioning,
         *,
         key: Key | None,
     ) -> Float[Array, "*shape"]:

@@ -23,16 +23,15 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 import scmkit
 from scmkit.data import Loader
-from scmkit.interfaces import AbstractLoss, AbstractTangentEstimator, Conditioning, LossOutput
+from scmkit.interfaces import AbstractLoss, LossOutput, Sample, Scene
+from scmkit.losses import noised
 from scmkit.testing import exact_model
-from scmkit.training.ema import parse_ema
-from scmkit.training.optimizer import build_optimizer
-from scmkit.training.state import initial_state
-from scmkit.training.step import Batch, make_step
+from scmkit.training.setup import rules_of, setting_of, state_before
+from scmkit.training.step import make_step
 from scmkit.types import Key
 
 SETTINGS = {
@@ -54,28 +53,20 @@ class HuberTangentLoss(AbstractLoss):
     c: float = 0.1
 
     def __call__(
-        self,
-        model: scmkit.Model,
-        tangent: AbstractTangentEstimator,
-        x0: Float[Array, "*shape"],
-        cond: Conditioning | None,
-        *,
-        step: Int[Array, ""],
-        key: Key,
+        self, model: scmkit.Model, scene: Scene, sample: Sample, *, key: Key
     ) -> LossOutput:
         k_time, k_noise, k_dropout = jr.split(key, 3)
         process, param = model.process, model.parameterization
         ratio = jnp.minimum(jnp.exp(self.mean + self.std * jr.normal(k_time)), process.ratio_max)
         t = process.time_at(ratio)
-        eps = jr.normal(k_noise, x0.shape)
-        x_t = process.perturb(x0, eps, t)
-        dx = tangent(x0, eps, x_t, t, cond)
+        point = noised(process, sample, t, key=k_noise)
+        dx = scene.tangent(point)
 
         def both(x_t: Array, t: Array) -> tuple[Array, Array]:
-            F = model.raw(x_t, t, cond, key=k_dropout)
+            F = model.raw(x_t, t, point.cond, key=k_dropout)
             return F, param.denoise(F, x_t, t)
 
-        (F, _), (_, df) = eqx.filter_jvp(both, (x_t, t), (dx, jnp.ones_like(t)))
+        (F, _), (_, df) = eqx.filter_jvp(both, (point.x_t, t), (dx, jnp.ones_like(t)))
         F_, g = jax.lax.stop_gradient((F, param.weight(t) * df))
         residual = F - F_ + jnp.sign(param.coefficients(t).out) * g
         value = jnp.sqrt(jnp.sum(residual**2) + self.c**2) - self.c
@@ -110,14 +101,14 @@ def main() -> None:
         ends = jax.vmap(lambda x: model.denoise(x, t_max))(noise)
         return jnp.sqrt(jnp.mean((ends - exact) ** 2))
 
-    optimizer = build_optimizer(settings, settings.steps)
-    step = make_step(optimizer, parse_ema(settings.ema, settings.batch_size))
-    state = initial_state(parts.model, HuberTangentLoss(), optimizer)
+    parts = eqx.tree_at(lambda parts: parts.loss, parts, HuberTangentLoss())
+    setting, state = setting_of(parts), state_before(recipe, parts)
+    step, hold = make_step(rules_of(recipe), settings.steps), jnp.zeros((), bool)
     print(f"step {0:>6}                 error to the exact map {error(state.generator.ema):.4f}")
     with Loader(dataset, data, settings.batch_size, settings.seed) as batches:
         for i in range(1, settings.steps + 1):
             x0, _ = next(batches)
-            state, metrics = step((parts.tangent, Batch(jnp.asarray(x0), None), k_train), state)
+            state, metrics = step((setting, Sample(jnp.asarray(x0)), k_train, hold), state)
             if i % max(1, settings.steps // REPORTS) == 0:
                 loss, off = metrics.means["loss"], error(state.generator.ema)
                 print(f"step {i:>6}   loss {loss:.4f}   error to the exact map {off:.4f}")

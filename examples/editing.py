@@ -58,7 +58,7 @@ def block(
 def round_trip(run: scmkit.Run, images: np.ndarray, labels: np.ndarray | None) -> float:
     """The RMS error of encoding and decoding, in the data's units."""
     data, model = run.recipe.data, run.diffusion_model
-    cond = None if labels is None else Conditioning(jnp.asarray(labels))
+    cond = Conditioning(None if labels is None else jnp.asarray(labels))
     latents = jax.vmap(lambda x, c: encode(model, x, c))(jnp.asarray(data.normalise(images)), cond)
     back = jax.vmap(lambda z, c: decode(model, z, c))(latents, cond)
     return float(np.sqrt(np.mean((data.denormalise(np.asarray(back)) - images) ** 2)))

@@ -1,8 +1,7 @@
 """scmkit: continuous-time consistency models, composed from plugins.
 
 The names here are the whole of the everyday API; plugin authors also use `scmkit.interfaces`,
-`scmkit.plugin`, `scmkit.sampling`, `scmkit.models.conditioning`, `scmkit.consistency`, `scmkit.models.change_of_process` and
-`scmkit.testing`.
+`scmkit.plugin`, `scmkit.losses`, `scmkit.models`, `scmkit.sampling` and `scmkit.testing`.
 """
 
 import importlib

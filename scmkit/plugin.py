@@ -3,10 +3,13 @@
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, is_dataclass
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from scmkit.interfaces import (
     AbstractAttention,
+    AbstractDistance,
+    AbstractEMA,
+    AbstractModel,
     AbstractNoiseProcess,
     AbstractParameterization,
     AbstractProposal,
@@ -14,15 +17,14 @@ from scmkit.interfaces import (
     DataSpec,
     NormFactory,
 )
-from scmkit.models.model import Model
 from scmkit.settings import TrainingSettings
 
-API_VERSION = 1
+API_VERSION = 2
 """The plugin API this version of scmkit speaks."""
 
 
 class Slot(StrEnum):
-    """The places a plugin can fill. The first nine have one owner each in a recipe."""
+    """The places a plugin can fill. The first eleven have one owner each in a recipe."""
 
     noise = "noise"
     parameterization = "parameterization"
@@ -31,6 +33,8 @@ class Slot(StrEnum):
     norm = "norm"
     attention = "attention"
     network = "network"
+    distance = "distance"
+    coupling = "coupling"
     tangent = "tangent"
     loss = "loss"
     sampler = "sampler"
@@ -51,8 +55,12 @@ MODEL_SLOTS = (
 )
 """The slots a model is made of, in the order they are built."""
 
-TRAINING_SLOTS = (Slot.proposal, Slot.tangent, Slot.loss)
+TRAINING_SLOTS = (Slot.proposal, Slot.distance, Slot.coupling, Slot.tangent, Slot.loss)
 """The slots only training needs, in the order they are built."""
+
+OPTIONAL_SLOTS = (Slot.distance, Slot.coupling)
+"""The slots of a recipe that may be empty: there is a distance where the loss compares samples, and a
+coupling where noise and data are not independent."""
 
 
 @dataclass(frozen=True)
@@ -69,17 +77,12 @@ class Context:
 
     data: DataSpec
     built: Mapping[Slot, Any] = field(default_factory=dict)
-    teacher: Model | None = None
+    teacher: AbstractModel | None = None
     train: TrainingSettings = field(default_factory=TrainingSettings)
     noise_labels: int = 1
     """Length of the noise-label vector: 1, or 2 for flow maps."""
     conditions: frozenset[str] = frozenset()
-    """What the model is told beside time and label: fields of `Conditioning`, such as `"guidance"`."""
-
-    @property
-    def guided(self) -> bool:
-        """Whether the model is told a guidance strength."""
-        return "guidance" in self.conditions
+    """Scalars that the model is told beside time and label, by name, such as `"guidance"`."""
 
     @property
     def noise(self) -> AbstractNoiseProcess:
@@ -107,6 +110,11 @@ class Context:
         return self.built[Slot.attention]
 
     @property
+    def distance(self) -> AbstractDistance:
+        """The distance by which a loss compares samples."""
+        return self.built[Slot.distance]
+
+    @property
     def proposal(self) -> AbstractProposal:
         """The time proposal."""
         return self.built[Slot.proposal]
@@ -119,6 +127,58 @@ Samplers, data sets, metrics, trackers and importers are part of no model: their
 `factory(config)`, those of trackers as `factory(config, directory)`, those of features as
 `factory(config, dataset, directory)` with a directory for what they derive from the data set.
 """
+
+
+StartsFrom = Literal["teacher", "weights", "scratch"]
+"""Whether training needs a pretrained diffusion model, takes no more than its weights, or neither."""
+
+Makes = Literal["diffusion", "consistency", "flow-map", "generator"]
+"""What kind of model a loss leaves behind: one with a velocity; a map to the end of the PF-ODE's path; a map
+to every time of the path; or one that makes samples of noise, of which no more is known."""
+
+
+@dataclass(frozen=True)
+class Follower:
+    """A copy of a player that lags behind it, without gradient: a target network, or the teacher of a stage.
+
+    **Arguments:**
+
+    - `profile`: its `gain` at update number `n` says how much of the new weights is taken. A target network
+        has a constant one; "the student becomes the teacher" is a gain of 1 at the first update of a stage
+        and 0 elsewhere.
+    - `of`: what it follows: the newest `"model"`, or its sampling average `"ema"`.
+    - `start`: what it is at first: the `"model"` or the `"teacher"`.
+    - `player`: whom it follows.
+    """
+
+    profile: AbstractEMA
+    of: Literal["model", "ema"] = "model"
+    start: Literal["model", "teacher"] = "model"
+    player: str = "generator"
+
+
+@dataclass(frozen=True)
+class Player:
+    """Something trained beside the generator, such as a fake score or a discriminator.
+
+    **Arguments:**
+
+    - `loss`: the factory of its objective, called as those of slots are.
+    - `model`: the factory of its module, called the same way; by default another copy of the recipe's model.
+    - `start`: where the weights of such a copy come from: the `"teacher"`, or `"fresh"` ones.
+    - `updates`: how often it is updated before each update of the generator.
+    - `settings`: training settings of its own (`{"lr": 1e-5}`); the user sets them as `NAME.lr`.
+    """
+
+    loss: Factory
+    model: Factory | None = None
+    start: Literal["teacher", "fresh"] = "teacher"
+    updates: int = 1
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _nothing(config: Any, train: TrainingSettings) -> Mapping[str, Any]:
+    return {}
 
 
 @dataclass(frozen=True)
@@ -135,14 +195,20 @@ class Plugin:
     - `suggests`: plugins for slots that nobody named, such as the sampler that fits a loss.
     - `settings`: recommended settings of other plugins and of training, under the names `--set` takes
         (`"train.lr"`, `"log-normal.mean"`). A data set's win over a loss's, the user's over all.
-    - `settings_with`: settings recommended beside a certain loss, by its plugin's name: what a data set
+    - `settings_for`: settings recommended by the kind of model that is trained (`Makes`): what a data set
         knows of training on it.
-    - `teacher`: whether training starts from a pretrained diffusion model: `"required"` (the tangent
-        comes from it too), `"initial"` (only the weights do) or `"none"`.
-    - `conditions`: what the model must be told beside time and label, given the plugin's options: fields of
-        `Conditioning`. A loss that draws guidance strengths names `"guidance"`.
+    - `makes`: the kind of model that its loss leaves behind; every plugin that fills the loss slot says it.
+    - `starts_from`: whether training needs a teacher, takes only its weights, or starts from scratch.
+    - `noise_labels`: times the model is told: 2 for flow maps.
+    - `conditions`: what the model must be told beside time and label, given the plugin's options: names of
+        scalars in `Conditioning`. A loss that draws guidance strengths names `"guidance"`.
     - `drops_labels`: whether a model that its loss trained, given the options, also saw samples without
         their label, without which there is nothing for guidance to lead away from.
+    - `uses`: the optional slots that its loss looks at: `Slot.distance`, where it compares samples.
+    - `players`, `followers`: `(config, train)` -> what is trained beside the generator and what lags behind,
+        by name. The name `"generator"` is taken.
+    - `stages`: `(config, train)` -> the steps, ascending, at which a new stage begins: the optimizer and its
+        learning-rate schedule start anew.
     - `example`: shape and number of classes of the data that a network is best known for; `plugins info`
         shows its size there.
     - `requires`: importable modules it needs beyond its package's own dependencies, each with the
@@ -156,10 +222,16 @@ class Plugin:
     config: type = NoOptions
     suggests: Mapping[Slot, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
-    settings_with: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    teacher: Literal["none", "initial", "required"] = "none"
+    settings_for: Mapping[Makes, Mapping[str, Any]] = field(default_factory=dict)
+    makes: Makes | None = None
+    starts_from: StartsFrom = "scratch"
+    noise_labels: Literal[1, 2] = 1
     conditions: Callable[[Any], Collection[str]] = lambda config: ()
     drops_labels: Callable[[Any], bool] = lambda config: True
+    uses: Collection[Slot] = ()
+    players: Callable[[Any, TrainingSettings], Mapping[str, Player]] = _nothing
+    followers: Callable[[Any, TrainingSettings], Mapping[str, Follower]] = _nothing
+    stages: Callable[[Any, TrainingSettings], tuple[int, ...]] = lambda config, train: ()
     example: tuple[tuple[int, ...], int] | None = None
     requires: Mapping[str, str] = field(default_factory=dict)
     api: int = API_VERSION
@@ -175,4 +247,9 @@ class Plugin:
         if not (isinstance(self.config, type) and is_dataclass(self.config)):
             raise TypeError(
                 f"plugin '{self.name}': config must be a dataclass, not {self.config!r}"
+            )
+        if (Slot.loss in self.provides) != (self.makes is not None):
+            raise TypeError(
+                f"plugin '{self.name}': a plugin that fills the loss slot says what it makes, and no other "
+                f"(one of {', '.join(get_args(Makes))})"
             )

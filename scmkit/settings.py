@@ -87,6 +87,22 @@ class TrainingSettings:
             )
 
 
+PLAYER_OPTIONS = (
+    "optimizer",
+    "lr",
+    "schedule",
+    "warmup",
+    "lr_reference",
+    "lr_end",
+    "beta1",
+    "beta2",
+    "epsilon",
+    "clip",
+    "ema",
+)
+"""The training settings that a player beside the generator may have of its own."""
+
+
 @cache
 def _adapters(config_type: type) -> dict[str, tuple[Any, TypeAdapter]]:
     hints = get_type_hints(config_type, include_extras=True)

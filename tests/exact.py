@@ -43,6 +43,9 @@ class Linear(AbstractParameterization):
     def velocity(self, F, x_t, t):
         return self.process.velocity_from_denoised(self.gain(t) * x_t, x_t, t)
 
+    def jump(self, t, s):
+        return self.ddim_jump(t, s)
+
 
 def exact_model(process, s=0.2, *, consistency=False, sigma_data=0.5):
     """The exact denoiser, or the exact consistency function, as a model."""

@@ -127,11 +127,11 @@ class Network(AbstractNetwork):
 
 
 class Tangent(AbstractTangentEstimator):
-    def __call__(self, x0, eps, x_t, t, cond):
-        return x_t.astype(jnp.bfloat16)
+    def __call__(self, point):
+        return point.x_t.astype(jnp.bfloat16)
 
-    def advance(self, x0, eps, x_t, t, r, cond):
-        return x_t
+    def advance(self, point, r):
+        return point
 
 
 plugin = Plugin("odd", "a part", {Slot.SLOT: lambda config, context, *, key: MADE})
@@ -362,7 +362,7 @@ def test_a_data_set_is_named(body, wanted, install, scmkit):
 
 
 def test_a_data_set_is_named_in_python(install, tmp_path):
-    fails = "if len(indices) == 16: raise OSError('no disk')\n        return x, labels"
+    fails = "if len(indices) == 16 and split == 'train': raise OSError('no disk')\n        return x, labels"
     source = DATASET.replace("BODY", fails).replace("NAME", "odd")
     install("odd-pack", {"odd": "plugin"}, source=source)
     made = recipe("trigflow", "sct", data="odd", teacher="none", **STEPS)
@@ -462,7 +462,7 @@ def test_a_wrong_network_is_named_when_it_is_drawn_from(run, install):
 
 
 def test_a_part_upgraded_behind_a_run_is_named_before_it_goes_on(install, tmp_path):
-    good = TANGENT.replace("x_t.astype(jnp.bfloat16)", "(eps - x0) / 2")
+    good = TANGENT.replace("point.x_t.astype(jnp.bfloat16)", "(point.eps - point.x0) / 2")
     install("odd-pack", {"odd": "plugin"}, source=good)
     made = recipe("trigflow", "sct", "tangent=odd", teacher="none", **STEPS)
     path = go(made, tmp_path / "r").path

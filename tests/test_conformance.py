@@ -17,6 +17,7 @@ from scmkit.composing.loading import load
 from scmkit.data import ArrayDataset
 from scmkit.interfaces import (
     AbstractAttention,
+    AbstractBatchLoss,
     AbstractLoss,
     AbstractMetric,
     AbstractNoiseProcess,
@@ -27,6 +28,7 @@ from scmkit.interfaces import (
     LossOutput,
     Statistics,
 )
+from scmkit.losses import noised
 from scmkit.plugin import Plugin, Slot
 from scmkit.testing import Check, assert_abstract_or_final, checks
 
@@ -129,6 +131,9 @@ class Parameterization(AbstractParameterization):
         right = self.process.velocity_from_denoised(self.denoise(F, x_t, t), x_t, t)
         return -right if self.wrong == "velocity" else right
 
+    def jump(self, t: Any, s: Any) -> Any:
+        return self.ddim_jump(t, s)
+
 
 class Proposal(AbstractProposal):
     """Always the same time, beyond the last."""
@@ -156,17 +161,26 @@ class Attention(AbstractAttention):
 
 
 class Loss(AbstractLoss):
-    """A regression on the tangent, which it forgets to hold fixed."""
+    """A regression on the tangent, or something wrong."""
 
-    proposal: AbstractProposal
+    wrong: str
 
-    def __call__(
-        self, model: Any, tangent: Any, x0: Any, cond: Any, *, step: Any, key: Any
-    ) -> LossOutput:
-        t = self.proposal.sample(model.process, key=key)
-        x_t = model.process.perturb(x0, x0[::-1], t)
-        gap = model.velocity(x_t, t, cond) - tangent(x0, x0[::-1], x_t, t, cond)
-        return LossOutput(jnp.mean(gap**2), {}, model.process.ratio(t))
+    def __call__(self, model: Any, scene: Any, sample: Any, *, key: Any) -> LossOutput:
+        t = scene.proposal.sample(model.process, key=key)
+        point = noised(model.process, sample, t, key=key)
+        gap = model.velocity(point.x_t, t, point.cond) - scene.tangent(point)
+        if self.wrong == "untrained":
+            gap = jax.lax.stop_gradient(gap)
+        ratio = -model.process.ratio(t) if self.wrong == "ratio" else model.process.ratio(t)
+        return LossOutput(jnp.mean(gap**2), {}, ratio)
+
+
+class Turning(AbstractBatchLoss):
+    """A loss that looks at where a sample stands in its batch."""
+
+    def __call__(self, model: Any, scene: Any, batch: Any, *, keys: Any) -> LossOutput:
+        out = jax.vmap(lambda sample, key: Loss("")(model, scene, sample, key=key))(batch, keys)
+        return eqx.tree_at(lambda o: o.value, out, out.value * jnp.arange(1.0, 1 + len(out.value)))
 
 
 class Data(ArrayDataset):
@@ -219,7 +233,11 @@ WRONG = (
         "attention/forward_mode_is_right": {
             Slot.attention: part(lambda _: Attention("derivative"))
         },
-        "loss[vector]/the_tangent_is_held_fixed": {Slot.loss: part(lambda c: Loss(c.proposal))},
+        "loss[vector]/every_player_is_trained": {Slot.loss: part(lambda _: Loss("untrained"))},
+        "loss[vector]/ratio_says_where_the_sample_stood": {
+            Slot.loss: part(lambda _: Loss("ratio"))
+        },
+        "loss[vector]/the_order_of_a_batch_is_nothing": {Slot.loss: part(lambda _: Turning())},
         "dataset/samples_are_float32_of_one_shape": {Slot.dataset: data},
         "dataset/samples_lie_on_their_levels": {Slot.dataset: data},
         "dataset/statistics_are_those_of_the_train_split": {Slot.dataset: data},
@@ -252,7 +270,8 @@ WRONG = (
 
 @pytest.mark.parametrize("name", WRONG)
 def test_what_is_wrong_is_found(name: str) -> None:
-    found = {c.name: c for c in checks(Plugin("odd", "wrong", WRONG[name]))}
+    makes = "diffusion" if Slot.loss in WRONG[name] else None
+    found = {c.name: c for c in checks(Plugin("odd", "wrong", WRONG[name], makes=makes))}
     with pytest.raises(AssertionError) as caught:
         found[name].run()
     assert len(str(caught.value).split()) > 5

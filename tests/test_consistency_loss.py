@@ -7,9 +7,8 @@ import jax.random as jr
 import numpy as np
 import pytest
 from programs import attention_calls, multiplications
-from scmkit_plugins.methods._data_tangent import DataTangent
-from scmkit_plugins.methods._log_weight import LogWeight
-from scmkit_plugins.methods._tangent import ConsistencyLoss, bound
+from scenes import scene_for
+from scmkit_plugins.methods._tangent import ConsistencyLoss
 from scmkit_plugins.modulation.positional import PositionalEmbedding
 from scmkit_plugins.processes.edm import EDMParameterization, VarianceExploding
 from scmkit_plugins.processes.flow_matching import RectifiedFlow, VelocityParameterization
@@ -19,8 +18,8 @@ from scmkit_plugins.processes.trigflow import TrigFlowParameterization, TrigFlow
 from scmkit_plugins.processes.vp import VariancePreserving
 
 from scmkit import Model, build, compose
-from scmkit.consistency import tangent_terms, trigflow_gain
-from scmkit.interfaces import AbstractNetwork
+from scmkit.interfaces import UNCONDITIONED, AbstractNetwork, Point, Sample
+from scmkit.losses import LogWeight, bound, eulerian, network_gain
 
 SD, D = 0.5, 5
 PARAMS = {
@@ -50,6 +49,15 @@ class Net(AbstractNetwork):
         return self.second(self.dropout(h, key=key, inference=key is None))
 
 
+PROPOSAL = LogNormal(-1.0, 1.4)
+
+
+def terms(model, x_t, dx, t, key=None):
+    """The Eulerian kernel as sCM calls it."""
+    point = Point(x_t, x_t, x_t, t)  # Neither data nor noise is looked at.
+    return eulerian(model, point, dx, weight=model.parameterization.weight(t), key=key)
+
+
 def f32(x):
     return jnp.asarray(x, jnp.float32)
 
@@ -64,7 +72,7 @@ def test_terms_are_the_jvp_of_the_consistency_function(model, ratio, getkey):
     x, dx = jr.normal(getkey(), (2, D))
     t = model.process.time_at(f32(ratio))
     x_t, dx = ratio * model.process.alpha(t) * x, dx / model.parameterization.weight(t)
-    F, stable, whole = tangent_terms(model, x_t, dx, t)
+    F, stable, whole = terms(model, x_t, dx, t)
     f, df = jax.jvp(lambda x, t: model.denoise(x, t), (x_t, t), (dx, f32(1.0)))
     np.testing.assert_allclose(model.parameterization.denoise(F, x_t, t), f, rtol=1e-5, atol=1e-6)
     expected = model.parameterization.weight(t) * df
@@ -80,10 +88,10 @@ def test_trigflow_terms_are_algorithm_1(getkey):
     c, s = jnp.cos(t), jnp.sin(t)
 
     def network(y, t):
-        return model.network(y, t[None], None, key=None)
+        return model.network(y, t[None], UNCONDITIONED, key=None)
 
     F, J = jax.jvp(network, (x / SD, t), (c * s * dx, c * s * SD))
-    _, stable, whole = tangent_terms(model, x, dx, t)
+    _, stable, whole = terms(model, x, dx, t)
     np.testing.assert_allclose(stable, -(c**2) * (SD * F - dx), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(whole - stable, -(c * s * x + J), rtol=1e-5, atol=1e-6)
 
@@ -91,15 +99,13 @@ def test_trigflow_terms_are_algorithm_1(getkey):
 def make_loss(**changes):
     options = {"normalize": "l2", "constant": 0.1, "warmup_steps": 0} | changes
     return ConsistencyLoss(
-        proposal=LogNormal(-1.0, 1.4),
         log_weight=LogWeight(PositionalEmbedding(channels=16, min_frequency=1e-4, dim=16)),
         **options,
     )
 
 
 def value(model, loss, x0, key, step=0):
-    out = loss(model, DataTangent(model.process), x0, None, step=jnp.asarray(step), key=key)
-    return out.value
+    return loss(model, scene_for(model, step=step), Sample(x0), key=key).value
 
 
 def test_gradient_is_that_of_the_objective(model, getkey):
@@ -107,12 +113,12 @@ def test_gradient_is_that_of_the_objective(model, getkey):
     loss, x0, key = make_loss(normalize="none"), jr.normal(getkey(), (D,)), getkey()
     param, process = model.parameterization, model.process
     k_time, k_noise, _ = jr.split(key, 3)
-    t = loss.proposal.sample(process, key=k_time)
+    t = PROPOSAL.sample(process, key=k_time)
     eps = jr.normal(k_noise, (D,))
     x_t, dx = process.perturb(x0, eps, t), process.velocity(x0, eps, t)
     _, df = jax.jvp(model.denoise, (x_t, t), (dx, f32(1.0)))
     # TrigFlow's prior weight: minus what F moves f by, per unit of its gain.
-    w = -param.weight(t) * trigflow_gain(param, t) / param.coefficients(t).out
+    w = -param.weight(t) * network_gain(param, t) / param.coefficients(t).out
 
     def objective(model):
         return 2 / D * w * jnp.vdot(model.denoise(x_t, t), jax.lax.stop_gradient(df))
@@ -128,13 +134,13 @@ def test_shared_primal_equals_two_passes(getkey):
     model = Model(PARAMS["trigflow"], Net(getkey(), rate=0.5))
     loss, x0, key = make_loss(), jr.normal(getkey(), (D,)), getkey()
     k_time, k_noise, k_dropout = jr.split(key, 3)
-    t = loss.proposal.sample(model.process, key=k_time)
+    t = PROPOSAL.sample(model.process, key=k_time)
     eps = jr.normal(k_noise, (D,))
     x_t = model.process.perturb(x0, eps, t)
     dx = model.process.velocity(x0, eps, t)
 
     def two_passes(trained, frozen):
-        _, _, whole = tangent_terms(frozen, x_t, dx, t, key=k_dropout)
+        _, _, whole = terms(frozen, x_t, dx, t, key=k_dropout)
         target = frozen.raw(x_t, t, key=k_dropout) + bound(whole, "l2", 0.1)
         return jnp.mean((trained.raw(x_t, t, key=k_dropout) - jax.lax.stop_gradient(target)) ** 2)
 
@@ -157,12 +163,12 @@ def test_warmup_phases_in_the_unstable_part(getkey):
     x0, key = jr.normal(getkey(), (D,)), getkey()
     slow = make_loss(normalize="none", warmup_steps=1000)
     k_time, k_noise, _ = jr.split(key, 3)
-    t = slow.proposal.sample(model.process, key=k_time)
+    t = PROPOSAL.sample(model.process, key=k_time)
     eps = jr.normal(k_noise, (D,))
     x_t, dx = model.process.perturb(x0, eps, t), model.process.velocity(x0, eps, t)
-    _, stable, whole = tangent_terms(model, x_t, dx, t)
+    _, stable, whole = terms(model, x_t, dx, t)
     for step, r in ((0, 1e-3), (499, 0.5), (999, 1.0), (5000, 1.0)):
-        expected = jnp.mean((stable + r * (whole - stable)) ** 2)
+        expected = jnp.mean(((1 - r) * stable + r * whole) ** 2)
         np.testing.assert_allclose(value(model, slow, x0, key, step), expected, rtol=1e-4)
 
 
@@ -197,8 +203,8 @@ def gradients(plugins, options):
             model = eqx.combine(trained, static)
 
             def one(x0, key):
-                out = loss(model, assembly.tangent, x0, None, step=jnp.zeros((), int), key=key)
-                return out.value
+                scene = scene_for(model, tangent=assembly.tangent, proposal=assembly.proposal)
+                return loss(model, scene, Sample(x0), key=key).value
 
             return jax.vmap(one)(x0, keys).sum()
 
@@ -248,12 +254,12 @@ def test_scanned_attention_equals_two_passes(getkey):
     t = f32(0.9)
 
     def shared(model):
-        F, _, whole = tangent_terms(model, x_t, dx, t)
+        F, _, whole = terms(model, x_t, dx, t)
         return jnp.sum((F - jax.lax.stop_gradient(F) + whole) ** 2)
 
     def two_passes(model):
-        _, _, whole = jax.lax.stop_gradient(tangent_terms(plain, x_t, dx, t))
-        F = model.raw(x_t, t, None, key=None)
+        _, _, whole = terms(plain, x_t, dx, t)
+        F = model.raw(x_t, t)
         return jnp.sum((F - jax.lax.stop_gradient(F) + whole) ** 2)
 
     ours = eqx.filter_jit(eqx.filter_grad(shared))(fused)

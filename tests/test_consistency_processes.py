@@ -8,19 +8,23 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from scmkit_plugins.methods._data_tangent import DataTangent
-from scmkit_plugins.methods._log_weight import LogWeight
+from scenes import scene_for
 from scmkit_plugins.methods._tangent import ConsistencyLoss
 from scmkit_plugins.processes.edm import EDMParameterization, VarianceExploding
 from scmkit_plugins.processes.flow_matching import RectifiedFlow, VelocityParameterization
-from scmkit_plugins.processes.log_normal import LogNormal
 from scmkit_plugins.processes.preconditioned import Preconditioned
 from scmkit_plugins.processes.trigflow import TrigFlowParameterization, TrigFlowProcess
 from scmkit_plugins.processes.vp import VariancePreserving
 
 from scmkit import Model
-from scmkit.consistency import tangent_terms, trigflow_gain
-from scmkit.interfaces import AbstractNetwork, AbstractParameterization, AbstractTimeEmbedding
+from scmkit.interfaces import (
+    AbstractNetwork,
+    AbstractParameterization,
+    AbstractTimeEmbedding,
+    Point,
+    Sample,
+)
+from scmkit.losses import LogWeight, eulerian, network_gain
 from scmkit.models.change_of_process import velocity_under
 
 SD, D = 0.5, 4
@@ -102,6 +106,12 @@ def expressed(model, param):
     return Model(param, Expressed(model, param))
 
 
+def terms(model, x_t, dx, t):
+    """The Eulerian kernel as sCM calls it."""
+    point = Point(x_t, x_t, x_t, t)  # Neither data nor noise is looked at.
+    return eulerian(model, point, dx, weight=model.parameterization.weight(t))
+
+
 def points(process):
     """Samples of the loss below at `process`: data, noise, and the same place on it for every process."""
     x0 = SD * jr.normal(jr.key(9), (len(KEYS), D))
@@ -117,14 +127,14 @@ def test_terms_are_trigflows(param):
         net, process = core(), param.process
         model = expressed(net, param)
         x_t, dx = process.perturb(x0, eps, t), process.velocity(x0, eps, t)
-        _, stable, whole = tangent_terms(model, x_t, dx, t)
+        _, stable, whole = terms(model, x_t, dx, t)
         _, df = jax.jvp(model.denoise, (x_t, t), (dx, jnp.ones_like(t)))
         angle = jnp.arctan(process.ratio(t) / SD)
         cos, sin = jnp.cos(angle), jnp.sin(angle)
         y, dy = cos * x0 + SD * sin * eps, SD * cos * eps - sin * x0
         F, dF = jax.jvp(net.raw, (y, angle), (dy, jnp.ones_like(t)))
         expected = -(cos**2) * (SD * F - dy), -cos * sin * (y + SD * dF)
-        _, still, _ = tangent_terms(model, x_t, velocity_under(process, net, x_t, t), t)
+        _, still, _ = terms(model, x_t, velocity_under(process, net, x_t, t), t)
         pairs = (
             (whole, param.weight(t) * df),
             (stable, expected[0]),
@@ -140,7 +150,6 @@ def test_terms_are_trigflows(param):
 
 def make_loss():
     return ConsistencyLoss(
-        proposal=LogNormal(-1.0, 1.4),
         log_weight=LogWeight(Label()),
         normalize="l2",
         constant=0.1,
@@ -152,8 +161,8 @@ def gradients(model_of, process):
     """The losses of a few samples in the middle of the warmup, and their gradients in one network."""
 
     def value(net, x0, key):
-        given = {"step": jnp.asarray(4), "key": key}
-        return make_loss()(model_of(net), DataTangent(process), x0, None, **given).value
+        model = model_of(net)
+        return make_loss()(model, scene_for(model, step=4), Sample(x0), key=key).value
 
     samples = SD * jr.normal(jr.key(9), (len(KEYS), D))
     found = [
@@ -180,5 +189,5 @@ def test_gradients_are_trigflows(param):
 def test_gain(ratio):
     expected = {"trigflow": 1, "edm": -1, "flow-matching": np.hypot(ratio, SD) / SD / (1 + ratio)}
     for name, param in PARAMS.items():
-        gain = trigflow_gain(param, param.process.time_at(jnp.asarray(ratio)))
+        gain = network_gain(param, param.process.time_at(jnp.asarray(ratio)))
         np.testing.assert_allclose(gain, expected.get(name, 1), rtol=1e-12)

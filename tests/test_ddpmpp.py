@@ -19,7 +19,7 @@ from scmkit_plugins.networks import ddpmpp, unet
 
 from scmkit import Conditioning
 from scmkit.errors import UsageError
-from scmkit.interfaces import DataSpec
+from scmkit.interfaces import UNCONDITIONED, DataSpec
 from scmkit.plugin import Context, Slot
 from scmkit.runs.arrays import named_leaves
 
@@ -125,7 +125,7 @@ def settings(options: dict[str, Any]) -> dict[str, Any]:
 
 
 @eqx.filter_jit
-def run(network, x, t, cond=None, key=None):
+def run(network, x, t, cond=UNCONDITIONED, key=None):
     return network(x, t, cond, key=key)
 
 
@@ -137,7 +137,7 @@ def error(value, expected) -> float:
 def test_output_and_tangent_are_those_of_songunet(name):
     given = reference(name)
     network, options = imported(given)
-    cond = Conditioning(jnp.arange(2) * 3) if options["num_classes"] else None
+    cond = Conditioning(jnp.arange(2) * 3) if options["num_classes"] else UNCONDITIONED
 
     @eqx.filter_jit
     def both(network, x, c, dx, dc, cond):
@@ -150,7 +150,7 @@ def test_output_and_tangent_are_those_of_songunet(name):
     out, slope = both(network, *inputs, cond)
     assert error(out, given["out"]) < 3e-6
     assert error(slope, given["jvp"]) < 5e-6
-    if cond is not None:
+    if cond.label is not None:
         without, _ = both(network, *inputs, Conditioning(jnp.full(2, options["num_classes"])))
         assert error(without, given["none"]) < 3e-6
         assert error(given["none"], given["out"]) > 1e-2
@@ -328,15 +328,15 @@ def test_no_label_is_a_class_vector_of_zeros(getkey):
     assert mapping.label is not None
     silenced = eqx.tree_at(lambda m: m.label.weight, mapping, jnp.zeros((3, 16)))
     expected = silenced(t, Conditioning(jnp.asarray(1)))
-    for cond in (None, Conditioning(None), Conditioning(jnp.asarray(3))):
+    for cond in (Conditioning(), Conditioning(jnp.asarray(3))):
         np.testing.assert_allclose(mapping(t, cond), expected, atol=1e-6)
     unbiased = eqx.tree_at(lambda m: m.label.bias, mapping, jnp.zeros(16))
-    assert np.any(np.abs(unbiased(t, None) - expected) > 1e-3)
+    assert np.any(np.abs(unbiased(t, UNCONDITIONED) - expected) > 1e-3)
     # A class adds its row of the weight, times the square root of their number.
     row = np.sqrt(3) * mapping.label.weight[1]
     shifted = eqx.tree_at(lambda m: m.label.bias, mapping, mapping.label.bias + row)
     given = mapping(t, Conditioning(jnp.asarray(1)))
-    np.testing.assert_allclose(given, shifted(t, None), atol=1e-6)
+    np.testing.assert_allclose(given, shifted(t, UNCONDITIONED), atol=1e-6)
     assert np.any(np.abs(given - expected) > 1e-3)
 
 
@@ -354,15 +354,14 @@ def test_guidance_is_added_to_the_features_and_starts_silent():
         ddpmpp.Mapping(32, Context(DATA, built, conditions=frozenset(c)), key=jr.key(0))
         for c in ((), ("guidance",))
     )
-    strong = Conditioning(label, jnp.asarray(3.0))
+    strong = Conditioning(label, {"guidance": jnp.asarray(3.0)})
     np.testing.assert_array_equal(plain(t, Conditioning(label)), told(t, strong))
-    heard = eqx.tree_at(lambda m: m.guidance.weight, told, jnp.ones((64, 16)))
-    assert heard.guidance is not None
-    shift = heard.guidance(jnp.asarray(3.0))
+    heard = eqx.tree_at(lambda m: m.scalars.embeddings["guidance"].weight, told, jnp.ones((64, 16)))
+    shift = heard.scalars(strong)
     shifted = eqx.tree_at(lambda m: m.label.bias, plain, shift)
     np.testing.assert_allclose(heard(t, strong), shifted(t, Conditioning(label)), atol=1e-5)
     assert np.any(np.abs(heard(t, strong) - told(t, strong)) > 1e-3)
-    with pytest.raises(UsageError, match="takes no guidance strength"):
+    with pytest.raises(UsageError, match="is not told the condition 'guidance'; wrap its model"):
         plain(t, strong)
 
 
@@ -373,9 +372,9 @@ def test_bfloat16_images_keep_a_float32_time(getkey):
     assert low.dtype == jnp.bfloat16
     assert error(np.asarray(low, np.float32), high) < 0.05
     # 1e-3 is below bfloat16's resolution at 0.7: only a float32 time path can see it.
-    emb = network.conditioning(t, None)
+    emb = network.conditioning(t, UNCONDITIONED)
     assert emb.dtype == jnp.float32
-    assert np.any(emb != network.conditioning(t + 1e-3, None))
+    assert np.any(emb != network.conditioning(t + 1e-3, UNCONDITIONED))
 
 
 def test_dropout_is_a_function_of_its_key(getkey):

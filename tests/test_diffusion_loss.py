@@ -5,8 +5,7 @@ import jax.random as jr
 import numpy as np
 import pytest
 from exact import Identity
-from scmkit_plugins.methods._data_tangent import DataTangent
-from scmkit_plugins.methods._log_weight import LogWeight
+from scenes import scene_for
 from scmkit_plugins.methods.diffusion import DiffusionLoss
 from scmkit_plugins.modulation.positional import PositionalEmbedding
 from scmkit_plugins.processes.edm import EDMParameterization, VarianceExploding
@@ -17,11 +16,12 @@ from scmkit_plugins.processes.trigflow import TrigFlowParameterization, TrigFlow
 from scmkit_plugins.processes.vp import VariancePreserving
 
 from scmkit import Model
-from scmkit.interfaces import Conditioning
+from scmkit.interfaces import Conditioning, Sample
+from scmkit.losses import LogWeight
 
 SD = 0.5
+PROPOSAL = LogNormal(-0.8, 1.6)
 LOSS = DiffusionLoss(
-    proposal=LogNormal(-0.8, 1.6),
     log_weight=LogWeight(PositionalEmbedding(channels=8, min_frequency=1e-4, dim=8)),
     num_classes=3,
     label_dropout=0.25,
@@ -39,9 +39,9 @@ def test_value_is_the_network_space_error(name, getkey):
     model = Model(PARAMS[name], Identity())
     for _ in range(5):
         key, x0 = getkey(), SD * jr.normal(getkey(), (6,))
-        out = LOSS(model, DataTangent(model.process), x0, None, step=jnp.zeros((), int), key=key)
+        out = LOSS(model, scene_for(model, proposal=PROPOSAL), Sample(x0), key=key)
         k_time, k_noise, *_ = jr.split(key, 4)
-        t, eps = LOSS.proposal.sample(model.process, key=k_time), jr.normal(k_noise, (6,))
+        t, eps = PROPOSAL.sample(model.process, key=k_time), jr.normal(k_noise, (6,))
         x_t = model.process.perturb(x0, eps, t)
         c, F = model.parameterization.coefficients(t), model.raw(x_t, t)
         if name == "flow":
@@ -65,13 +65,6 @@ def test_labels_are_dropped_at_the_given_rate(getkey):
     model = Model(PARAMS["trigflow"], Spy())
     cond = Conditioning(jnp.asarray(1, jnp.int32))
     for i in range(200):
-        LOSS(
-            model,
-            DataTangent(model.process),
-            jnp.zeros(2),
-            cond,
-            step=jnp.zeros((), int),
-            key=jr.key(i),
-        )
+        LOSS(model, scene_for(model), Sample(jnp.zeros(2), cond), key=jr.key(i))
     assert set(seen) == {1, 3}
     assert 0.15 < np.mean(np.array(seen) == 3) < 0.35

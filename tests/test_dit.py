@@ -82,7 +82,7 @@ def factory_of(norm) -> NormFactory:
 
 
 @eqx.filter_jit
-def run(network, x, t, cond: Conditioning | None = LABEL, key=None):
+def run(network, x, t, cond: Conditioning = LABEL, key=None):
     return network(x, t, cond, key=key)
 
 
@@ -371,7 +371,7 @@ def test_patches_and_back(getkey):
 def test_it_can_be_told_a_guidance_strength(getkey):
     x, t = jr.normal(getkey(), SHAPE), jnp.asarray([0.7])
     network = trained(conditions=("guidance",))
-    one, four = (Conditioning(jnp.asarray(1), guidance=jnp.asarray(w)) for w in (1.0, 4.0))
+    one, four = (Conditioning(jnp.asarray(1), {"guidance": jnp.asarray(w)}) for w in (1.0, 4.0))
     np.testing.assert_array_equal(run(network, x, t, one), run(network, x, t, LABEL))
     assert np.any(run(network, x, t, four) != run(network, x, t, one))
 

@@ -10,7 +10,7 @@ from scmkit_plugins.layers.magnitude import MPLayer, mp_cat, mp_silu, mp_sum, no
 from scmkit_plugins.networks.edm2 import EDM2
 
 from scmkit import Conditioning, build_model, compose, count_parameters
-from scmkit.interfaces import DataSpec, constrain
+from scmkit.interfaces import UNCONDITIONED, DataSpec, constrain
 from scmkit.testing.numeric import jittered
 
 PUBLISHED = {"xs": 125e6, "s": 280e6, "m": 498e6, "l": 778e6, "xl": 1.12e9, "xxl": 1.52e9}
@@ -42,7 +42,7 @@ def small(*plugins, **given):
 
 
 @eqx.filter_jit
-def run(model, x, t, cond=None, key=None):
+def run(model, x, t, cond=UNCONDITIONED, key=None):
     return model.raw(x, t, cond, key=key)
 
 
@@ -126,7 +126,7 @@ def test_features_are_dropped_at_low_resolutions_only():
         network = model.network
         rates = [block.dropout for block in (*network.encoder, *network.decoder)]
         assert rates.count(0.5) == blocks
-        changed = jnp.abs(run(model, x, t, None, key=key) - run(model, x, t)).max() > 1e-4
+        changed = jnp.abs(run(model, x, t, key=key) - run(model, x, t)).max() > 1e-4
         assert bool(changed) == (bound > 2)
 
 

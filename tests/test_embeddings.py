@@ -1,4 +1,4 @@
-"""Time embeddings: closed forms, unit RMS, float32, one or two labels."""
+"""Time embeddings: closed forms, unit RMS, float32."""
 
 import equinox as eqx
 import jax
@@ -12,20 +12,19 @@ from scmkit.interfaces import AbstractTimeEmbedding, DataSpec
 from scmkit.plugin import Context, Slot
 
 
-def build(module, k=1, **options) -> AbstractTimeEmbedding:
+def build(module, **options) -> AbstractTimeEmbedding:
     data = DataSpec(source="test", shape=(2,), num_classes=0, shift=(0.0,), scale=(1.0,))
     factory = module.plugin.provides[Slot.embedding]
-    context = Context(data, noise_labels=k)
+    context = Context(data)
     return factory(module.plugin.config(**options), context, key=jr.key(0))
 
 
 @pytest.mark.parametrize("module", [positional, fourier])
-@pytest.mark.parametrize("k", [1, 2])
-def test_shape_dtype_and_rms(module, k):
-    embedding = build(module, k, channels=512)
-    times = jnp.linspace(0.1, 1.5, 16 * k).reshape(16, k)
+def test_shape_dtype_and_rms(module):
+    embedding = build(module, channels=512)
+    times = jnp.linspace(0.1, 1.5, 16)[:, None]
     features = jax.vmap(embedding)(times)
-    assert features.shape == (16, embedding.dim) == (16, 512 * k)
+    assert features.shape == (16, embedding.dim) == (16, 512)
     rms = jnp.sqrt(jnp.mean(features**2, axis=1))
     np.testing.assert_allclose(rms, 1, atol=1e-5 if module is positional else 0.15)
     low = embedding(times[0].astype(jnp.bfloat16))
@@ -34,8 +33,8 @@ def test_shape_dtype_and_rms(module, k):
 
 
 def test_positional_is_cosines_and_sines_of_the_raw_label():
-    embedding = build(positional, 2, channels=8, min_frequency=1e-3)
-    t = np.array([0.7, 1.3])
+    embedding = build(positional, channels=8, min_frequency=1e-3)
+    t = np.array([0.7])
     frequencies = np.array([1, 0.1, 0.01, 0.001])
     expected = [f(label * frequencies) for label in t for f in (np.cos, np.sin)]
     actual = embedding(jnp.asarray(t, jnp.float32))

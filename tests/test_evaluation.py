@@ -245,7 +245,7 @@ def test_against_the_training_split(run):
     ("options", "error", "match"),
     [
         ({"resamples": 1}, UsageError, "--resamples 1: give 2 or more"),
-        ({"n": 0}, UsageError, "--n 0"),
+        ({"n": 0}, UsageError, "n 0: give a whole number"),
         ({"features": "mmd"}, PluginError, "plugin 'mmd' is no features"),
         ({"features": "classifer"}, PluginError, "did you mean 'classifier'"),
     ],

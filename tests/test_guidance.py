@@ -14,8 +14,8 @@ from scmkit_plugins.samplers.pf_ode import Options, PFODESampler
 
 from scmkit import Conditioning, Guided, Model, Run, build, build_model, compose, sample, train
 from scmkit.errors import OptionError, PluginError, UsageError
-from scmkit.interfaces import AbstractNetwork, DataSpec
-from scmkit.models.conditioning import ConditioningEmbedding, GuidanceEmbedding
+from scmkit.interfaces import UNCONDITIONED, AbstractNetwork, DataSpec, Point
+from scmkit.models.conditioning import ConditioningEmbedding
 from scmkit.sampling import draw, with_guidance
 from scmkit.testing.oracles import Gaussian, exact_model
 
@@ -33,8 +33,8 @@ class Labelled(AbstractNetwork):
     plain: AbstractNetwork
 
     def __call__(self, x, c_noise, cond, *, key):
-        has_label = cond is not None and cond.label is not None
-        return (self.labelled if has_label else self.plain)(x, c_noise, None, key=key)
+        has_label = cond.label is not None
+        return (self.labelled if has_label else self.plain)(x, c_noise, UNCONDITIONED, key=key)
 
 
 def labelled(parameterization):
@@ -57,7 +57,7 @@ def test_classifier_free_guidance_in_closed_form(t, strength):
     cond = Conditioning(jnp.asarray(3))
     actual = Guided(labelled(TRIG), strength).denoise(x, t, cond)
     np.testing.assert_allclose(actual, expected, rtol=2e-5, atol=1e-6)
-    told = Conditioning(jnp.asarray(3), jnp.asarray(strength))
+    told = Conditioning(jnp.asarray(3), {"guidance": jnp.asarray(strength)})
     np.testing.assert_array_equal(Guided(labelled(TRIG)).denoise(x, t, told), actual)
 
 
@@ -81,10 +81,10 @@ def test_the_interval_is_in_noise_to_signal_ratios():
 
 def test_without_a_label_there_is_nothing_to_guide_to():
     model, x, t = labelled(TRIG), jnp.asarray([0.3, -0.8]), jnp.asarray(0.7)
-    np.testing.assert_array_equal(Guided(model).raw(x, t, None), model.raw(x, t, None))
+    np.testing.assert_array_equal(Guided(model).raw(x, t), model.raw(x, t))
     for guided, cond in (
-        (Guided(model, 9.0), None),
-        (Guided(model), Conditioning(None, jnp.asarray(2.0))),
+        (Guided(model, 9.0), UNCONDITIONED),
+        (Guided(model), Conditioning(None, {"guidance": jnp.asarray(2.0)})),
     ):
         with pytest.raises(UsageError, match="no label was given"):
             guided.raw(x, t, cond)
@@ -95,7 +95,7 @@ def test_strengths_are_finite(strength):
     with pytest.raises(UsageError, match=f"guidance {strength}: give a finite strength"):
         Guided(labelled(TRIG), strength)
     with pytest.raises(UsageError, match="finite"):
-        with_guidance(None, 3, strength)
+        with_guidance(UNCONDITIONED, 3, strength)
 
 
 def test_samplers_take_a_guided_model_and_count_both_evaluations():
@@ -114,7 +114,8 @@ def test_the_tangent_takes_each_samples_strength():
     tangent = TeacherTangent(process=TRIG.process, teacher=Guided(labelled(TRIG)))
     x, t, labels = jnp.asarray([0.3, -0.8]), jnp.asarray(0.9), jnp.arange(3)
     strengths = jnp.asarray([1.0, 1.5, 2.0])
-    actual = jax.vmap(lambda c: tangent(x, x, x, t, c))(Conditioning(labels, strengths))
+    cond = Conditioning(labels, {"guidance": strengths})
+    actual = jax.vmap(lambda c: tangent(Point(x, x, x, t, c)))(cond)
     for strength, velocity in zip(strengths, actual, strict=True):
         _, d = denoised(t, strength)
         np.testing.assert_allclose(velocity, (jnp.cos(t) * x - d) / jnp.sin(t), rtol=2e-4)
@@ -161,8 +162,8 @@ def test_a_student_is_told_the_strength_and_starts_as_its_teacher(student):
     assert not teacher.recipe.conditions
     embedding = run.model.network.conditioning  # pyright: ignore
     assert isinstance(embedding, ConditioningEmbedding)
-    assert isinstance(embedding.guidance, GuidanceEmbedding)
-    assert jnp.abs(embedding.guidance.weight).max() > 0  # It has been trained.
+    weight = embedding.scalars.embeddings["guidance"].weight
+    assert jnp.abs(weight).max() > 0  # It has been trained.
 
 
 def test_a_student_is_sampled_at_a_strength(student):
@@ -199,7 +200,9 @@ def test_a_student_of_an_autoguided_teacher(student, tmp_path, monkeypatch):
 
 def test_a_network_that_takes_no_strength_says_so():
     model = build_model(compose(["trigflow", "sct"], TINY_MODEL), key=jr.key(0))
-    with pytest.raises(UsageError, match=r"takes no guidance strength; wrap .* scmkit.Guided"):
+    with pytest.raises(
+        UsageError, match=r"not told the condition 'guidance'; wrap .* scmkit.Guided"
+    ):
         sample(model, compose([], TINY_MODEL).data, 2, guidance=1.5)
 
 

@@ -10,7 +10,7 @@ from scmkit.composing.recipe import read_recipe
 from scmkit.data import import_data
 from scmkit.errors import ScmkitError
 from scmkit.runs.convert import convert, restore_exported
-from scmkit.storage.files import IrregularError, open_input
+from scmkit.storage.inputs import IrregularError, open_input
 from scmkit.weights import read_weights
 
 READERS = {
@@ -41,7 +41,7 @@ def test_devices_are_not_read(reader):
         READERS[reader](Path("/dev/zero"))
 
 
-@pytest.mark.parametrize("reader", READERS.keys() - {"import"})
+@pytest.mark.parametrize("reader", sorted(READERS.keys() - {"import"}))
 def test_folders_are_named(reader, tmp_path):
     with pytest.raises(ScmkitError, match="it is a folder, and a regular file is needed"):
         READERS[reader](tmp_path)

@@ -14,7 +14,7 @@ from scmkit_plugins.modulation import adaptive_double_norm, positional
 from scmkit_plugins.networks import dit, mlp, unet
 
 from scmkit.errors import UsageError
-from scmkit.interfaces import AbstractNetwork, Conditioning, DataSpec
+from scmkit.interfaces import UNCONDITIONED, AbstractNetwork, Conditioning, DataSpec
 from scmkit.plugin import Context, Slot
 
 SMALL: dict[Any, dict[str, Any]] = {
@@ -74,7 +74,7 @@ def build(module, **options) -> AbstractNetwork:
 
 
 @eqx.filter_jit
-def run(network, x, t, cond: Conditioning | None = LABEL, key=None):
+def run(network, x, t, cond: Conditioning = LABEL, key=None):
     return network(x, t, cond, key=key)
 
 
@@ -100,7 +100,7 @@ def test_shapes_and_labels(module, k, getkey):
 def test_no_condition_is_the_label_num_classes(module, getkey):
     x, t = jr.normal(getkey(), SHAPES[module]), jnp.asarray([0.7])
     network = build(module)
-    none = run(network, x, t, None)
+    none = run(network, x, t, UNCONDITIONED)
     # Two compiled programs: equal up to rounding.
     np.testing.assert_allclose(
         none, run(network, x, t, Conditioning(jnp.asarray(3))), atol=1e-4, rtol=1e-4
@@ -110,7 +110,7 @@ def test_no_condition_is_the_label_num_classes(module, getkey):
 def test_an_unconditional_network(getkey):
     network = build(mlp, classes=0)
     x, t = jr.normal(getkey(), SHAPES[mlp]), jnp.asarray([0.7])
-    assert np.isfinite(run(network, x, t, None)).all()
+    assert np.isfinite(run(network, x, t, UNCONDITIONED)).all()
     with pytest.raises(UsageError, match="without classes"):
         run(network, x, t, LABEL)
 
@@ -179,7 +179,7 @@ def test_vmap_makes_matrix_products_of_whole_batches(module):
     """No linear layer is applied per sample: its weight never becomes a batched operand."""
     network = build(module)
     x, t = jnp.ones((3, *SHAPES[module])), jnp.ones((3, 1))
-    jaxpr = jax.make_jaxpr(jax.vmap(lambda x, t: network(x, t, None, key=None)))(x, t)
+    jaxpr = jax.make_jaxpr(jax.vmap(lambda x, t: network(x, t, UNCONDITIONED, key=None)))(x, t)
     dots = list(_dots(jaxpr.jaxpr))
     assert dots
     for equation in dots:
@@ -212,8 +212,8 @@ def test_bfloat16_images_keep_a_float32_time(module, getkey):
     assert error < 0.1 * np.linalg.norm(high)
     # 1e-3 is below bfloat16's resolution at 0.7: only a float32 time path can see it.
     conditioning = network.conditioning  # pyright: ignore[reportAttributeAccessIssue]
-    assert conditioning(t, None).dtype == jnp.float32
-    assert np.any(conditioning(t, None) != conditioning(t + 1e-3, None))
+    assert conditioning(t, UNCONDITIONED).dtype == jnp.float32
+    assert np.any(conditioning(t, UNCONDITIONED) != conditioning(t + 1e-3, UNCONDITIONED))
 
 
 def test_unet_resampling():

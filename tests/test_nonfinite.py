@@ -29,11 +29,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from jaxtyping import Array
 from scmkit.interfaces import AbstractLoss, AbstractTangentEstimator, LossOutput
 from scmkit.plugin import Plugin, Slot
-from scmkit_plugins.methods.diffusion import Options as Base, build_loss, build_tangent
+from scmkit_plugins.methods.diffusion import Options as Base, build_data_tangent as build_tangent, build_loss
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,15 @@ class Options(Base):
 class Within(AbstractTangentEstimator):
     inner: AbstractTangentEstimator
 
-    def __call__(self, x0, eps, x_t, t, cond):
-        asked = eqx.filter_jit(lambda tangent, x: tangent(x0, eps, x, t, cond))
-        return jax.jvp(lambda x: asked(self.inner, x), (x_t,), (x_t,))[0]
+    def __call__(self, point):
+        def at(tangent, x):
+            return tangent(eqx.tree_at(lambda p: p.x_t, point, x))
 
-    def advance(self, x0, eps, x_t, t, r, cond):
-        return self.inner.advance(x0, eps, x_t, t, r, cond)
+        asked = eqx.filter_jit(at)
+        return jax.jvp(lambda x: asked(self.inner, x), (point.x_t,), (point.x_t,))[0]
+
+    def advance(self, point, r):
+        return self.inner.advance(point, r)
 
 
 class Faulty(AbstractLoss):
@@ -63,10 +66,10 @@ class Faulty(AbstractLoss):
     percent: Array
     within: bool = eqx.field(static=True)
 
-    def __call__(self, model, tangent, x0, cond, *, step, key):
-        asked = Within(tangent) if self.within else tangent
-        out = self.inner(model, asked, x0, cond, step=step, key=key)
-        bad = jnp.any(step == self.at - 1)
+    def __call__(self, model, scene, sample, *, key):
+        asked = replace(scene, tangent=Within(scene.tangent)) if self.within else scene
+        out = self.inner(model, asked, sample, key=key)
+        bad = jnp.any(scene.step == self.at - 1)
         bad &= jr.randint(jr.fold_in(key, 7), (), 0, 100) < self.percent
         zero = out.value - jax.lax.stop_gradient(out.value)
         value = out.value + jnp.sqrt(jnp.where(bad & self.gradient, zero, 1.0))
@@ -85,6 +88,7 @@ plugin = Plugin(
     summary="fails at some steps",
     provides={Slot.tangent: build_tangent, Slot.loss: build},
     config=Options,
+    makes="diffusion",
 )
 """
 
@@ -268,7 +272,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from scmkit.interfaces import AbstractLoss, AbstractNetwork, AbstractTangentEstimator
 from scmkit.plugin import Plugin, Slot
-from scmkit_plugins.methods.diffusion import Options, build_loss, build_tangent
+from scmkit_plugins.methods.diffusion import Options, build_data_tangent, build_loss
 
 
 def helper(out):
@@ -278,18 +282,19 @@ def helper(out):
 class WrongLoss(AbstractLoss):
     inner: AbstractLoss
 
-    def __call__(self, model, tangent, x0, cond, *, step, key):
-        return helper(self.inner(model, tangent, x0, cond, step=step, key=key))
+    def __call__(self, model, scene, sample, *, key):
+        return helper(self.inner(model, scene, sample, key=key))
 
 
 plugin = Plugin(
     name="wrong",
     summary="fails",
     provides={
-        Slot.tangent: build_tangent,
+        Slot.tangent: build_data_tangent,
         Slot.loss: lambda c, x, *, key: WrongLoss(build_loss(c, x, key=key)),
     },
     config=Options,
+    makes="diffusion",
 )
 """
 
@@ -323,7 +328,9 @@ def test_a_plugin_that_fails_in_training_is_named(tmp_path, monkeypatch, line, w
 
 def test_the_command_replays_a_student_with_its_teacher_and_labels(tmp_path, monkeypatch, capsys):
     source = FAULTY.replace("scmkit_plugins.methods.diffusion", "scmkit_plugins.methods.scd")
-    source = source.replace('name="faulty"', 'name="student", teacher="required"')
+    source = source.replace('name="faulty"', 'name="student", starts_from="teacher"')
+    source = source.replace('makes="diffusion"', 'makes="consistency"')
+    source = source.replace("build_data_tangent as build_tangent", "build_tangent")
     source = source.replace("build_loss,", "build_guided_loss as build_loss,")
     Installer(tmp_path / "other", monkeypatch)("own", {"student": "plugin"}, source=source)
     small = {"train.steps": 2, "train.sample_every": 1000}

@@ -19,7 +19,7 @@ from scmkit import Recipe, Run, build, build_model, compose
 from scmkit.composing.compose import OWNED, dataset_of, default_network, override
 from scmkit.composing.recipe import TeacherRecord, read_recipe
 from scmkit.errors import OptionError, PluginError, UsageError
-from scmkit.plugin import API_VERSION, MODEL_SLOTS, Slot
+from scmkit.plugin import API_VERSION, MODEL_SLOTS, OPTIONAL_SLOTS, Slot
 from scmkit.settings import TrainingSettings, configure, option_help
 
 TINY = {"mlp.width": 8, "mlp.depth": 1, "mlp.embedding_dim": 8}
@@ -56,7 +56,7 @@ def test_defaults_are_trigflow_sct_on_digits() -> None:
         Slot.dataset: "digits",
     }
     assert recipe.sampler == "consistency"
-    assert recipe.teacher_role == "initial"
+    assert (recipe.starts_from, recipe.makes) == ("weights", "consistency")
 
 
 def test_the_network_suits_the_data() -> None:
@@ -383,9 +383,9 @@ def run_of(recipe: Recipe, folder: Path) -> Path:
 def test_no_teacher() -> None:
     assert tiny("sct", teacher="none").teacher is None
     assert tiny("diffusion").teacher is None
-    with pytest.raises(OptionError, match="--teacher none: 'scd' takes its tangent from a teacher"):
+    with pytest.raises(OptionError, match="--teacher none: 'scd' learns from a teacher"):
         tiny("scd", teacher="none")
-    with pytest.raises(PluginError, match="'scd' takes its tangent from a teacher: pass one"):
+    with pytest.raises(PluginError, match="'scd' needs a teacher: pass one"):
         build(tiny("scd"), key=jr.key(0))
 
 
@@ -428,7 +428,7 @@ def test_each_slot_has_a_key_of_its_own() -> None:
 def test_a_recipe_is_written_whole() -> None:
     raw = tiny("sct").to_json()
     assert raw["api"] == API_VERSION
-    assert set(raw["slots"]) == {*OWNED, "dataset"}
+    assert set(raw["slots"]) == {*OWNED, "dataset"} - {*OPTIONAL_SLOTS}
     assert set(raw["plugins"]["mlp"]) == {"package", "version", "config"}
     assert raw["teacher"]["recipe"]["slots"]["loss"] == "diffusion"
 

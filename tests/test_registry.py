@@ -27,7 +27,7 @@ from scmkit.plugin import Plugin, Slot
 def build(config, context, *, key):
     {body}
 
-plugin = Plugin(name="{name}", summary="a loss", provides={{Slot.loss: build}})
+plugin = Plugin(name="{name}", summary="a loss", provides={{Slot.loss: build}}, makes="consistency")
 """
 
 
@@ -91,11 +91,11 @@ def broken_cases() -> dict[str, tuple[str, list[str]]]:
         "is no Plugin": ("plugin = 3", ["is a int, not a scmkit.Plugin", "'odd_pack:plugin'"]),
         "is of a newer API": (
             metric_module("odd", api="API_VERSION + 1"),
-            ["plugin API 2, this scmkit speaks 1", "pip install --upgrade scmkit"],
+            ["plugin API 3, this scmkit speaks 2", "pip install --upgrade scmkit"],
         ),
         "is of an older API": (
             metric_module("odd", api="API_VERSION - 1"),
-            ["plugin API 0, this scmkit speaks 1", "pip install --upgrade odd-pack"],
+            ["plugin API 1, this scmkit speaks 2", "pip install --upgrade odd-pack"],
         ),
         "needs a module": (
             metric_module("odd", requires="{'no_such_extra': 'pip install odd-pack[extra]'}"),
@@ -115,7 +115,7 @@ def broken_cases() -> dict[str, tuple[str, list[str]]]:
             ["odd-pack 1.0 is broken"],
         ),
         "has no options class": (
-            "from scmkit import Plugin\nplugin = Plugin('odd', 'x', {'loss': print}, config=dict)",
+            "from scmkit import Plugin\nplugin = Plugin('odd', 'x', {'sampler': print}, config=dict)",
             ["odd-pack 1.0 is broken"],
         ),
     }
@@ -244,7 +244,7 @@ def test_one_name_from_two_packages_in_one_recipe(install: Installer) -> None:
     [
         ("raise ValueError('no\\nway')", "failed to build its loss: no"),
         ("raise KeyError", "failed to build its loss: KeyError"),
-        ("return 3", "filled the slot 'loss' with a int, which is no AbstractLoss"),
+        ("return 3", "built a int as its loss, which is no AbstractLoss or AbstractBatchLoss"),
     ],
 )
 def test_a_plugin_that_fails_to_build_is_named(
@@ -336,8 +336,8 @@ def test_a_plugin_needs_slots_and_options() -> None:
     with pytest.raises(TypeError, match="provides no slot"):
         Plugin("p", "s", {})
     with pytest.raises(TypeError):
-        Plugin("p", "s", {Slot.loss: print}, suggests={"x": "y"})  # pyright: ignore
-    assert Plugin("p", "s", {Slot.loss: print}).config is NoOptions
+        Plugin("p", "s", {Slot.sampler: print}, suggests={"x": "y"})  # pyright: ignore
+    assert Plugin("p", "s", {Slot.sampler: print}).config is NoOptions
 
 
 def test_a_real_process_reports_one_line(install: Installer, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from scmkit_plugins.samplers.pf_ode import Options, PFODESampler
 from scmkit import Guided, Model
 from scmkit.errors import UsageError
 from scmkit.interfaces import (
+    UNCONDITIONED,
     AbstractDensity,
     AbstractNetwork,
     AbstractNoiseProcess,
@@ -98,6 +99,9 @@ class Bare(AbstractParameterization):
     def velocity(self, F, x_t, t):
         return self.process.velocity_from_denoised(F, x_t, t)
 
+    def jump(self, t, s):
+        return self.ddim_jump(t, s)
+
 
 class Posterior(AbstractNetwork):
     """The posterior mean of a density."""
@@ -120,7 +124,10 @@ def all_solvers(process):
     def run(eps, steps):
         noise = PROCESSES[process].sigma(PROCESSES[process].t_max.astype(eps.dtype)) * eps
         model = exact_model(PROCESSES[process], S)
-        return {k: s(model, noise, None, steps=steps, key=jr.key(0)).x for k, s in kinds.items()}
+        return {
+            k: s(model, noise, UNCONDITIONED, steps=steps, key=jr.key(0)).x
+            for k, s in kinds.items()
+        }
 
     return run
 
@@ -161,12 +168,12 @@ def test_lower_orders_at_the_end():
         given = {"method": method, "lower_order_final": True, "to_zero": False, "grid": "angle"}
         solver = dpm_solver_pp.DPMSolverPP(dpm_solver_pp.Options(**given))
         model, noise = exact_model(PROCESSES["edm"], S), 80 * jnp.asarray(EPS, jnp.float32)
-        return solver(model, noise, None, steps=steps, key=jr.key(0)).x
+        return solver(model, noise, UNCONDITIONED, steps=steps, key=jr.key(0)).x
 
     np.testing.assert_allclose(end("2M", 3), end("3M", 3), rtol=1e-5)
     plain = sampler("ddim", to_zero=False)
     model, noise = exact_model(PROCESSES["edm"], S), 80 * jnp.asarray(EPS, jnp.float32)
-    two = plain(model, noise, None, steps=2, key=jr.key(0)).x
+    two = plain(model, noise, UNCONDITIONED, steps=2, key=jr.key(0)).x
     np.testing.assert_allclose(end("2M", 2), two, rtol=1e-5)
 
 
@@ -201,7 +208,7 @@ def test_variance_exploding_solvers_are_diffraxs(ours, theirs):
     fixed = {"grid": "karras", "ratio_min": RATIO_MIN}
     mine = sampler(ours, to_zero=False, **fixed)
     other = PFODESampler(Options(solver=theirs, **fixed))
-    a, b = (s(model, noise, None, steps=6, key=jr.key(0)) for s in (mine, other))
+    a, b = (s(model, noise, UNCONDITIONED, steps=6, key=jr.key(0)) for s in (mine, other))
     np.testing.assert_allclose(a.x, b.x, rtol=1e-4)
     assert int(a.nfe) == int(b.nfe)
 
@@ -241,7 +248,10 @@ def test_spread_of_stochastic_samplers(data):
 
     @jax.jit
     def run(noise, steps):
-        return {k: s(model, noise, None, steps=steps, key=jr.key(1)).x for k, s in kinds.items()}
+        return {
+            k: s(model, noise, UNCONDITIONED, steps=steps, key=jr.key(1)).x
+            for k, s in kinds.items()
+        }
 
     noise = process.prior((n,), key=jr.key(0))
     for name, x in run(noise, jnp.asarray(150, jnp.int32)).items():
@@ -282,7 +292,7 @@ class Counted(AbstractNetwork):
 def test_evaluations_are_counted(name, nfe, to_zero):
     counter = Counter()
     model = Model(Bare(PROCESSES["trigflow"]), Counted(counter))
-    out = sampler(name, to_zero=to_zero)(model, jnp.ones(2), None, steps=5, key=jr.key(0))
+    out = sampler(name, to_zero=to_zero)(model, jnp.ones(2), UNCONDITIONED, steps=5, key=jr.key(0))
     jax.block_until_ready(out.x)
     jax.effects_barrier()
     assert int(out.nfe) == counter.value == nfe[0 if to_zero else 1]
@@ -295,7 +305,7 @@ class Named(AbstractNetwork):
 
     def __call__(self, x, c_noise, cond, *, key):
         self.counter.value += 1
-        label = None if cond is None else cond.label
+        label = cond.label
         number = jnp.asarray(0.5) if label is None else 1.0 + label.astype(x.dtype)
         return jnp.broadcast_to(number, x.shape)
 
@@ -327,7 +337,7 @@ def test_consistency_sampling_is_one_program_with_and_without_angles():
                 model,
                 ConsistencySampler(angles),
                 jnp.ones((3, 2)),
-                None,
+                UNCONDITIONED,
                 steps=steps,
                 key=jr.key(0),
             )
@@ -351,7 +361,7 @@ def test_a_fixed_number_of_steps_is_differentiable_in_reverse():
 
     def samples(weight):
         model = Model(Bare(process), Scaled(weight))
-        return [s(model, noise, None, steps=4, key=jr.key(1)).x[0] for s in kinds]
+        return [s(model, noise, UNCONDITIONED, steps=4, key=jr.key(1)).x[0] for s in kinds]
 
     weight = jnp.asarray(0.3)
     backward = jax.jit(jax.jacrev(samples))(weight)
@@ -385,7 +395,7 @@ def test_no_steps_are_refused():
             exact_model(PROCESSES["edm"]),
             sampler("ddim"),
             jnp.ones((1, 2)),
-            None,
+            UNCONDITIONED,
             steps=0,
             key=jr.key(0),
         )

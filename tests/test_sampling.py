@@ -16,7 +16,7 @@ from scmkit_plugins.samplers.consistency import ConsistencySampler
 from scmkit_plugins.samplers.pf_ode import Options, PFODESampler
 
 from scmkit.errors import OptionError, UsageError
-from scmkit.interfaces import AbstractNetwork, DataSpec
+from scmkit.interfaces import UNCONDITIONED, AbstractNetwork, DataSpec
 from scmkit.models.change_of_process import velocity_under
 from scmkit.models.model import Model
 from scmkit.sampling import (
@@ -77,7 +77,7 @@ def test_pf_ode_reaches_the_exact_end(name):
     sampler = PFODESampler(
         Options(solver="Tsit5", controller="PIDController", rtol=1e-6, atol=1e-6)
     )
-    out = draw(model, sampler, noise, None, steps=1, key=KEY)
+    out = draw(model, sampler, noise, UNCONDITIONED, steps=1, key=KEY)
     np.testing.assert_allclose(
         out.x, exact_end(process, noise, process.t_max), rtol=2e-3, atol=2e-4
     )
@@ -92,7 +92,9 @@ def test_order_of_convergence(solver, order):
 
     def error(steps):
         times = time_grid(model.parameterization, steps, ratio_min=1e-4)
-        return float(jnp.abs(at_end(solve_pf_ode(model, x, None, times, solver=solver)) - exact)[0])
+        return float(
+            jnp.abs(at_end(solve_pf_ode(model, x, UNCONDITIONED, times, solver=solver)) - exact)[0]
+        )
 
     measured = np.log2(error(16) / error(32))
     assert abs(measured - order) < 0.35, measured
@@ -103,7 +105,7 @@ def test_ddim_is_euler_in_the_data_prediction():
     process = PROCESSES["edm"]
     model = exact_model(process)
     x, t, s = f32([1.3, -0.2]), f32(2.0), f32(0.5)
-    solution = solve_pf_ode(model, x, None, jnp.stack([t, s]), solver="Euler")
+    solution = solve_pf_ode(model, x, UNCONDITIONED, jnp.stack([t, s]), solver="Euler")
     ddim = (s / t) * x + (1 - s / t) * model.denoise(x, t)
     np.testing.assert_allclose(at_end(solution), ddim, rtol=1e-5)
 
@@ -113,12 +115,12 @@ def test_dense_output_and_encoding():
     model = exact_model(process)
     x, t = f32([0.3]), f32(0.8)
     adaptive = {"solver": "Tsit5", "controller": "PIDController", "rtol": 1e-6, "atol": 1e-6}
-    forward = solve_pf_ode(model, x, None, f32([0.01, 1.5]), dense=True, **adaptive)
+    forward = solve_pf_ode(model, x, UNCONDITIONED, f32([0.01, 1.5]), dense=True, **adaptive)
     middle = forward.evaluate(t)
     np.testing.assert_allclose(
         exact_end(process, middle, t), exact_end(process, x, f32(0.01)), rtol=1e-3
     )
-    back = solve_pf_ode(model, at_end(forward), None, f32([1.5, 0.01]), **adaptive)
+    back = solve_pf_ode(model, at_end(forward), UNCONDITIONED, f32([1.5, 0.01]), **adaptive)
     np.testing.assert_allclose(at_end(back), x, rtol=1e-3)
 
 
@@ -154,7 +156,9 @@ def test_evaluations_are_counted(solver, controller, nfe):
     counter = Counter()
     model = Model(param, Counted(counter))
     times = time_grid(param, 6)
-    solution = solve_pf_ode(model, jnp.ones(2), None, times, solver=solver, controller=controller)
+    solution = solve_pf_ode(
+        model, jnp.ones(2), UNCONDITIONED, times, solver=solver, controller=controller
+    )
     jax.block_until_ready(at_end(solution))
     claimed = int(evaluations(solution, solver, controller))
     assert claimed == counter.value
@@ -169,7 +173,7 @@ def test_consistency_sampling_has_the_right_spread(name, steps):
     model = exact_model(process, consistency=True)
     noise = prior(model, DataSpec("", (2000,), 0, (0.0,), (1.0,)), 4, key=KEY)
     sampler = ConsistencySampler(())
-    out = draw(model, sampler, noise, None, steps=steps, key=KEY)
+    out = draw(model, sampler, noise, UNCONDITIONED, steps=steps, key=KEY)
     assert int(out.nfe[0]) == steps
     np.testing.assert_allclose(out.x.std(), 0.2, rtol=0.03)
     if steps == 1:

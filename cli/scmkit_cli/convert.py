@@ -50,7 +50,7 @@ def convert(
     print_recipe(made.recipe)
     say(f"{'parameters':<15} {count_parameters(made.recipe):,}", err=True)
     say(f"next            scmkit sample {dest}", err=True)
-    if made.recipe.teacher_role == "none":
+    if made.recipe.makes == "diffusion":
         train = f"scmkit train --plugin scd --teacher {dest} --data STORE"
         say(f"                {train}", err=True)
     say(str(dest))

@@ -250,7 +250,7 @@ def _read(file: Path, shape: tuple[int, ...]) -> "np.ndarray":
     from PIL import Image
 
     from scmkit.data.readers.decoding import loaded
-    from scmkit.storage.files import check_input
+    from scmkit.storage.inputs import check_input
 
     channels, height, width = shape
     try:

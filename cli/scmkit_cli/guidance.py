@@ -9,7 +9,7 @@ from scmkit.errors import UsageError
 
 if TYPE_CHECKING:
     from scmkit import Run
-    from scmkit.models.model import AbstractModel
+    from scmkit.interfaces import AbstractModel
 
 Guidance = Annotated[
     float | None,
@@ -56,7 +56,7 @@ def guided(
         if extra:
             raise UsageError(f"{extra} needs a strength: add --guidance, such as --guidance 1.5")
         return run.model
-    if run.recipe.teacher_role != "none":
+    if run.recipe.makes != "diffusion":
         raise UsageError(
             f"--guidance: '{run.path}' is a consistency model that was not distilled with a range of "
             "strengths; train with --set scd.guidance_range=1,2"

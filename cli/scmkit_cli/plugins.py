@@ -10,6 +10,13 @@ from scmkit_cli.options import Settings, by_plugin, parse_settings
 from scmkit_cli.streams import alone, print_json
 from scmkit_cli.terminal import say
 
+STARTS = {
+    "teacher": "a teacher, which it needs throughout",
+    "weights": "a teacher's weights",
+    "scratch": "scratch",
+}
+"""What a method starts from, in words."""
+
 app = typer.Typer(no_args_is_help=True)
 
 
@@ -98,15 +105,15 @@ def info(
         say(f"{entry.name}  {entry.package} {entry.version}")
         say(plugin.summary)
         say(f"slots: {', '.join(plugin.provides)}")
-        if plugin.teacher != "none":
-            say(f"teacher: {plugin.teacher}")
+        if plugin.makes:
+            say(f"makes: a {plugin.makes} model, starting from {STARTS[plugin.starts_from]}")
         for slot, other in plugin.suggests.items():
             say(f"suggests: {slot} = {other}")
         for key, value in plugin.settings.items():
             say(f"suggests: --set {key}={value}")
-        for loss, suits in plugin.settings_with.items():
+        for makes, suits in plugin.settings_for.items():
             shown = " ".join(f"--set {key}={value}" for key, value in suits.items())
-            say(f"suggests with {loss}: {shown}")
+            say(f"suggests for {makes} models: {shown}")
         options = option_help(plugin.config)
         sizes = print_sizes if Slot.network in plugin.provides else None
     if options:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
-from scmkit.dtypes import sum_dtype
+from scmkit.types import sum_dtype
 from scmkit_attention.problem import (
     Differentials,
     LogSumExp,

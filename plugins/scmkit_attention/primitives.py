@@ -28,7 +28,7 @@ from jax.extend.core import Primitive, Var
 from jax.interpreters import ad, batching, mlir
 from jax.interpreters import partial_eval as pe
 
-from scmkit.dtypes import sum_dtype
+from scmkit.types import sum_dtype
 from scmkit_attention.backends import (
     Backend,
     cuda_kernel,

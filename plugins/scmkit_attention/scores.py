@@ -6,7 +6,7 @@ Scores are `b g r n m`: samples, key heads, query heads for each of them, querie
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
-from scmkit.dtypes import sum_dtype
+from scmkit.types import sum_dtype
 from scmkit_attention.problem import (
     precision,
 )

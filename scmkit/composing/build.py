@@ -2,7 +2,9 @@
 
 import zlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from functools import partial
+from types import UnionType
+from typing import Any, get_args
 
 import equinox as eqx
 import jax.random as jr
@@ -14,11 +16,15 @@ from scmkit.composing.recipe import Recipe
 from scmkit.errors import PluginError, ScmkitError
 from scmkit.interfaces import (
     AbstractAttention,
+    AbstractBatchLoss,
+    AbstractCoupling,
     AbstractDataset,
+    AbstractDistance,
     AbstractFeatures,
     AbstractImporter,
     AbstractLoss,
     AbstractMetric,
+    AbstractModel,
     AbstractNetwork,
     AbstractNoiseProcess,
     AbstractParameterization,
@@ -30,11 +36,11 @@ from scmkit.interfaces import (
     NormFactory,
 )
 from scmkit.models.model import Model
-from scmkit.plugin import MODEL_SLOTS, TRAINING_SLOTS, Context, Slot
+from scmkit.plugin import MODEL_SLOTS, OPTIONAL_SLOTS, TRAINING_SLOTS, Context, Slot
 from scmkit.settings import configure
 from scmkit.types import Key
 
-KINDS: dict[Slot, type] = {
+KINDS: dict[Slot, type | UnionType] = {
     Slot.noise: AbstractNoiseProcess,
     Slot.parameterization: AbstractParameterization,
     Slot.proposal: AbstractProposal,
@@ -42,8 +48,10 @@ KINDS: dict[Slot, type] = {
     Slot.norm: NormFactory,
     Slot.attention: AbstractAttention,
     Slot.network: AbstractNetwork,
+    Slot.distance: AbstractDistance,
+    Slot.coupling: AbstractCoupling,
     Slot.tangent: AbstractTangentEstimator,
-    Slot.loss: AbstractLoss,
+    Slot.loss: AbstractLoss | AbstractBatchLoss,
 }
 """What each slot of a model or its training must hold."""
 
@@ -59,7 +67,13 @@ class Assembly(eqx.Module):
     model: Model
     proposal: AbstractProposal
     tangent: AbstractTangentEstimator
-    loss: AbstractLoss
+    loss: AbstractLoss | AbstractBatchLoss
+    coupling: AbstractCoupling | None = None
+    teacher: AbstractModel | None = None
+    players: dict[str, tuple[Any, AbstractLoss | AbstractBatchLoss]] = eqx.field(
+        default_factory=dict
+    )
+    """Module and loss of every player beside the generator, by name."""
 
 
 def _fill(recipe: Recipe, slot: Slot, context: Context, key: Key) -> Any:
@@ -78,39 +92,78 @@ def build_model(recipe: Recipe, *, key: Key) -> Model:
     return _model(recipe, key)[0]
 
 
+def _context(recipe: Recipe, built: Mapping[Slot, Any], teacher: AbstractModel | None) -> Context:
+    return Context(
+        data=recipe.data,
+        built=dict(built),
+        teacher=teacher,
+        train=recipe.train,
+        noise_labels=recipe.noise_labels,
+        conditions=recipe.conditions,
+    )
+
+
 def _model(recipe: Recipe, key: Key) -> tuple[Model, dict[Slot, Any]]:
     built: dict[Slot, Any] = {}
-    conditions = recipe.conditions
     for slot in MODEL_SLOTS:
-        context = Context(recipe.data, dict(built), train=recipe.train, conditions=conditions)
-        built[slot] = _fill(recipe, slot, context, key)
+        built[slot] = _fill(recipe, slot, _context(recipe, built, None), key)
     model = Model(
         parameterization=built[Slot.parameterization],
         network=built[Slot.network],
         precision=recipe.train.precision,
+        noise_labels=recipe.noise_labels,
     )
     return model, built
 
 
-def build(recipe: Recipe, *, key: Key, teacher: Model | None = None) -> Assembly:
+def build(recipe: Recipe, *, key: Key, teacher: AbstractModel | None = None) -> Assembly:
     """The model of a recipe and everything that trains it.
 
-    `teacher` is the pretrained model that `recipe.teacher_role` speaks of; the model's own weights
-    are fresh all the same. Raises `PluginError` when a factory fails or a teacher is missing.
+    `teacher` is the pretrained model that `recipe.starts_from` speaks of; the model's own weights are fresh
+    all the same, and so are those of players. Raises `PluginError` when a factory fails or a teacher is
+    missing.
     """
-    if recipe.teacher_role == "required" and teacher is None:
-        raise PluginError(
-            f"'{recipe.slots[Slot.tangent]}' takes its tangent from a teacher: pass one to build()"
-        )
+    if recipe.starts_from == "teacher" and teacher is None:
+        raise PluginError(f"'{recipe.slots[Slot.loss]}' needs a teacher: pass one to build()")
     model, built = _model(recipe, key)
-    conditions = recipe.conditions
     for slot in TRAINING_SLOTS:
-        context = Context(recipe.data, dict(built), teacher, recipe.train, conditions=conditions)
-        built[slot] = _fill(recipe, slot, context, key)
-    return Assembly(model, built[Slot.proposal], built[Slot.tangent], built[Slot.loss])
+        if slot in OPTIONAL_SLOTS and slot not in recipe.slots:
+            continue
+        built[slot] = _fill(recipe, slot, _context(recipe, built, teacher), key)
+    context = _context(recipe, built, teacher)
+    return Assembly(
+        model=model,
+        proposal=built[Slot.proposal],
+        tangent=built[Slot.tangent],
+        loss=built[Slot.loss],
+        coupling=built.get(Slot.coupling),
+        teacher=teacher,
+        players=_players(recipe, context, key),
+    )
 
 
-FREE_KINDS: dict[Slot, type] = {
+def _players(recipe: Recipe, context: Context, key: Key) -> dict[str, tuple[Any, Any]]:
+    """Module and loss of the players beside the generator."""
+    entry, _, config = recipe.plugin(recipe.slots[Slot.loss])
+    built = {}
+    for name, player in recipe.players.items():
+        own = named_key(key, f"player/{name}")
+        module = (
+            _model(recipe, own)[0]
+            if player.model is None
+            else _checked(
+                entry,
+                f"player '{name}'",
+                eqx.Module,
+                partial(player.model, config, context, key=own),
+            )
+        )
+        make = partial(player.loss, config, context, key=own)
+        built[name] = (module, _checked(entry, f"loss of player '{name}'", KINDS[Slot.loss], make))
+    return built
+
+
+FREE_KINDS: dict[Slot, type | UnionType] = {
     Slot.sampler: AbstractSampler,
     Slot.dataset: AbstractDataset,
     Slot.metric: AbstractMetric,
@@ -137,7 +190,7 @@ def build_free(slot: Slot, reference: str, settings: Mapping[str, Any], *args: A
     return _checked(entry, slot, FREE_KINDS[slot], lambda: plugin.provides[slot](config, *args))
 
 
-def _checked(entry: Entry, slot: Slot, kind: type, make: Callable[[], Any]) -> Any:
+def _checked(entry: Entry, what: str, kind: type | UnionType, make: Callable[[], Any]) -> Any:
     """What `make` returns, with its failures blamed on the plugin by name, package and version."""
     try:
         built = make()
@@ -147,11 +200,16 @@ def _checked(entry: Entry, slot: Slot, kind: type, make: Callable[[], Any]) -> A
         if is_signal(error):
             raise
         raise PluginError(
-            f"{entry} failed to build its {slot}: {first_line(error) or type(error).__name__}"
+            f"{entry} failed to build its {what}: {first_line(error) or type(error).__name__}"
         ) from error
     if not isinstance(built, kind):
         raise PluginError(
-            f"{entry} filled the slot '{slot}' with a {type(built).__name__}, "
-            f"which is no {kind.__name__}"
+            f"{entry} built a {type(built).__name__} as its {what}, which is no {kind_name(kind)}"
         )
     return built
+
+
+def kind_name(kind: type | UnionType) -> str:
+    """The name of a class, or of each of a union."""
+    kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    return " or ".join(one.__name__ for one in kinds)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -20,8 +20,16 @@ from scmkit.data import Store, spec_of
 from scmkit.data.derived import data_digest
 from scmkit.errors import DataError, OptionError, PluginError, did_you_mean
 from scmkit.interfaces import AbstractDataset, DataSpec
-from scmkit.plugin import MODEL_SLOTS, TRAINING_SLOTS, Plugin, Slot
-from scmkit.settings import DataSettings, TrainingSettings, configure
+from scmkit.plugin import (
+    MODEL_SLOTS,
+    OPTIONAL_SLOTS,
+    TRAINING_SLOTS,
+    Makes,
+    Plugin,
+    Slot,
+    StartsFrom,
+)
+from scmkit.settings import PLAYER_OPTIONS, DataSettings, TrainingSettings, configure
 from scmkit.storage.containment import exists
 
 NORMALISATION = ("shift", "scale", "sigma_data", "clip")
@@ -39,6 +47,7 @@ DEFAULTS = {
     Slot.proposal: "log-normal",
     Slot.loss: "sct",
     Slot.tangent: "sct",
+    Slot.distance: "l2",
 }
 """What fills a slot that nobody named. The network depends on the data: see `default_network`."""
 
@@ -68,6 +77,11 @@ class _Draft:
 
     owners: dict[Slot, str] = field(default_factory=dict)
     chosen: dict[str, tuple[Entry, Plugin]] = field(default_factory=dict)
+
+    @property
+    def loss(self) -> Plugin:
+        """The plugin that fills the loss slot."""
+        return self.chosen[self.owners[Slot.loss]][1]
 
     def add(self, reference: str) -> tuple[str, Plugin]:
         entry = find(reference)
@@ -130,6 +144,14 @@ def _fill(
     if Slot.noise in draft.owners:  # A parameterization may be for its own process only.
         inherited = {s: n for s, n in inherited.items() if s is not Slot.parameterization}
     fallback = {**DEFAULTS, Slot.network: default_network(shape), **inherited, **suggested}
+    loss = draft.add(fallback[Slot.loss])[1] if Slot.loss not in draft.owners else draft.loss
+    if Slot.distance not in loss.uses:
+        if Slot.distance in draft.owners:
+            raise PluginError(
+                f"'{loss.name}' compares no samples: leave the distance "
+                f"'{draft.owners[Slot.distance]}' out"
+            )
+        del fallback[Slot.distance]
     for slot in OWNED:
         if slot in draft.owners or slot not in fallback:
             continue
@@ -139,7 +161,7 @@ def _fill(
         for other in plugin.provides:
             if other in OWNED and other not in inherited:
                 draft.owners.setdefault(other, name)
-    empty = [s for s in OWNED if s not in draft.owners]
+    empty = [s for s in OWNED if s not in draft.owners and s not in OPTIONAL_SLOTS]
     if empty:
         raise PluginError(
             f"no plugin fills the slot '{empty[0]}'; name one with --plugin {empty[0]}=NAME"
@@ -201,6 +223,9 @@ def _compose(
     base: Mapping[str, Any],
     theirs: Recipe | None = None,
 ) -> Recipe:
+    for key in given:
+        if not key.partition(".")[2]:
+            raise OptionError(f"setting '{key}': write it as PLUGIN.OPTION=VALUE")
     inherited, options = _model_of(theirs)
     base = {**options, **base}
     draft, (sampler, *trackers) = _fill(plugins, spec.shape, inherited)
@@ -208,11 +233,12 @@ def _compose(
     used = {*draft.owners.values(), sampler, *trackers}
     base = {k: v for k, v in base.items() if k.partition(".")[0] in {*used, "train"}}
     merged = {**_recommended(draft, used, dataset), **base, **given}
-    sections = {*used, *dataset, "train", "data", "teacher"}
+    train = configure(TrainingSettings, _section(merged, "train"), "train")
+    owner = draft.owners[Slot.loss]
+    players = _players(draft.chosen[owner][1], _section(merged, owner), train, given)
+    sections = {*used, *dataset, *players, "train", "data", "teacher"}
     for key in given:
-        section, _, option = key.partition(".")
-        if not option:
-            raise OptionError(f"setting '{key}': write it as PLUGIN.OPTION=VALUE")
+        section = key.partition(".")[0]
         if section not in sections:
             raise OptionError(
                 f"setting '{key}': '{section}' is not part of this recipe"
@@ -223,19 +249,21 @@ def _compose(
         entry, plugin = draft.chosen[name]
         config = configure(plugin.config, _section(merged, name), name)
         records[name] = PluginRecord(entry.package, entry.version, dataclasses.asdict(config))
-    roles = {draft.chosen[n][1].teacher for n in draft.owners.values()}
-    role = "required" if "required" in roles else "initial" if "initial" in roles else "none"
-    slots = {slot: draft.owners[slot] for slot in OWNED}
+    needs = {draft.chosen[n][1].starts_from for n in draft.owners.values()}
+    starts_from = next(need for need in get_args(StartsFrom) if need in needs)
+    slots = {slot: draft.owners[slot] for slot in OWNED if slot in draft.owners}
     if dataset:
         slots[Slot.dataset] = next(iter(dataset))
     recipe = Recipe(
         slots=slots,
         plugins=records,
         data=spec,
-        train=configure(TrainingSettings, _section(merged, "train"), "train"),
+        train=train,
+        players_train=players,
         trackers=tuple(trackers),
         sampler=sampler,
-        teacher_role=role,
+        starts_from=starts_from,
+        makes=_makes(draft),
     )
     return recipe.replace(teacher=_teacher(recipe, given, dataset, teacher, base))
 
@@ -249,13 +277,43 @@ def _model_of(theirs: Recipe | None) -> tuple[dict[Slot, str], dict[str, Any]]:
     return {slot: theirs.reference(name) for slot, name in names.items()}, options
 
 
+def _players(
+    plugin: Plugin,
+    options: Mapping[str, Any],
+    train: TrainingSettings,
+    given: Mapping[str, Any],
+) -> dict[str, dict[str, Any]]:
+    """What the players beside the generator have of training settings of their own, by name."""
+    own = {}
+    for name, player in plugin.players(
+        configure(plugin.config, options, plugin.name), train
+    ).items():
+        asked = {"ema": "none", **player.settings, **_section(given, name)}
+        foreign = [option for option in asked if option not in PLAYER_OPTIONS]
+        if foreign:
+            raise OptionError(
+                f"setting '{name}.{foreign[0]}': a player has no such setting of its own"
+                f"{did_you_mean(foreign[0], PLAYER_OPTIONS)} (it has: {', '.join(PLAYER_OPTIONS)})"
+            )
+        settings = configure(TrainingSettings, asked, name)
+        own[name] = {option: getattr(settings, option) for option in asked}
+    return own
+
+
+def _makes(draft: _Draft) -> Makes:
+    """The kind of model that the loss leaves behind."""
+    makes = draft.loss.makes
+    assert makes is not None, "a plugin that fills the loss slot says what it makes"
+    return makes
+
+
 def _recommended(draft: _Draft, used: set[str], dataset: dict[str, PluginRecord]) -> dict[str, Any]:
     """What the plugins in play, and last the data set, suggest for the parts of this recipe."""
     # Slots are filled by those named, then suggested, then by default: the first named wins.
     owners = [draft.chosen[n][1] for n in reversed(dict.fromkeys(draft.owners.values()))]
     data = [load(find(f"{record.package}:{name}")) for name, record in dataset.items()]
     layers = [plugin.settings for plugin in (*owners, *data)]
-    layers += [p.settings_with.get(draft.owners[Slot.loss], {}) for p in (*owners, *data)]
+    layers += [p.settings_for.get(_makes(draft), {}) for p in (*owners, *data)]
     parts = {*used, "train"}
     return {k: v for layer in layers for k, v in layer.items() if k.partition(".")[0] in parts}
 
@@ -269,16 +327,16 @@ def _teacher(
 ) -> "TeacherRecord | Recipe | None":
     """The record of a given teacher, or the recipe of the one to train."""
     own = _section(given, "teacher")
-    if teacher is not None or recipe.teacher_role == "none":
+    if teacher is not None or recipe.starts_from == "scratch":
         if own:
             raise OptionError(
                 f"setting 'teacher.{next(iter(own))}': this run trains no teacher of its own"
             )
-        if teacher is None or (teacher == "none" and recipe.teacher_role != "required"):
+        if teacher is None or (teacher == "none" and recipe.starts_from != "teacher"):
             return None
         if teacher == "none":
             raise OptionError(
-                f"--teacher none: '{recipe.slots[Slot.tangent]}' takes its tangent from a teacher; "
+                f"--teacher none: '{recipe.slots[Slot.loss]}' learns from a teacher; "
                 "name a run, or leave --teacher out to train one first"
             )
         return TeacherRecord(path=str(Path(teacher).resolve()))

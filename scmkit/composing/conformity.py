@@ -1,12 +1,16 @@
 """What plugins return, held against what their interfaces say."""
 
 from numbers import Real
-from typing import Any
+from typing import Any, TypeVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from scmkit.composing.blame import misreturned
+from scmkit.interfaces import AbstractNetwork, Conditioning
+from scmkit.types import Key
 
 
 def expect_kind(part: object, what: str, got: Any, kind: type) -> None:
@@ -53,3 +57,35 @@ def _shown(got: Any) -> str:
 
 def _shape(shape: tuple[int | str, ...]) -> str:
     return f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
+
+
+T = TypeVar("T")
+
+
+class CheckedNetwork(AbstractNetwork):
+    """A network whose output is held against its interface, wherever it is traced."""
+
+    inner: AbstractNetwork
+
+    def __call__(
+        self,
+        x: Float[Array, "*shape"],
+        c_noise: Float[Array, " k"],
+        cond: Conditioning,
+        *,
+        key: Key | None,
+    ) -> Float[Array, "..."]:
+        F = self.inner(x, c_noise, cond, key=key)
+        expect_array(self.inner, "network", F, x.shape, jnp.float32, x.dtype)
+        return F
+
+
+def checked(tree: T) -> T:
+    """A tree in which every network, such as that of a model, is a `CheckedNetwork`."""
+
+    def is_network(node: object) -> bool:
+        return isinstance(node, AbstractNetwork)
+
+    return jax.tree.map(
+        lambda node: CheckedNetwork(node) if is_network(node) else node, tree, is_leaf=is_network
+    )

@@ -47,7 +47,7 @@ def footprint(recipe: Recipe) -> Footprint:
 
     def forward(arrays: AbstractNetwork, x: Array, c: Array, labels: Array | None) -> Array:
         network = eqx.combine(arrays, static)
-        cond = None if labels is None else Conditioning(labels)
+        cond = Conditioning(None if labels is None else labels)
         return jax.vmap(lambda x, c, cond: network(x, c, cond, key=None))(x, c, cond)
 
     kept = [_kept(forward, arrays, _inputs(recipe.data, n, dtype)) for n in (1, 2)]

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -10,11 +10,20 @@ from scmkit.composing.entries import Entry, find
 from scmkit.composing.loading import load
 from scmkit.errors import OptionError, RunError, UsageError
 from scmkit.interfaces import DataSpec
-from scmkit.plugin import API_VERSION, MODEL_SLOTS, TRAINING_SLOTS, Plugin, Slot
-from scmkit.settings import TrainingSettings, configure
+from scmkit.plugin import (
+    API_VERSION,
+    MODEL_SLOTS,
+    OPTIONAL_SLOTS,
+    TRAINING_SLOTS,
+    Follower,
+    Makes,
+    Player,
+    Plugin,
+    Slot,
+    StartsFrom,
+)
+from scmkit.settings import PLAYER_OPTIONS, TrainingSettings, configure
 from scmkit.storage.containment import exists, parse_json, parse_toml, read_bounded
-
-TeacherRole = Literal["none", "initial", "required"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,12 @@ def _record(package: str, version: str, config: Mapping[str, Any]) -> PluginReco
     return PluginRecord(package, version, values)
 
 
+def _player(name: str, own: Mapping[str, Any]) -> Mapping[str, Any]:
+    _text(name, "a player")
+    settings = configure(TrainingSettings, own, name)
+    return {option: getattr(settings, option) for option in own if option in PLAYER_OPTIONS}
+
+
 @dataclass(frozen=True)
 class TeacherRecord:
     """The pretrained run that training starts from: its path and its checkpoint's digest."""
@@ -60,10 +75,13 @@ class Recipe:
     plugins: Mapping[str, PluginRecord]
     data: DataSpec
     train: TrainingSettings
+    players_train: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Training settings that players beside the generator have of their own, by name."""
     trackers: tuple[str, ...] = ()
     sampler: str = "pf-ode"
     teacher: "TeacherRecord | Recipe | None" = None
-    teacher_role: TeacherRole = "none"
+    starts_from: StartsFrom = "scratch"
+    makes: Makes = "diffusion"
     api: int = API_VERSION
 
     def to_json(self) -> dict[str, Any]:
@@ -78,6 +96,8 @@ class Recipe:
     def from_json(raw: Mapping[str, Any]) -> "Recipe":
         """The recipe that `to_json` wrote; raises `OptionError` naming what does not fit."""
         try:
+            if raw["api"] == 1:
+                raw = _from_version_1(raw)
             if raw["api"] != API_VERSION:
                 raise OptionError(
                     f"recipe of plugin API {raw['api']}, this scmkit speaks {API_VERSION}: "
@@ -92,10 +112,13 @@ class Recipe:
             if isinstance(teacher, TeacherRecord):
                 _text(teacher.path, "the teacher's path")
                 _text(teacher.digest or "", "the teacher's digest")
-            if raw["teacher_role"] not in get_args(TeacherRole):
-                raise ValueError(f"teacher_role {str(raw['teacher_role'])[:80]!r}")
+            for field, kind in (("starts_from", StartsFrom), ("makes", Makes)):
+                if raw[field] not in get_args(kind):
+                    raise ValueError(f"{field} {str(raw[field])[:80]!r}")
             slots = {Slot(k): _text(v, f"slot '{k}'") for k, v in raw["slots"].items()}
             for slot in (*MODEL_SLOTS, *TRAINING_SLOTS):
+                if slot in OPTIONAL_SLOTS and slot not in slots:
+                    continue
                 if slots[slot] not in raw["plugins"]:
                     raise OptionError(
                         f"not a recipe: '{slots[slot]}' of slot '{slot}' is not among its plugins"
@@ -109,10 +132,14 @@ class Recipe:
                 plugins={k: _record(**v) for k, v in raw["plugins"].items()},
                 data=configure(DataSpec, raw["data"], "data"),
                 train=configure(TrainingSettings, raw["train"], "train"),
+                players_train={
+                    name: _player(name, own) for name, own in raw["players_train"].items()
+                },
                 trackers=tuple(raw["trackers"]),
                 sampler=_text(raw["sampler"], "the sampler"),
                 teacher=teacher,
-                teacher_role=raw["teacher_role"],
+                starts_from=raw["starts_from"],
+                makes=raw["makes"],
             )
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise OptionError(f"not a recipe: {type(error).__name__}: {error}") from None
@@ -127,7 +154,10 @@ class Recipe:
     @property
     def conditions(self) -> frozenset[str]:
         """What the model is told beside time and label, as its loss and tangent ask for."""
-        asked = (self.plugin(name) for name in dict.fromkeys(self.slots[s] for s in TRAINING_SLOTS))
+        asked = (
+            self.plugin(name)
+            for name in dict.fromkeys(self.slots[s] for s in TRAINING_SLOTS if s in self.slots)
+        )
         return frozenset(c for _, plugin, config in asked for c in plugin.conditions(config))
 
     @property
@@ -135,6 +165,33 @@ class Recipe:
         """Whether the loss shows the model samples without their label, as guidance needs."""
         _, plugin, config = self.plugin(self.slots[Slot.loss])
         return plugin.drops_labels(config)
+
+    @property
+    def noise_labels(self) -> Literal[1, 2]:
+        """Times the model is told, as its loss asks for."""
+        return self.plugin(self.slots[Slot.loss])[1].noise_labels
+
+    @property
+    def players(self) -> Mapping[str, Player]:
+        """What is trained beside the generator, by name."""
+        _, plugin, config = self.plugin(self.slots[Slot.loss])
+        return plugin.players(config, self.train)
+
+    def settings_of(self, player: str) -> TrainingSettings:
+        """The training settings of a player beside the generator: the recipe's, but for its own."""
+        return dataclasses.replace(self.train, **self.players_train[player])
+
+    @property
+    def followers(self) -> Mapping[str, Follower]:
+        """What lags behind a player, by name."""
+        _, plugin, config = self.plugin(self.slots[Slot.loss])
+        return plugin.followers(config, self.train)
+
+    @property
+    def stages(self) -> tuple[int, ...]:
+        """The steps at which a new stage of training begins."""
+        _, plugin, config = self.plugin(self.slots[Slot.loss])
+        return plugin.stages(config, self.train)
 
     def reference(self, name: str) -> str:
         """`PACKAGE:NAME` of a recorded plugin."""
@@ -149,6 +206,29 @@ class Recipe:
     def replace(self, **changes: Any) -> "Recipe":
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)
+
+
+_VERSION_1: Mapping[str, tuple[StartsFrom, Makes]] = {
+    "none": ("scratch", "diffusion"),
+    "initial": ("weights", "consistency"),
+    "required": ("teacher", "consistency"),
+}
+"""What the `teacher_role` of a recipe of plugin API 1 says in today's words."""
+
+
+def _from_version_1(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A recipe of plugin API 1 in today's form."""
+    role = raw["teacher_role"]
+    if role not in _VERSION_1:
+        raise ValueError(f"teacher_role {str(role)[:80]!r}")
+    starts_from, makes = _VERSION_1[role]
+    return {
+        **raw,
+        "api": API_VERSION,
+        "starts_from": starts_from,
+        "makes": makes,
+        "players_train": {},
+    }
 
 
 def read_run_recipe(run: Path) -> Recipe:

@@ -73,16 +73,31 @@ class Mixture(AbstractDensity):
 
         Differentiable to any order in `x_t`, `t` and the density itself.
         """
+        return self._transported(process, x_t, t, self.means, self.stds)
+
+    def flow_map(
+        self, process: AbstractNoiseProcess, x_t: Float[Array, " d"], t: Scalar, s: Scalar
+    ) -> Float[Array, " d"]:
+        r"""Where the PF-ODE path is at time `s`: the $y$ with $CDF_s(y_i) = CDF_t(x_{t,i})$ for each $i$."""
+        return self._transported(process, x_t, t, *self._noised(process, x_t, s))
+
+    def _transported(
+        self,
+        process: AbstractNoiseProcess,
+        x_t: Float[Array, " d"],
+        t: Scalar,
+        there: Float[Array, "d k"],
+        spread: Float[Array, "d k"],
+    ) -> Float[Array, " d"]:
+        """The monotone transport from the marginal at `t` to a mixture of means `there`."""
         means, stds = self._noised(process, x_t, t)
         log_odds = jax.vmap(_log_odds)(x_t, jnp.log(self.weights), means, stds)
-        # Between the least and the greatest z-score at t, in each component of the data.
+        # Between the least and the greatest z-score at t, in each component of the other mixture.
         z = jax.lax.stop_gradient((x_t[:, None] - means) / stds)
-        low = jnp.min(self.means + self.stds * jnp.min(z, axis=-1, keepdims=True), axis=-1)
-        high = jnp.max(self.means + self.stds * jnp.max(z, axis=-1, keepdims=True), axis=-1)
+        low = jnp.min(there + spread * jnp.min(z, axis=-1, keepdims=True), axis=-1)
+        high = jnp.max(there + spread * jnp.max(z, axis=-1, keepdims=True), axis=-1)
         low, high = jax.lax.stop_gradient((low, high))
-        return jax.vmap(_quantile)(
-            log_odds, low, high, jnp.log(self.weights), self.means, self.stds
-        )
+        return jax.vmap(_quantile)(log_odds, low, high, jnp.log(self.weights), there, spread)
 
     def sample(self, n: int, *, key: Key) -> Float[Array, "n d"]:
         """`n` independent draws, in the data's units."""

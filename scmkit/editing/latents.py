@@ -3,9 +3,8 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from scmkit.interfaces import Conditioning
+from scmkit.interfaces import UNCONDITIONED, AbstractModel, Conditioning
 from scmkit.models.change_of_process import angular_velocity
-from scmkit.models.model import AbstractModel
 from scmkit.sampling import at_end, end_angles, integrate
 from scmkit.types import Scalar
 
@@ -13,7 +12,7 @@ from scmkit.types import Scalar
 def encode(
     model: AbstractModel,
     x0: Float[Array, "*shape"],
-    cond: Conditioning | None = None,
+    cond: Conditioning = UNCONDITIONED,
     *,
     ratio_min: float = 2e-3,
     rtol: float = 1e-5,
@@ -46,7 +45,7 @@ def encode(
 def decode(
     model: AbstractModel,
     latent: Float[Array, "*shape"],
-    cond: Conditioning | None = None,
+    cond: Conditioning = UNCONDITIONED,
     *,
     ratio_min: float = 2e-3,
     rtol: float = 1e-5,
@@ -68,7 +67,7 @@ def decode(
 
 
 def decode_at_once(
-    model: AbstractModel, latent: Float[Array, "*shape"], cond: Conditioning | None = None
+    model: AbstractModel, latent: Float[Array, "*shape"], cond: Conditioning = UNCONDITIONED
 ) -> Float[Array, "*shape"]:
     """The sample that a consistency model takes a latent to, in one step."""
     t = model.process.t_max

@@ -16,8 +16,7 @@ from scmkit.editing.latents import decode, decode_at_once, encode, interpolate
 from scmkit.editing.projections import Projection
 from scmkit.editing.zero_shot import edit, edit_times
 from scmkit.errors import UsageError
-from scmkit.interfaces import Conditioning, DataSpec
-from scmkit.models.model import AbstractModel
+from scmkit.interfaces import AbstractModel, Conditioning, DataSpec
 from scmkit.runs.run import Run
 from scmkit.sampling import in_batches
 from scmkit.types import Key, Keys
@@ -63,10 +62,8 @@ def edit_samples(
     scale = jnp.asarray(data.scale, jnp.float32).reshape(-1, *[1] * (len(data.shape) - 1))
     inside = _Scaled(known, jnp.broadcast_to(scale, data.shape))
     start = jnp.asarray(data.normalise(given if angle is None else raw))
-    cond = None
-    if labels is not None:
-        classes = as_labels(labels, data, len(samples))
-        cond = Conditioning(jnp.repeat(jnp.asarray(classes), variations))
+    classes = None if labels is None else as_labels(labels, data, len(samples))
+    cond = Conditioning(None if classes is None else jnp.repeat(jnp.asarray(classes), variations))
     times = edit_times(model.parameterization, steps, angle)
     keys = jr.split(jr.key(as_seed(seed)), len(raw))
     x = in_batches(lambda *some: _edit(model, inside, times, *some), (start, cond, keys), BATCH)
@@ -88,7 +85,7 @@ def interpolate_samples(
     A diffusion run encodes and decodes; for a consistency run its teacher encodes, and it decodes in one
     step. Raises `UsageError` for a consistency run without a teacher, which cannot encode.
     """
-    data, consistent = run.recipe.data, run.recipe.teacher_role != "none"
+    data, consistent = run.recipe.data, run.recipe.makes != "diffusion"
     teacher = run.teacher if consistent else None
     encoder = run.diffusion_model if teacher is None else Run.load(teacher).diffusion_model
     samples, frames = as_samples(samples, data), as_count(frames, "frames", least=2)
@@ -96,7 +93,7 @@ def interpolate_samples(
         raise UsageError(
             f"{len(samples)} samples: give two, from one of which to walk to the other"
         )
-    cond = None if labels is None else Conditioning(jnp.asarray(as_labels(labels, data, 2)))
+    cond = Conditioning(None if labels is None else jnp.asarray(as_labels(labels, data, 2)))
     a, b = eqx.filter_jit(jax.vmap(encode, (None, 0, 0)))(
         encoder, jnp.asarray(data.normalise(samples)), cond
     )
@@ -113,10 +110,10 @@ def _edit(
     known: Projection,
     times: Float[Array, " steps"],
     start: Float[Array, "n *shape"],
-    cond: Conditioning | None,
+    cond: Conditioning,
     keys: Keys,
 ) -> Float[Array, "n *shape"]:
-    def one(start: Array, cond: Conditioning | None, key: Key) -> Array:
+    def one(start: Array, cond: Conditioning, key: Key) -> Array:
         return edit(model, start, known, cond, times=times, key=key)
 
     return jax.vmap(one)(start, cond, keys)

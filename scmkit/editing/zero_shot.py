@@ -6,8 +6,7 @@ import jax.random as jr
 from jaxtyping import Array, Float
 
 from scmkit.editing.projections import Projection
-from scmkit.interfaces import AbstractParameterization, Conditioning
-from scmkit.models.model import AbstractModel
+from scmkit.interfaces import UNCONDITIONED, AbstractModel, AbstractParameterization, Conditioning
 from scmkit.sampling import angle_of, time_at_angle
 from scmkit.types import Key, Keys, Scalar
 
@@ -29,7 +28,7 @@ def edit(
     model: AbstractModel,
     start: Float[Array, "*shape"],
     known: Projection,
-    cond: Conditioning | None = None,
+    cond: Conditioning = UNCONDITIONED,
     *,
     times: Float[Array, " steps"],
     key: Key,

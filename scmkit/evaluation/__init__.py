@@ -31,14 +31,15 @@ from scmkit.evaluation.usual import measures_of, usual_metrics
 from scmkit.evaluation.usual import reason as reason
 from scmkit.evaluation.usual import usual_features as usual_features
 from scmkit.interfaces import (
+    UNCONDITIONED,
     AbstractDataset,
     AbstractMetric,
+    AbstractModel,
     AbstractSampler,
     Conditioning,
     DataSpec,
     Split,
 )
-from scmkit.models.model import AbstractModel
 from scmkit.plugin import Slot
 from scmkit.runs.run import Run
 from scmkit.sampling import draw_batches, prior, with_guidance
@@ -208,10 +209,10 @@ def _spaces(
     ]
 
 
-def _conditioning(dataset: AbstractDataset, reference: Selection, n: int) -> Conditioning | None:
+def _conditioning(dataset: AbstractDataset, reference: Selection, n: int) -> Conditioning:
     """Labels as those of the reference, over and over."""
     if not dataset.num_classes:
-        return None
+        return UNCONDITIONED
     blocks = (labels for _, labels in reference.blocks(dataset))
     labels = np.concatenate([block for block in blocks if block is not None])
     return Conditioning(jnp.asarray(labels[np.arange(n) % len(labels)]))

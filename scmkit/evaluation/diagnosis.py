@@ -12,8 +12,7 @@ from jaxtyping import Array, Float
 from scmkit.arguments import as_count, as_seed
 from scmkit.composing.blame import blaming
 from scmkit.composing.compose import dataset_of
-from scmkit.interfaces import Conditioning
-from scmkit.models.model import AbstractModel
+from scmkit.interfaces import AbstractModel, Conditioning
 from scmkit.runs.run import Run
 from scmkit.types import Scalar
 
@@ -51,14 +50,14 @@ def tangent_norms(run: Run, *, points: int = 64, samples: int = 256, seed: int =
     raw, labels = dataset.read("train", chosen)
     x0 = jnp.asarray(data.normalise(raw))
     eps = jr.normal(jr.key(seed), x0.shape)
-    cond = None if labels is None else Conditioning(jnp.asarray(labels))
+    cond = Conditioning(None if labels is None else jnp.asarray(labels))
     last = np.arctan(model.process.ratio_max / data.sigma_data)
     angles = np.linspace(0.01, last, points, dtype=np.float32)
-    diffusion = run.recipe.teacher_role == "none"
+    diffusion = run.recipe.makes == "diffusion"
 
     @eqx.filter_jit
     def at(model: AbstractModel, angle: Scalar) -> Float[Array, " 3"]:
-        def one(x0: Array, eps: Array, cond: Conditioning | None) -> Float[Array, " 3"]:
+        def one(x0: Array, eps: Array, cond: Conditioning) -> Float[Array, " 3"]:
             parts = _parts(model, x0, eps, angle, cond, diffusion=diffusion)
             return jnp.stack([jnp.sqrt(jnp.mean(a**2)) for a in (*parts, sum(parts))])
 
@@ -73,7 +72,7 @@ def _parts(
     x0: Float[Array, "*shape"],
     eps: Float[Array, "*shape"],
     angle: Scalar,
-    cond: Conditioning | None,
+    cond: Conditioning,
     *,
     diffusion: bool,
 ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:

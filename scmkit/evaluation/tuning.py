@@ -105,9 +105,7 @@ def search_angles(
     chosen = np.sort(np.random.default_rng(seed).permutation(size)[:n])
     reference, labels = dataset.read("train", chosen)
     reference = reference.reshape(len(reference), -1)
-    cond = None
-    if labels is not None:
-        cond = Conditioning(jnp.asarray(labels[np.arange(n) % len(labels)]))
+    cond = Conditioning(None if labels is None else jnp.asarray(labels[np.arange(n) % len(labels)]))
 
     def score(angles: Angles, of: int = 0) -> float:
         sampler = build_free(*SAMPLER, {"angles": angles})

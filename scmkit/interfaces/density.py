@@ -27,3 +27,9 @@ class AbstractDensity(eqx.Module):
         self, process: AbstractNoiseProcess, x_t: Float[Array, " d"], t: Scalar
     ) -> Float[Array, " d"]:
         """The exact end of the PF-ODE path through `(x_t, t)`."""
+
+    @abc.abstractmethod
+    def flow_map(
+        self, process: AbstractNoiseProcess, x_t: Float[Array, " d"], t: Scalar, s: Scalar
+    ) -> Float[Array, " d"]:
+        """Where the PF-ODE path through `(x_t, t)` is at time `s`; at the data it is `consistency`."""

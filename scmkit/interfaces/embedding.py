@@ -11,7 +11,7 @@ from scmkit.types import AbstractVar
 class AbstractTimeEmbedding(eqx.Module):
     """Features of the noise labels; always float32 (arXiv 2410.11081, Section 4.1).
 
-    A label vector has one entry for diffusion and consistency models and two, `(t, s)`, for flow maps.
+    A label vector has one entry. The network of a flow map, which is told two times, embeds each on its own.
     """
 
     dim: AbstractVar[int]

@@ -1,43 +1,49 @@
 """Training objectives."""
 
 import abc
-from typing import TYPE_CHECKING
+from typing import Any
 
 import equinox as eqx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from scmkit.interfaces.network import Conditioning
-from scmkit.interfaces.tangent import AbstractTangentEstimator
-from scmkit.types import Key, Scalar
-
-if TYPE_CHECKING:
-    from scmkit.models.model import Model
+from scmkit.interfaces.sample import Sample
+from scmkit.interfaces.scene import Scene
+from scmkit.types import Key, Keys
 
 
 class LossOutput(eqx.Module):
-    """The loss of one sample.
+    """The loss of one sample; of a batch, each field with a leading axis.
 
     `value` is differentiated. `metrics` are logged, as means and by noise level, for which `ratio`
     says where the sample stood (`sigma / alpha`).
     """
 
-    value: Scalar
-    metrics: dict[str, Scalar]
-    ratio: Scalar
+    value: Float[Array, "*batch"]
+    metrics: dict[str, Float[Array, "*batch"]]
+    ratio: Float[Array, "*batch"]
 
 
 class AbstractLoss(eqx.Module):
-    """An objective on one sample. Inexact arrays inside it are trained along with the model."""
+    """An objective on one sample, the usual base: the caller vmaps and takes the mean.
+
+    Inexact arrays inside it are trained along with the model.
+    """
 
     @abc.abstractmethod
-    def __call__(
-        self,
-        model: "Model",
-        tangent: AbstractTangentEstimator,
-        x0: Float[Array, "*shape"],
-        cond: Conditioning | None,
-        *,
-        step: Int[Array, ""],
-        key: Key,
-    ) -> LossOutput:
-        """The loss at `x0`, a clean sample of standard deviation `sigma_data`."""
+    def __call__(self, model: Any, scene: Scene, sample: Sample, *, key: Key) -> LossOutput:
+        """The loss at a clean sample of standard deviation `sigma_data`.
+
+        `model` is what the loss trains: a `Model`, or the module that a player of the plugin brings.
+        """
+
+
+class AbstractBatchLoss(eqx.Module):
+    """An objective on a whole batch, where samples meet or slicing the batch saves work.
+
+    It does not depend on the order of the samples. Inexact arrays inside it are trained along with the model.
+    With `train.accumulate` a batch is a micro-batch.
+    """
+
+    @abc.abstractmethod
+    def __call__(self, model: Any, scene: Scene, batch: Sample, *, keys: Keys) -> LossOutput:
+        """The losses at a batch of clean samples, whose mean is differentiated; one of `keys` a sample."""

@@ -9,16 +9,21 @@ from scmkit.types import Key
 
 
 class Conditioning(eqx.Module):
-    """What a sample is conditioned on; a field is None where there is nothing of its kind.
+    """What a sample is conditioned on; `Conditioning()` is nothing at all.
 
     `label` is the class index; the index `num_classes` and None both stand for "no label" (guidance
-    needs the unconditional prediction). `guidance` is the strength of guidance that the output should
-    show, for models that were distilled from a guided teacher (arXiv 2410.11081, Appendix G); 1 is none.
-    A batch of conditionings is this module with a leading axis.
+    needs the unconditional prediction). `scalars` are named numbers that the model is told, such as
+    `"guidance"`, the strength of guidance that the output should show, for models that were distilled from
+    a guided teacher (arXiv 2410.11081, Appendix G); 1 is none. A batch of conditionings is this module with
+    a leading axis.
     """
 
     label: Int[Array, "*batch"] | None = None
-    guidance: Float[Array, "*batch"] | None = None
+    scalars: dict[str, Float[Array, "*batch"]] = eqx.field(default_factory=dict)
+
+
+UNCONDITIONED = Conditioning()
+"""The condition that says nothing."""
 
 
 class AbstractNetwork(eqx.Module):
@@ -29,7 +34,7 @@ class AbstractNetwork(eqx.Module):
         self,
         x: Float[Array, "*shape"],
         c_noise: Float[Array, " k"],
-        cond: Conditioning | None,
+        cond: Conditioning,
         *,
         key: Key | None,
     ) -> Float[Array, "*shape"]:

@@ -45,9 +45,33 @@ class AbstractParameterization(eqx.Module):
     ) -> Float[Array, "*shape"]:
         """The PF-ODE velocity `dx_t/dt` that a diffusion model's output `F` stands for."""
 
+    @abc.abstractmethod
+    def jump(self, t: Scalar, s: Scalar) -> tuple[Scalar, Scalar]:
+        r"""`(a, b)` of the flow map $G(x_t, t, s) = a\, x_t + b\, F$ from time `t` to `s`.
+
+        $G$ is the DDIM step that takes $c_{skip} x_t + c_{out} F$ for the data, so that with `s` at the
+        data `a` and `b` are `skip` and `out`. `ddim_jump` computes it for every process; a closed form
+        keeps more digits as `s -> t`.
+        """
+
     def denoise(
         self, F: Float[Array, "*shape"], x_t: Float[Array, "*shape"], t: Scalar
     ) -> Float[Array, "*shape"]:
         """`skip x_t + out F`."""
         c = self.coefficients(t)
         return c.skip * x_t + c.out * F
+
+    def ddim_jump(self, t: Scalar, s: Scalar) -> tuple[Scalar, Scalar]:
+        r"""`jump` for any process, by the coefficients of the DDIM step.
+
+        $$a = \frac{\sigma_s}{\sigma_t} + k\, c_{skip}, \quad b = k\, c_{out}, \quad
+          k = \alpha_s - \alpha_t \frac{\sigma_s}{\sigma_t}
+            = \frac{\alpha_s \alpha_t}{\sigma_t} (\rho_t - \rho_s)$$
+
+        As `s -> t` it loses digits in the difference of the ratios $\rho$ (DDIM, arXiv 2010.02502, Eq. 12;
+        CTM's outer map, arXiv 2310.02279, Eq. 9, for a variance-exploding process).
+        """
+        process, c = self.process, self.coefficients(t)
+        alphas = process.alpha(s) * process.alpha(t)
+        k = alphas * (process.ratio(t) - process.ratio(s)) / process.sigma(t)
+        return process.sigma(s) / process.sigma(t) + k * c.skip, k * c.out

@@ -1,16 +1,14 @@
 """Samplers: from noise to data."""
 
 import abc
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import equinox as eqx
 from jaxtyping import Array, Float, Int
 
+from scmkit.interfaces.model import AbstractModel
 from scmkit.interfaces.network import Conditioning
 from scmkit.types import AbstractClassVar, Key
-
-if TYPE_CHECKING:
-    from scmkit.models.model import AbstractModel
 
 
 class SamplerOutput(eqx.Module):
@@ -35,9 +33,9 @@ class AbstractSampler(eqx.Module):
     @abc.abstractmethod
     def __call__(
         self,
-        model: "AbstractModel",
+        model: AbstractModel,
         noise: Float[Array, "*shape"],
-        cond: Conditioning | None,
+        cond: Conditioning,
         *,
         steps: int | Int[Array, ""],
         key: Key,

@@ -5,7 +5,7 @@ import abc
 import equinox as eqx
 from jaxtyping import Array, Float
 
-from scmkit.interfaces.network import Conditioning
+from scmkit.interfaces.sample import Point
 from scmkit.types import Scalar
 
 
@@ -16,24 +16,9 @@ class AbstractTangentEstimator(eqx.Module):
     """
 
     @abc.abstractmethod
-    def __call__(
-        self,
-        x0: Float[Array, "*shape"],
-        eps: Float[Array, "*shape"],
-        x_t: Float[Array, "*shape"],
-        t: Scalar,
-        cond: Conditioning | None,
-    ) -> Float[Array, "*shape"]:
-        """`dx_t/dt` at `x_t = alpha(t) x0 + sigma(t) eps`."""
+    def __call__(self, point: Point) -> Float[Array, "*shape"]:
+        """`dx_t/dt` at a point."""
 
     @abc.abstractmethod
-    def advance(
-        self,
-        x0: Float[Array, "*shape"],
-        eps: Float[Array, "*shape"],
-        x_t: Float[Array, "*shape"],
-        t: Scalar,
-        r: Scalar,
-        cond: Conditioning | None,
-    ) -> Float[Array, "*shape"]:
-        """`x_r` for `r < t`, one step along the same path: what the discrete methods use."""
+    def advance(self, point: Point, r: Scalar) -> Point:
+        """The point at time `r < t`, one step along the same path: what the discrete methods use."""

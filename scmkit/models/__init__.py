@@ -1,1 +1,1 @@
-""""""
+"""Models: networks under a parameterization, guidance, and changes of process."""

@@ -7,9 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from scmkit.interfaces import AbstractNoiseProcess, Conditioning
-from scmkit.models.model import AbstractModel, as_time
-from scmkit.types import Scalar
+from scmkit.interfaces import UNCONDITIONED, AbstractModel, AbstractNoiseProcess, Conditioning
+from scmkit.types import Scalar, as_time
 
 
 def velocity_under(
@@ -17,7 +16,7 @@ def velocity_under(
     model: AbstractModel,
     x_t: Float[Array, "*shape"],
     t: Scalar | float,
-    cond: Conditioning | None = None,
+    cond: Conditioning = UNCONDITIONED,
 ) -> Float[Array, "*shape"]:
     r"""The PF-ODE velocity of `model` along `process`, whatever process it was trained under.
 
@@ -43,7 +42,7 @@ def angular_velocity(
     model: AbstractModel,
     x: Float[Array, "*shape"],
     angle: Scalar | float,
-    cond: Conditioning | None = None,
+    cond: Conditioning = UNCONDITIONED,
 ) -> Float[Array, "*shape"]:
     r"""$dx/d\theta$ of `model`'s PF-ODE in TrigFlow's coordinates, whatever its process.
 
@@ -67,7 +66,7 @@ def _after(
     model: AbstractModel,
     x: Float[Array, "*shape"],
     t: Scalar,
-    cond: Conditioning | None,
+    cond: Conditioning,
 ) -> Float[Array, "*shape"]:
     """The velocity after the change of time and scale `t -> (tau, k)`."""
     (tau, scale), (d_tau, d_scale) = jax.jvp(change, (t,), (jnp.ones_like(t),))

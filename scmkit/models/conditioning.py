@@ -1,4 +1,6 @@
-"""What networks are told besides their input: time and condition as one embedding vector."""
+"""What networks are told besides their input: times and conditions as one embedding vector."""
+
+from collections.abc import Collection
 
 import equinox as eqx
 import jax
@@ -9,14 +11,17 @@ from jaxtyping import Array, Float
 
 from scmkit.errors import UsageError
 from scmkit.interfaces import AbstractTimeEmbedding, Conditioning
-from scmkit.types import Key, Scalar
+from scmkit.types import Key
+
+NEUTRAL = {"guidance": 1.0}
+"""What a scalar condition is where none is given; those not named here must be given."""
 
 
-class GuidanceEmbedding(eqx.Module):
-    r"""Positional features of the guidance strength through a linear layer, to add to an embedding.
+class ScalarEmbedding(eqx.Module):
+    r"""Positional features of a scalar condition through a linear layer, to add to an embedding.
 
     $W\,(\cos \nu_i \omega, \sin \nu_i \omega)$, the frequencies geometric from 1 to 1e-4 (arXiv 2410.11081,
-    Appendix G). It starts silent, so that a student begins as its teacher. No strength means 1.
+    Appendix G). It starts silent, so that a student begins as its teacher.
     """
 
     weight: Float[Array, "features dim"]
@@ -24,43 +29,74 @@ class GuidanceEmbedding(eqx.Module):
     def __init__(self, dim: int, *, features: int = 64) -> None:
         self.weight = jnp.zeros((features, dim))
 
-    def __call__(self, guidance: Scalar | None) -> Float[Array, " dim"]:
-        strength = jnp.ones(()) if guidance is None else guidance.astype(jnp.float32)
+    def __call__(self, value: Float[Array, ""]) -> Float[Array, " dim"]:
         frequencies = np.geomspace(1, 1e-4, self.weight.shape[0] // 2, dtype=np.float32)
-        angle = strength * frequencies
+        angle = value.astype(jnp.float32) * frequencies
         return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)]) @ self.weight
 
 
-def guidance_of(
-    cond: Conditioning | None, embedding: GuidanceEmbedding | None
-) -> Float[Array, " dim"] | float:
-    """What guidance adds to an embedding: 0 where the network is not told of it.
+class ScalarConditions(eqx.Module):
+    """What the scalar conditions of a sample add to an embedding of size `dim`, each by its name."""
 
-    Raises `UsageError` for a strength given to a network that takes none.
+    embeddings: dict[str, ScalarEmbedding]
+
+    def __init__(self, names: Collection[str], dim: int) -> None:
+        self.embeddings = {name: ScalarEmbedding(dim) for name in sorted(names)}
+
+    def __call__(self, cond: Conditioning) -> Float[Array, " dim"] | float:
+        """The sum over all conditions; 0 for a network that is told none.
+
+        Raises `UsageError` for a condition that the network does not take, or takes and is not given.
+        """
+        for name in cond.scalars:
+            if name not in self.embeddings:
+                remedy = "; wrap its model in scmkit.Guided instead" if name == "guidance" else ""
+                raise UsageError(f"this network is not told the condition '{name}'{remedy}")
+        total: Float[Array, " dim"] | float = 0.0
+        for name, embedding in self.embeddings.items():
+            if name not in cond.scalars and name not in NEUTRAL:
+                raise UsageError(f"this network needs the condition '{name}'")
+            value = cond.scalars.get(name)
+            total = total + embedding(jnp.asarray(NEUTRAL[name]) if value is None else value)
+        return total
+
+
+class SecondLabel(eqx.Module):
+    """Time features of where a flow map's jump ends, through a linear layer, to add to an embedding.
+
+    It starts silent: with a teacher's weights the map begins as the teacher's DDIM step, exactly.
     """
-    given = None if cond is None else cond.guidance
-    if embedding is not None:
-        return embedding(given)
-    if given is not None:
-        raise UsageError(
-            "this network takes no guidance strength; wrap its model in scmkit.Guided instead"
-        )
-    return 0.0
+
+    weight: Float[Array, "features dim"]
+
+    def __init__(self, features: int, dim: int) -> None:
+        self.weight = jnp.zeros((features, dim))
+
+    def __call__(self, features: Float[Array, " features"]) -> Float[Array, " dim"]:
+        return features @ self.weight
 
 
 class ConditioningEmbedding(eqx.Module):
     """A two-layer SiLU network of the time features, plus one learned vector per class.
 
-    Most built-in networks start with it, so that a time embedding serves them all. Row
-    `num_classes` of the table stands for "no label". Always float32. `guided` networks are told the
-    guidance strength, too.
+    Most built-in networks start with it, so that a time embedding serves them all. Row `num_classes` of the
+    table stands for "no label". Always float32.
+
+    **Arguments:**
+
+    - `embedding`: the time embedding, of one label.
+    - `dim`: the size of what comes out.
+    - `num_classes`: of the data; 0 where samples have no label.
+    - `noise_labels`: times the network is told: 2 for a flow map.
+    - `conditions`: names of the scalar conditions it is told.
     """
 
     embedding: AbstractTimeEmbedding
     first: eqx.nn.Linear
     second: eqx.nn.Linear
     labels: Float[Array, "classes_and_none dim"] | None
-    guidance: GuidanceEmbedding | None
+    scalars: ScalarConditions
+    end: SecondLabel | None
 
     def __init__(
         self,
@@ -68,7 +104,8 @@ class ConditioningEmbedding(eqx.Module):
         dim: int,
         num_classes: int,
         *,
-        guided: bool = False,
+        noise_labels: int = 1,
+        conditions: Collection[str] = (),
         key: Key,
     ) -> None:
         k_first, k_second, k_labels = jr.split(key, 3)
@@ -76,20 +113,21 @@ class ConditioningEmbedding(eqx.Module):
         self.first = _linear(embedding.dim, dim, key=k_first)
         self.second = _linear(dim, dim, key=k_second)
         self.labels = jr.normal(k_labels, (num_classes + 1, dim)) if num_classes else None
-        self.guidance = GuidanceEmbedding(dim) if guided else None
+        self.scalars = ScalarConditions(conditions, dim)
+        self.end = SecondLabel(embedding.dim, dim) if noise_labels == 2 else None
 
-    def __call__(
-        self, c_noise: Float[Array, " k"], cond: Conditioning | None
-    ) -> Float[Array, " dim"]:
+    def __call__(self, c_noise: Float[Array, " k"], cond: Conditioning) -> Float[Array, " dim"]:
         """The embedding, passed through a last SiLU: ready for a modulation's linear layer."""
-        emb = self.second(jax.nn.silu(self.first(self.embedding(c_noise))))
-        label = None if cond is None else cond.label
+        hidden = self.first(self.embedding(c_noise[:1]))
+        if self.end is not None:
+            hidden = hidden + self.end(self.embedding(c_noise[1:]))
+        emb = self.second(jax.nn.silu(hidden))
         if self.labels is not None:
             none = self.labels.shape[0] - 1
-            emb = emb + self.labels[jnp.asarray(none) if label is None else label]
-        elif label is not None:
+            emb = emb + self.labels[jnp.asarray(none) if cond.label is None else cond.label]
+        elif cond.label is not None:
             raise UsageError("this network was built without classes but was given a label")
-        return jax.nn.silu(emb + guidance_of(cond, self.guidance))
+        return jax.nn.silu(emb + self.scalars(cond))
 
 
 def _linear(in_: int, out: int, *, key: Key) -> eqx.nn.Linear:

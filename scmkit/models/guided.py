@@ -6,10 +6,9 @@ from jaxtyping import Array, Float
 
 from scmkit.arguments import as_strength
 from scmkit.errors import UsageError
-from scmkit.interfaces import AbstractParameterization, Conditioning
+from scmkit.interfaces import UNCONDITIONED, AbstractModel, AbstractParameterization, Conditioning
 from scmkit.models.change_of_process import velocity_under
-from scmkit.models.model import AbstractModel, as_time
-from scmkit.types import Key, Scalar
+from scmkit.types import Key, Scalar, as_time
 
 EVERYWHERE = (0.0, float("inf"))
 
@@ -29,7 +28,7 @@ class Guided(AbstractModel):
     (arXiv 2207.12598). With one, it is the guide, under the same condition: autoguidance
     (arXiv 2406.02507). `interval` is the range of noise-to-signal ratios in which guidance acts
     (arXiv 2404.07724). All of it is linear in the velocity, the denoised sample and the score alike.
-    A strength in the condition (`Conditioning.guidance`) wins over `strength`; 1 is no guidance.
+    A strength in the condition (its scalar `"guidance"`) wins over `strength`; 1 is no guidance.
 
     **Arguments:**
 
@@ -48,6 +47,7 @@ class Guided(AbstractModel):
     interval: tuple[float, float]
     parameterization: AbstractParameterization
     evaluations: int = eqx.field(static=True)
+    noise_labels: int = eqx.field(static=True)
 
     def __init__(
         self,
@@ -64,17 +64,18 @@ class Guided(AbstractModel):
         self.interval = interval
         self.parameterization = model.parameterization
         self.evaluations = model.evaluations + (guide or model).evaluations
+        self.noise_labels = model.noise_labels
 
     def raw(
         self,
         x_t: Float[Array, "*shape"],
         t: Scalar | float,
-        cond: Conditioning | None = None,
+        cond: Conditioning = UNCONDITIONED,
         *,
+        s: Scalar | float | None = None,
         key: Key | None = None,
     ) -> Float[Array, "*shape"]:
-        label = None if cond is None else cond.label
-        given = None if cond is None else cond.guidance
+        label, given = cond.label, cond.scalars.get("guidance")
         strength = jnp.asarray(self.strength, jnp.float32) if given is None else given
         t = as_time(t)
         if self.guide is None and label is None:
@@ -83,22 +84,28 @@ class Guided(AbstractModel):
                     "guidance leads away from the prediction without a label, and no label was given; "
                     "give one, or a weaker model as the guide"
                 )
-            return self.model.raw(x_t, t, None, key=key)
-        strong = self.model.raw(x_t, t, Conditioning(label), key=key)
-        weak = self._weak(x_t, t, label, key=key)
+            return self.model.raw(x_t, t, s=s, key=key)
+        strong = self.model.raw(x_t, t, Conditioning(label), s=s, key=key)
+        weak = self._weak(x_t, t, label, s=s, key=key)
         ratio, (low, high) = self.process.ratio(t), self.interval
         strength = jnp.where((ratio > low) & (ratio <= high), strength, 1.0)
         return weak + strength.astype(weak.dtype) * (strong - weak)
 
     def _weak(
-        self, x_t: Float[Array, "*shape"], t: Scalar, label: Array | None, *, key: Key | None
+        self,
+        x_t: Float[Array, "*shape"],
+        t: Scalar,
+        label: Array | None,
+        *,
+        s: Scalar | float | None,
+        key: Key | None,
     ) -> Float[Array, "*shape"]:
         """The weaker model's output, in units of this model's."""
         if self.guide is None:
-            return self.model.raw(x_t, t, Conditioning(None), key=key)
+            return self.model.raw(x_t, t, s=s, key=key)
         cond = Conditioning(label)
         if eqx.tree_equal(self.guide.parameterization, self.parameterization) is True:
-            return self.guide.raw(x_t, t, cond, key=key)
+            return self.guide.raw(x_t, t, cond, s=s, key=key)
         # The velocity is affine in F, by numbers: v = a x_t + b F.
         velocity = velocity_under(self.process, self.guide, x_t, t, cond)
         rest = self.parameterization.velocity(jnp.zeros_like(x_t), x_t, t)

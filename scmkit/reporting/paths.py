@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from scmkit.interfaces import Conditioning
-from scmkit.models.model import AbstractModel
+from scmkit.interfaces import AbstractModel, Conditioning
 from scmkit.sampling import angle_of, solve_pf_ode, time_at_angle
 
 RATIO_MIN = 2e-3
@@ -32,7 +31,7 @@ class Paths:
 def pf_ode_paths(
     model: AbstractModel,
     noise: Float[Array, "n *shape"],
-    cond: Conditioning | None,
+    cond: Conditioning,
     *,
     points: int,
     ratio_max: float,
@@ -54,12 +53,12 @@ def pf_ode_paths(
 def _solve(
     model: AbstractModel,
     noise: Float[Array, "n *shape"],
-    cond: Conditioning | None,
+    cond: Conditioning,
     times: Float[Array, " points"],
 ) -> tuple[Float[Array, "points n *shape"], Float[Array, "points n *shape"]]:
     process, sigma_data = model.process, model.parameterization.sigma_data
 
-    def one(eps: Array, cond: Conditioning | None) -> tuple[Array, Array]:
+    def one(eps: Array, cond: Conditioning) -> tuple[Array, Array]:
         start = process.sigma(times[0]) * eps
         solution = solve_pf_ode(model, start, cond, times, dense=True)
         inner = jax.vmap(solution.evaluate)(times[1:])

@@ -14,7 +14,13 @@ from scmkit.composing.build import build_free
 from scmkit.composing.compose import dataset_of
 from scmkit.composing.recipe import TeacherRecord
 from scmkit.errors import UsageError
-from scmkit.interfaces import AbstractDataset, AbstractSampler, Conditioning, DataSpec
+from scmkit.interfaces import (
+    UNCONDITIONED,
+    AbstractDataset,
+    AbstractSampler,
+    Conditioning,
+    DataSpec,
+)
 from scmkit.plugin import Slot
 from scmkit.reporting.charts import colour_of
 from scmkit.runs.run import Run
@@ -59,7 +65,7 @@ class Subject:
     @property
     def is_diffusion(self) -> bool:
         """Whether the run is a diffusion model, with an ODE of its own."""
-        return self.run.recipe.teacher_role == "none"
+        return self.run.recipe.makes == "diffusion"
 
     @cached_property
     def dataset(self) -> AbstractDataset:
@@ -93,11 +99,11 @@ class Subject:
         return jr.normal(jr.key(self.asked.seed), (n, *self.data.shape), jnp.float32)
 
     @property
-    def cond(self) -> Conditioning | None:
+    def cond(self) -> Conditioning:
         """The class of each sample, a row of the grid each."""
         classes, n = self.data.num_classes, len(self.noise)
         if not classes:
-            return None
+            return UNCONDITIONED
         return Conditioning(
             jnp.arange(n, dtype=jnp.int32) // -(-n // self.rows) * classes // self.rows
         )

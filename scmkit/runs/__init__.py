@@ -1,1 +1,1 @@
-""""""
+"""Runs on disk: checkpoints, metrics, verification, and the way in and out."""

@@ -8,7 +8,7 @@ import contextlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -118,9 +118,10 @@ def restore(path: Path, like: PyTree, *, prefix: str = "") -> PyTree:
         leaves = {prefix: like}
     elif prefix:
         leaves = {f"{prefix}/{name}": leaf for name, leaf in leaves.items()}
-    wanted = {name: leaf for name, leaf in leaves.items() if is_saved(leaf)}
     content, _ = _manifest(path)
     saved = {name: leaf for name, leaf in content.leaves.items() if _is_under(name, prefix)}
+    leaves = {_as_saved(name, saved): leaf for name, leaf in leaves.items()}
+    wanted = {name: leaf for name, leaf in leaves.items() if is_saved(leaf)}
     _compare(path, saved, wanted)
     try:
         folder = f"{FOLDER}/{prefix}".rstrip("/")
@@ -129,6 +130,12 @@ def restore(path: Path, like: PyTree, *, prefix: str = "") -> PyTree:
     except Damage as error:
         raise _damaged(path, error) from error
     return jtu.tree_unflatten(structure, (leaves | values).values())
+
+
+def _as_saved(name: str, saved: Collection[str]) -> str:
+    """The name of a leaf in a checkpoint, where version 0.1 gave it another."""
+    old = name.replace("/scalars/embeddings/guidance/", "/guidance/")
+    return old if name not in saved and old in saved else name
 
 
 def metadata(path: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.random as jr
 import numpy as np
 
@@ -99,7 +100,8 @@ class Run:
             found = standing(self.path)
             if found.edited:
                 say(f"'{self.path / 'recipe.json'}' is used as it is, but was {found.how}")
-        model = self.read_model()
+        with jax.ensure_compile_time_eval():  # Also where a plugin reads a run inside a trace.
+            model = self.read_model()
         arrays = ((name, np.asarray(a)) for name, a in named_leaves(model) if is_saved(a))
         if problem := not_finite(arrays):
             raise CheckpointError(
@@ -128,21 +130,21 @@ class Run:
 
     @property
     def diffusion_model(self) -> Model:
-        """`model`, where it is a diffusion model and so has a PF-ODE; raises `UsageError`."""
-        if self.recipe.teacher_role != "none":
+        """`model`, where it has a PF-ODE, as diffusion models and flow maps have; raises `UsageError`."""
+        if self.recipe.makes not in ("diffusion", "flow-map"):
             teacher = self.teacher
             other = "" if teacher is None else f", but its teacher has: {teacher}"
             raise UsageError(
-                f"'{self.path}' is a consistency model, which has no probability-flow ODE{other}"
+                f"'{self.path}' is a {self.recipe.makes} model, which has no probability-flow ODE{other}"
             )
         return self.model
 
     @property
     def consistency_model(self) -> Model:
-        """`model`, where it is a consistency model; raises `UsageError`."""
-        if self.recipe.teacher_role == "none":
+        """`model`, where it maps to the data, as consistency models and flow maps do; raises `UsageError`."""
+        if self.recipe.makes not in ("consistency", "flow-map"):
             raise UsageError(
-                f"'{self.path}' is a diffusion model, and this takes a consistency model: distil it with "
+                f"'{self.path}' is a {self.recipe.makes} model, and this takes a consistency model: distil it with "
                 f"`scmkit train --plugin scd --teacher {self.path}`"
             )
         return self.model

@@ -10,6 +10,8 @@ from scmkit.sampling.denoising import denoised_at as denoised_at
 from scmkit.sampling.denoising import descend as descend
 from scmkit.sampling.denoising import posterior_step as posterior_step
 from scmkit.sampling.denoising import reverse_diffusion_step as reverse_diffusion_step
+from scmkit.sampling.descent import AbstractDescent as AbstractDescent
+from scmkit.sampling.descent import Denoiser as Denoiser
 from scmkit.sampling.drawing import conditioning as conditioning
 from scmkit.sampling.drawing import draw as draw
 from scmkit.sampling.drawing import draw_batches as draw_batches

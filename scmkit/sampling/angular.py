@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from scmkit.models.model import AbstractModel
+from scmkit.interfaces import AbstractModel
 from scmkit.sampling.pf_ode import FIRST, solver_called
 from scmkit.types import Scalar
 
@@ -33,7 +33,7 @@ def integrate(
 ) -> diffrax.Solution:
     """Integrate `d state / d angle = rates(angle, state)` by an adaptive solver of diffrax's, either way.
 
-    `rates` are made of `scmkit.models.change_of_process.angular_velocity`. The tolerances hold for the root mean square
+    `rates` are made of `angular_velocity`. The tolerances hold for the root mean square
     of each array of the state. Raises `OptionError` for an unknown solver.
     """
     return diffrax.diffeqsolve(

@@ -17,18 +17,16 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, Int
 
-from scmkit.dtypes import sum_dtype
-from scmkit.interfaces import Conditioning
-from scmkit.models.model import AbstractModel
+from scmkit.interfaces import AbstractModel, Conditioning
 from scmkit.sampling.grid import DescentOptions, ratio_on_grid
-from scmkit.types import Key, Scalar
+from scmkit.types import Key, Scalar, sum_dtype
 
 Step = Callable[[Int[Array, ""], Array, Any, Scalar, Scalar], tuple[Array, Any]]
 """`(i, y, memory, here, there) -> (y, memory)`: step `i`, from the ratio `here` down to `there`."""
 
 
 def denoised_at(
-    model: AbstractModel, y: Float[Array, "*shape"], ratio: Scalar, cond: Conditioning | None
+    model: AbstractModel, y: Float[Array, "*shape"], ratio: Scalar, cond: Conditioning
 ) -> Float[Array, "*shape"]:
     r"""`D(y, ratio)`, what a model makes of $y = x_0 + \rho\,\varepsilon$; needs `ratio > 0`."""
     t = model.process.time_at(ratio)

@@ -12,9 +12,15 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from scmkit.arguments import as_count, as_labels, as_seed, as_strength
 from scmkit.composing.blame import blaming
 from scmkit.composing.build import build_free
-from scmkit.composing.conformity import expect_array, expect_kind
-from scmkit.interfaces import AbstractSampler, Conditioning, DataSpec, SamplerOutput
-from scmkit.models.model import AbstractModel
+from scmkit.composing.conformity import checked, expect_array, expect_kind
+from scmkit.interfaces import (
+    UNCONDITIONED,
+    AbstractModel,
+    AbstractSampler,
+    Conditioning,
+    DataSpec,
+    SamplerOutput,
+)
 from scmkit.plugin import Slot
 from scmkit.sampling.batches import each_batch, in_batches
 from scmkit.types import Key, Keys
@@ -28,12 +34,12 @@ def _draw(
     model: AbstractModel,
     sampler: AbstractSampler,
     noise: Float[Array, "n *shape"],
-    cond: Conditioning | None,
+    cond: Conditioning,
     steps: int | Int[Array, ""],
     keys: Keys,
 ) -> SamplerOutput:
-    def one(noise: Array, cond: Conditioning | None, key: Key) -> SamplerOutput:
-        out = sampler(model, noise, cond, steps=steps, key=key)
+    def one(noise: Array, cond: Conditioning, key: Key) -> SamplerOutput:
+        out = sampler(checked(model), noise, cond, steps=steps, key=key)
         expect_kind(sampler, "sampler", out, SamplerOutput)
         expect_array(sampler, "sampler", out.x, noise.shape, noise.dtype)
         expect_array(sampler, "sampler as 'nfe'", out.nfe, (), jnp.integer)
@@ -58,7 +64,7 @@ def draw(
     model: AbstractModel,
     sampler: AbstractSampler,
     noise: Float[Array, "n *shape"],
-    cond: Conditioning | None,
+    cond: Conditioning,
     *,
     steps: int,
     key: Key,
@@ -71,7 +77,7 @@ def draw(
     given_steps = steps_for(sampler, steps)
     keys = jr.split(key, noise.shape[0])
 
-    def some(noise: Array, cond: Conditioning | None, keys: Keys) -> SamplerOutput:
+    def some(noise: Array, cond: Conditioning, keys: Keys) -> SamplerOutput:
         return _draw(model, sampler, noise, cond, given_steps, keys)
 
     return in_batches(some, (noise, cond, keys), BATCH)
@@ -82,7 +88,7 @@ def draw_batches(
     sampler: AbstractSampler,
     data: DataSpec,
     n: int,
-    cond: Conditioning | None,
+    cond: Conditioning,
     *,
     steps: int,
     noise_key: Key,
@@ -91,7 +97,7 @@ def draw_batches(
     """What `draw` gives for `prior(model, data, n, key=noise_key)`, a batch of `BATCH` at a time."""
     given_steps = steps_for(sampler, steps)
 
-    def some(noise_keys: Keys, cond: Conditioning | None, keys: Keys) -> SamplerOutput:
+    def some(noise_keys: Keys, cond: Conditioning, keys: Keys) -> SamplerOutput:
         return _draw(model, sampler, _prior(model, data, noise_keys), cond, given_steps, keys)
 
     return each_batch(some, (jr.split(noise_key, n), cond, jr.split(key, n)), BATCH)
@@ -106,19 +112,19 @@ def _prior(model: AbstractModel, data: DataSpec, keys: Keys) -> Float[Array, "n 
     return jax.vmap(lambda k: model.process.prior(data.shape, key=k))(keys)
 
 
-def conditioning(data: DataSpec, n: int, *, label: int | None = None) -> Conditioning | None:
-    """`n` labels: all `label`, or every class in turn; None without classes.
+def conditioning(data: DataSpec, n: int, *, label: int | None = None) -> Conditioning:
+    """`n` labels: all `label`, or every class in turn; none without classes.
 
     Raises `UsageError` for a label the data does not have.
     """
     if label is not None:
         return Conditioning(jnp.asarray(as_labels(label, data, n)))
     if data.num_classes == 0:
-        return None
+        return UNCONDITIONED
     return Conditioning(jnp.arange(n, dtype=jnp.int32) % data.num_classes)
 
 
-def with_guidance(cond: Conditioning | None, n: int, guidance: float | None) -> Conditioning | None:
+def with_guidance(cond: Conditioning, n: int, guidance: float | None) -> Conditioning:
     """`n` conditionings with a guidance strength; as they are where none is given.
 
     Raises `UsageError` for a strength that is negative or not finite.
@@ -126,8 +132,7 @@ def with_guidance(cond: Conditioning | None, n: int, guidance: float | None) -> 
     if guidance is None:
         return cond
     guidance = as_strength(guidance)
-    label = None if cond is None else cond.label
-    return Conditioning(label, jnp.full(n, guidance, jnp.float32))
+    return Conditioning(cond.label, {"guidance": jnp.full(n, guidance, jnp.float32)})
 
 
 @blaming()

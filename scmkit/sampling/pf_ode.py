@@ -5,8 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from scmkit.errors import OptionError, did_you_mean
-from scmkit.interfaces import Conditioning
-from scmkit.models.model import AbstractModel
+from scmkit.interfaces import AbstractModel, Conditioning
 from scmkit.sampling.unrolled import unrolled
 
 
@@ -62,7 +61,7 @@ def controller_called(
 def solve_pf_ode(
     model: AbstractModel,
     x: Float[Array, "*shape"],
-    cond: Conditioning | None,
+    cond: Conditioning,
     times: Float[Array, " points"],
     *,
     solver: str = "Heun",

@@ -1,1 +1,1 @@
-""""""
+"""Files, locks, and input that nobody vouches for."""

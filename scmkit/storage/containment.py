@@ -8,7 +8,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from scmkit.storage.files import open_input
+from scmkit.storage.inputs import open_input
 
 LARGEST = 64 << 20
 """Bytes of a file of JSON; ten times what the manifest of the largest network has."""

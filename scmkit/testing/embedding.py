@@ -81,5 +81,5 @@ FAMILY = Family(
         derivative_is_finite_and_right,
         vmap_is_a_loop,
     ),
-    (Case("one-label"), Case("two-labels", noise_labels=2)),
+    (Case(),),
 )

@@ -1,171 +1,204 @@
-"""Checks of losses, on a small network under each of a few settings."""
+"""Checks of losses, those of all players, on small networks under each of a few settings."""
 
+import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Float, Int
+import numpy as np
 
+from scmkit.composing.build import named_key
 from scmkit.interfaces import (
+    AbstractBatchLoss,
     AbstractLoss,
-    AbstractTangentEstimator,
     Conditioning,
     LossOutput,
+    Sample,
+    Scene,
 )
-from scmkit.models.model import Model
-from scmkit.plugin import Slot
-from scmkit.testing.check import require, require_finite
+from scmkit.plugin import Follower, Plugin, Slot
+from scmkit.settings import TrainingSettings
+from scmkit.testing.check import require, require_close, require_finite
 from scmkit.testing.family import Family
 from scmkit.testing.numeric import arrays_of
 from scmkit.testing.reference import reference_model
 from scmkit.testing.workbench import Bench, Case
-from scmkit.types import Key
+from scmkit.training.objective import Trained, losses, objective
+from scmkit.types import Keys
 
 N = 8
-
-
-class Weighted(AbstractTangentEstimator):
-    """An estimator times an array, which must not be trained."""
-
-    tangent: AbstractTangentEstimator
-    factor: Float[Array, ""]
-
-    def __call__(
-        self,
-        x0: Float[Array, "*shape"],
-        eps: Float[Array, "*shape"],
-        x_t: Float[Array, "*shape"],
-        t: Float[Array, ""],
-        cond: Conditioning | None,
-    ) -> Float[Array, "*shape"]:
-        return self.factor * self.tangent(x0, eps, x_t, t, cond)
-
-    def advance(
-        self,
-        x0: Float[Array, "*shape"],
-        eps: Float[Array, "*shape"],
-        x_t: Float[Array, "*shape"],
-        t: Float[Array, ""],
-        r: Float[Array, ""],
-        cond: Conditioning | None,
-    ) -> Float[Array, "*shape"]:
-        return self.factor * self.tangent.advance(x0, eps, x_t, t, r, cond)
-
-
-Trained = tuple[Model, AbstractLoss, AbstractTangentEstimator]
+EARLY, LATE = 0, 10_000_000
+"""The steps at which losses are called: the first, and one long after every warmup."""
 
 
 @eqx.filter_jit
 def batch_loss(
-    trained: Trained,
-    x0: Float[Array, "n *shape"],
-    cond: Conditioning | None,
-    step: Int[Array, ""],
-    key: Key,
+    trained: Trained, scene: Scene, batch: Sample, keys: Keys
 ) -> tuple[LossOutput, Trained]:
-    """The losses of a batch, and the gradient of their mean in model, loss and tangent."""
-
-    def mean(trained: Trained) -> tuple[Float[Array, ""], LossOutput]:
-        model, loss, tangent = trained
-
-        def one(x0: Array, cond: Conditioning | None, key: Key) -> LossOutput:
-            return loss(model, tangent, x0, cond, step=step, key=key)
-
-        out = jax.vmap(one)(x0, cond, jr.split(key, x0.shape[0]))
-        return jnp.mean(out.value), out
-
-    (_, out), gradients = eqx.filter_value_and_grad(mean, has_aux=True)(trained)
-    return out, gradients
+    """The losses of a batch, and the gradient of their mean in the model and the loss."""
+    gradients, _ = eqx.filter_grad(objective, has_aux=True)(trained, scene, batch, keys)
+    return losses(trained, scene, batch, keys), gradients
 
 
 @dataclass(frozen=True)
 class Losing:
-    """What a loss is called with."""
+    """What the loss of each player is called with."""
 
-    trained: Trained
-    x0: Float[Array, "n *shape"]
-    cond: Conditioning | None
+    plugin: Plugin
+    config: Any
+    train: TrainingSettings
+    players: Mapping[str, Trained]
+    scene: Scene
+    batch: Sample
 
-    def at(self, step: int, seed: int = 0) -> tuple[LossOutput, Trained]:
-        """Losses and gradients at a step of training."""
-        return batch_loss(
-            self.trained, self.x0, self.cond, jnp.asarray(step, jnp.int32), jr.key(seed)
+    def at(self, step: int, player: str, seed: int = 0) -> tuple[LossOutput, Trained]:
+        """A player's losses and gradients at a step of training."""
+        scene = eqx.tree_at(
+            lambda s: (s.step, s.progress),
+            self.scene,
+            (jnp.asarray(step, jnp.int32), jnp.asarray(0.0 if step == EARLY else 0.999)),
         )
+        keys = jr.split(jr.key(seed), N)
+        return batch_loss(self.players[player], scene, self.batch, keys)
 
     @cached_property
-    def late(self) -> tuple[LossOutput, Trained]:
-        """Losses and gradients long after every warmup."""
-        return self.at(10_000_000)
+    def late(self) -> dict[str, tuple[LossOutput, Trained]]:
+        """Every player's losses and gradients long after every warmup."""
+        return {name: self.at(LATE, name) for name in self.players}
+
+    @property
+    def followers(self) -> Mapping[str, Follower]:
+        """The followers that the plugin declares."""
+        return self.plugin.followers(self.config, self.train)
 
 
 def values_and_metrics_are_finite_scalars(given: Losing) -> None:
-    for step in (0, 10_000_000):
-        out, _ = given.at(step)
-        named = {"value": out.value, "ratio": out.ratio} | {
-            f"metrics['{name}']": value for name, value in out.metrics.items()
-        }
-        for name, value in named.items():
-            require(
-                value.shape == (N,),
-                f"{name} must be a scalar for one sample, not of shape {value.shape[1:]}",
-            )
-            require_finite(value, f"{name} at step {step}")
-        require(out.value.dtype == jnp.float32, f"value must be float32, not {out.value.dtype}")
+    for name in given.players:
+        for step in (EARLY, LATE):
+            out, _ = given.at(step, name) if step == EARLY else given.late[name]
+            for what, value in {"value": out.value, "ratio": out.ratio, **out.metrics}.items():
+                require(
+                    value.shape == (N,) and value.dtype == jnp.float32,
+                    f"{name}: '{what}' must be a float32 scalar for each sample, not {value.dtype} of "
+                    f"shape {value.shape[1:]}",
+                )
+                require_finite(value, f"{name}: '{what}' at step {step}")
 
 
 def ratio_says_where_the_sample_stood(given: Losing) -> None:
-    out, _ = given.late
-    largest = given.trained[0].process.ratio_max
-    require(
-        out.ratio.min() > 0 and out.ratio.max() < 1.01 * largest,
-        f"ratio must be sigma / alpha, in (0, {largest:g}], "
-        f"but goes from {out.ratio.min():g} to {out.ratio.max():g}",
-    )
+    largest = given.players["generator"][0].process.ratio_max
+    for name, (out, _) in given.late.items():
+        require(
+            out.ratio.min() > 0 and out.ratio.max() < 1.01 * largest,
+            f"{name}: ratio must be sigma / alpha, in (0, {largest:g}], "
+            f"but goes from {out.ratio.min():g} to {out.ratio.max():g}",
+        )
 
 
-def the_network_is_trained(given: Losing) -> None:
-    _, (model, _, _) = given.late
-    gradients = arrays_of(model)
-    for gradient in gradients:
-        require_finite(gradient, "a gradient of the network")
-    require(
-        any(jnp.any(g != 0) for g in gradients), "no gradient reaches the network: what is trained?"
-    )
+def every_player_is_trained(given: Losing) -> None:
+    for name, (_, (model, _)) in given.late.items():
+        gradients = arrays_of(model)
+        for gradient in gradients:
+            require_finite(gradient, f"{name}: a gradient of the network")
+        require(
+            any(jnp.any(g != 0) for g in gradients),
+            f"{name}: no gradient reaches the network: what is trained?",
+        )
 
 
-def the_loss_trains_its_own_arrays(given: Losing) -> None:
-    _, (_, loss, _) = given.late
-    for gradient in arrays_of(loss):
-        require_finite(gradient, "a gradient of the loss's own arrays")
-
-
-def the_tangent_is_held_fixed(given: Losing) -> None:
-    _, (_, _, tangent) = given.late
-    require(
-        not any(jnp.any(g != 0) for g in arrays_of(tangent)),
-        "a gradient reaches the tangent estimator: stop it (jax.lax.stop_gradient)",
-    )
+def losses_train_their_own_arrays(given: Losing) -> None:
+    for name, (_, (_, loss)) in given.late.items():
+        for gradient in arrays_of(loss):
+            require_finite(gradient, f"{name}: a gradient of the loss's own arrays")
 
 
 def the_key_decides(given: Losing) -> None:
-    out, _ = given.late
-    again, other = given.at(10_000_000)[0], given.at(10_000_000, seed=1)[0]
-    require((out.value == again.value).all(), "one key must always give one loss")
-    require(jnp.any(out.ratio != other.ratio), "other keys give the same noise levels")
+    for name, (out, _) in given.late.items():
+        again, other = given.at(LATE, name)[0], given.at(LATE, name, seed=1)[0]
+        require((out.value == again.value).all(), f"{name}: one key must always give one loss")
+        require(jnp.any(out.value != other.value), f"{name}: other keys give the same losses")
+
+
+def the_order_of_a_batch_is_nothing(given: Losing) -> None:
+    turn = np.roll(np.arange(N), 3)
+    for name, trained in given.players.items():
+        if isinstance(trained[1], AbstractLoss):
+            continue  # Samples never meet.
+        keys = jr.split(jr.key(0), N)
+        one = batch_loss(trained, given.scene, given.batch, keys)[0]
+        turned = jax.tree.map(lambda a: a[turn], given.batch)
+        two = batch_loss(trained, given.scene, turned, keys[turn])[0]
+        require_close(
+            jnp.mean(two.value), jnp.mean(one.value), f"{name}: the mean loss of a turned batch"
+        )
+
+
+def followers_gain_between_none_and_all(given: Losing) -> None:
+    for name, follower in given.followers.items():
+        require(
+            follower.player in given.players,
+            f"follower '{name}' follows '{follower.player}', which is no player",
+        )
+        for step in (1, 2, 10, 1000, given.train.steps):
+            gain = float(follower.profile.gain(jnp.asarray(step, jnp.int32)))
+            require(
+                0 <= gain <= 1,
+                f"follower '{name}' takes a share of {gain:g} at update {step}: it must be in [0, 1]",
+            )
+
+
+def stages_ascend(given: Losing) -> None:
+    stages = given.plugin.stages(given.config, given.train)
+    edges = (0, *stages, given.train.steps)
+    require(
+        all(a < b for a, b in itertools.pairwise(edges)),
+        f"stages {stages} must ascend between 0 and {given.train.steps}, the steps of training",
+    )
 
 
 def arrange(bench: Bench) -> Losing:
-    classes = bench.data.num_classes
-    model = reference_model(bench.build(Slot.parameterization), bench.data)
-    tangent = Weighted(bench.build(Slot.tangent), jnp.ones(()))
-    return Losing(
-        trained=(model, bench.build(Slot.loss), tangent),
-        x0=bench.data.sigma_data * jr.normal(jr.key(2), (N, *bench.data.shape)),
-        cond=Conditioning(jnp.arange(N, dtype=jnp.int32) % classes) if classes else None,
+    plugin, config = bench.plugin, bench.config
+    train = TrainingSettings()
+    context = bench.context(Slot.loss)
+    labels = plugin.noise_labels
+
+    def model() -> Any:
+        parameterization = bench.build(Slot.parameterization)
+        return reference_model(parameterization, bench.data, noise_labels=labels)
+
+    players: dict[str, Trained] = {"generator": (model(), bench.build(Slot.loss))}
+    for name, player in plugin.players(config, train).items():
+        key = named_key(jr.key(0), f"player/{name}")
+        module = model() if player.model is None else player.model(config, context, key=key)
+        loss = player.loss(config, context, key=key)
+        require(
+            isinstance(loss, AbstractLoss | AbstractBatchLoss),
+            f"the loss of player '{name}' must be an AbstractLoss or an AbstractBatchLoss, "
+            f"not a {type(loss).__name__}",
+        )
+        players[name] = (module, loss)
+    followers = plugin.followers(config, train)
+    scene = Scene(
+        step=jnp.zeros((), jnp.int32),
+        progress=jnp.zeros(()),
+        proposal=bench.build(Slot.proposal),
+        tangent=bench.build(Slot.tangent),
+        teacher=bench.teacher if plugin.starts_from != "scratch" else None,
+        models={name: module for name, (module, _) in players.items()},
+        followers={
+            name: bench.teacher if f.start == "teacher" else players[f.player][0]
+            for name, f in followers.items()
+        },
     )
+    classes = bench.data.num_classes
+    x0 = bench.data.sigma_data * jr.normal(jr.key(2), (N, *bench.data.shape))
+    label = jnp.arange(N, dtype=jnp.int32) % classes if classes else None
+    return Losing(plugin, config, train, players, scene, Sample(x0, Conditioning(label)))
 
 
 FAMILY = Family(
@@ -173,10 +206,12 @@ FAMILY = Family(
     (
         values_and_metrics_are_finite_scalars,
         ratio_says_where_the_sample_stood,
-        the_network_is_trained,
-        the_loss_trains_its_own_arrays,
-        the_tangent_is_held_fixed,
+        every_player_is_trained,
+        losses_train_their_own_arrays,
         the_key_decides,
+        the_order_of_a_batch_is_nothing,
+        followers_gain_between_none_and_all,
+        stages_ascend,
     ),
     (Case("vector"), Case("labelled-edm-image", shape=(1, 8, 8), num_classes=4, noise="edm")),
 )

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float
 
-from scmkit.interfaces import AbstractNetwork, Conditioning
+from scmkit.interfaces import UNCONDITIONED, AbstractNetwork, Conditioning
 from scmkit.plugin import Slot
 from scmkit.testing.check import require, require_close, require_finite
 from scmkit.testing.family import Family
@@ -31,7 +31,7 @@ class Inputs(eqx.Module):
 
     x: Float[Array, "n *shape"]
     c_noise: Float[Array, "n 1"]
-    cond: Conditioning | None
+    cond: Conditioning
 
 
 @eqx.filter_jit
@@ -40,7 +40,7 @@ def forward(
 ) -> Float[Array, "n *shape"]:
     """The network on a batch; one key for each sample, or None."""
 
-    def one(x: Array, c_noise: Array, cond: Conditioning | None, key: Key | None) -> Array:
+    def one(x: Array, c_noise: Array, cond: Conditioning, key: Key | None) -> Array:
         return network(x, c_noise, cond, key=key)
 
     return jax.vmap(one)(given.x, given.c_noise, given.cond, keys)
@@ -81,7 +81,7 @@ class Networking:
         """A batch of noisy samples, with labels where the data has classes."""
         k_x, k_c = jr.split(jr.key(5))
         classes = self.bench.data.num_classes
-        cond = Conditioning(jnp.arange(N, dtype=jnp.int32) % classes) if classes else None
+        cond = Conditioning(jnp.arange(N, dtype=jnp.int32) % classes if classes else None)
         x = jr.normal(k_x, (N, *self.bench.data.shape))
         return Inputs(x, jr.uniform(k_c, (N, 1), minval=0.1, maxval=1.5), cond)
 
@@ -136,8 +136,10 @@ def labels_condition_the_output(net: Networking) -> None:
     require_finite(absent, f"the output for 'no label' (index {classes})")
     require(jnp.abs(absent - out).max() > 1e-5, "the output does not change without a label")
     # Guidance asks for the unconditional prediction in this way.
-    bare = net.run(Inputs(given.x, given.c_noise, None))
-    require_close(bare, absent, "the output for cond=None, against that for index num_classes,")
+    bare = net.run(Inputs(given.x, given.c_noise, UNCONDITIONED))
+    require_close(
+        bare, absent, "the output without a condition, against that for index num_classes,"
+    )
 
 
 def a_key_is_accepted(net: Networking) -> None:

@@ -73,6 +73,13 @@ class Gaussian(AbstractDensity):
         alpha, mean, std, variance = self._at(process, x_t, t)
         return mean + (std / jnp.sqrt(variance)) * (x_t - alpha * mean)
 
+    def flow_map(
+        self, process: AbstractNoiseProcess, x_t: Float[Array, "*shape"], t: Scalar, s: Scalar
+    ) -> Float[Array, "*shape"]:
+        alpha, mean, _, variance = self._at(process, x_t, t)
+        alpha_s, _, _, variance_s = self._at(process, x_t, s)
+        return alpha_s * mean + jnp.sqrt(variance_s / variance) * (x_t - alpha * mean)
+
     def _at(
         self, process: AbstractNoiseProcess, x_t: Float[Array, "*shape"], t: Scalar
     ) -> tuple[Scalar, Float[Array, "*shape"], Float[Array, "*shape"], Float[Array, "*shape"]]:
@@ -99,7 +106,7 @@ class ExactNetwork(AbstractNetwork):
         self,
         x: Float[Array, "*shape"],
         c_noise: Float[Array, " k"],
-        cond: Conditioning | None,
+        cond: Conditioning,
         *,
         key: Key | None,
     ) -> Float[Array, "*shape"]:

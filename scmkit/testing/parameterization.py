@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float
 
-from scmkit.consistency import tangent_terms
-from scmkit.interfaces import AbstractParameterization, Coefficients
+from scmkit.interfaces import AbstractParameterization, Coefficients, Point
+from scmkit.losses import eulerian
 from scmkit.plugin import Slot
 from scmkit.testing.check import require, require_close, require_finite
 from scmkit.testing.family import PROCESSES, Family
@@ -107,7 +107,11 @@ def a_student_that_equals_its_teacher_stands_still(param: AbstractParameterizati
     @jax.vmap
     def stable(x: Array, t: Array) -> tuple[Array, Array]:
         dx = data.velocity(param.process, x, t)
-        terms = [tangent_terms(model, x, v, t)[1] for v in (dx, jnp.zeros_like(dx))]
+        point = Point(x, x, x, t)  # Neither data nor noise is looked at.
+        terms = [
+            eulerian(model, point, v, weight=param.weight(t)).stable
+            for v in (dx, jnp.zeros_like(dx))
+        ]
         return terms[0], terms[1]
 
     left, scale = stable(x, t)

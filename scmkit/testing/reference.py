@@ -34,18 +34,19 @@ class ReferenceNetwork(AbstractNetwork):
         self,
         x: Float[Array, "*shape"],
         c_noise: Float[Array, " k"],
-        cond: Conditioning | None,
+        cond: Conditioning,
         *,
         key: Key | None,
     ) -> Float[Array, "*shape"]:
         none = jnp.asarray(self.label.shape[0] - 1)
-        label = none if cond is None or cond.label is None else cond.label
+        label = none if cond.label is None else cond.label
         h = x.ravel() @ self.first + c_noise @ self.time + self.label[label]
         return (jnp.tanh(h) @ self.last).reshape(x.shape)
 
 
-def reference_model(parameterization: AbstractParameterization, data: DataSpec) -> Model:
-    """A model with a `ReferenceNetwork`, always the same."""
-    labels = parameterization.coefficients(parameterization.process.t_max).noise.shape[0]
-    network = ReferenceNetwork(data, labels=labels, key=jr.key(1))
-    return Model(parameterization=parameterization, network=network)
+def reference_model(
+    parameterization: AbstractParameterization, data: DataSpec, *, noise_labels: int = 1
+) -> Model:
+    """A model with a `ReferenceNetwork`, always the same; with two noise labels a flow map."""
+    network = ReferenceNetwork(data, labels=noise_labels, key=jr.key(1))
+    return Model(parameterization=parameterization, network=network, noise_labels=noise_labels)

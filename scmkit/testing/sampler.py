@@ -27,13 +27,13 @@ def drawn(
     sampler: AbstractSampler,
     model: Model,
     noise: Float[Array, "n *shape"],
-    cond: Conditioning | None,
+    cond: Conditioning,
     steps: int | Int[Array, ""],
     key: Key,
 ) -> SamplerOutput:
     """A batch of samples, compiled, as `scmkit.sampling.draw` draws them."""
 
-    def one(noise: Array, cond: Conditioning | None, key: Key) -> SamplerOutput:
+    def one(noise: Array, cond: Conditioning, key: Key) -> SamplerOutput:
         return sampler(model, noise, cond, steps=steps, key=key)
 
     return jax.vmap(one)(noise, cond, jr.split(key, noise.shape[0]))
@@ -54,7 +54,7 @@ class Sampling:
         """The same, with `steps` as it is."""
         shape, classes = self.bench.data.shape, self.bench.data.num_classes
         noise = model.process.prior((N, *shape), key=jr.key(3))
-        cond = Conditioning(jnp.arange(N, dtype=jnp.int32) % classes) if classes else None
+        cond = Conditioning(jnp.arange(N, dtype=jnp.int32) % classes if classes else None)
         return drawn(self.sampler, model, noise, cond, steps, jr.key(seed))
 
     @property

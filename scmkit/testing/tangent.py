@@ -7,7 +7,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float
 
-from scmkit.interfaces import AbstractNoiseProcess, AbstractTangentEstimator, Conditioning
+from scmkit.interfaces import AbstractNoiseProcess, AbstractTangentEstimator, Conditioning, Point
 from scmkit.plugin import Slot
 from scmkit.testing.check import require, require_close, require_finite
 from scmkit.testing.family import Family
@@ -25,7 +25,7 @@ class Moving(eqx.Module):
     process: AbstractNoiseProcess
     x0: Float[Array, "n *shape"]
     eps: Float[Array, "n *shape"]
-    cond: Conditioning | None
+    cond: Conditioning
 
     @eqx.filter_jit
     def __call__(
@@ -33,15 +33,18 @@ class Moving(eqx.Module):
     ) -> tuple[Float[Array, "n *shape"], Float[Array, "n *shape"]]:
         """`x_t` and the tangents there."""
         x_t = jax.vmap(self.process.perturb, in_axes=(0, 0, None))(self.x0, self.eps, t)
-        estimate = jax.vmap(self.tangent, in_axes=(0, 0, 0, None, 0))
-        return x_t, estimate(self.x0, self.eps, x_t, t, self.cond)
+        return x_t, jax.vmap(self.tangent)(self._point(x_t, t))
 
     @eqx.filter_jit
     def advance(self, t: Float[Array, ""], r: Float[Array, ""]) -> Float[Array, "n *shape"]:
         """`x_r` from `x_t`."""
         x_t, _ = self(t)
-        advance = jax.vmap(self.tangent.advance, in_axes=(0, 0, 0, None, None, 0))
-        return advance(self.x0, self.eps, x_t, t, r, self.cond)
+        advance = jax.vmap(lambda point: self.tangent.advance(point, r).x_t)
+        return advance(self._point(x_t, t))
+
+    def _point(self, x_t: Float[Array, "n *shape"], t: Float[Array, ""]) -> Point:
+        points = jax.vmap(Point, in_axes=(0, 0, 0, None, 0))
+        return points(self.x0, self.eps, x_t, t, self.cond)
 
     @property
     def times(self) -> Float[Array, " n"]:
@@ -103,7 +106,7 @@ def arrange(bench: Bench) -> Moving:
         process=bench.build(Slot.noise),
         x0=DATA_STD * jr.normal(k_data, shape),
         eps=jr.normal(k_noise, shape),
-        cond=Conditioning(jnp.arange(N, dtype=jnp.int32) % classes) if classes else None,
+        cond=Conditioning(jnp.arange(N, dtype=jnp.int32) % classes if classes else None),
     )
 
 

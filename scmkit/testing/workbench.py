@@ -8,7 +8,7 @@ from typing import Any
 import equinox as eqx
 import jax.random as jr
 
-from scmkit.composing.build import FREE_KINDS, KINDS, named_key
+from scmkit.composing.build import FREE_KINDS, KINDS, kind_name, named_key
 from scmkit.composing.compose import DEFAULTS
 from scmkit.composing.entries import find
 from scmkit.composing.loading import load
@@ -78,7 +78,7 @@ class Bench:
     def context(self, slot: Slot) -> Context:
         """What the factory of `slot` is given."""
         teacher = None
-        if slot in TRAINING_SLOTS and self.plugin.teacher != "none":
+        if slot in TRAINING_SLOTS and self.plugin.starts_from != "scratch":
             teacher = self.teacher
         return Context(
             data=self.data,
@@ -138,6 +138,6 @@ def _of_kind(slot: Slot, built: Any) -> Any:
     kind = (KINDS | FREE_KINDS)[slot]
     require(
         isinstance(built, kind),
-        f"the factory of '{slot}' must return a {kind.__name__}, not a {type(built).__name__}",
+        f"the factory of '{slot}' must return a {kind_name(kind)}, not a {type(built).__name__}",
     )
     return built

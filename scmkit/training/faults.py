@@ -2,7 +2,8 @@
 
 import json
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,24 @@ from jaxtyping import Array, Float
 from scmkit.composing.blame import blaming
 from scmkit.composing.build import build, named_key
 from scmkit.composing.compose import dataset_of
+from scmkit.composing.recipe import Recipe
 from scmkit.errors import RunError
-from scmkit.interfaces import AbstractTangentEstimator, Conditioning
+from scmkit.interfaces import (
+    AbstractBatchLoss,
+    AbstractTangentEstimator,
+    Conditioning,
+    Point,
+    Sample,
+    Scene,
+)
 from scmkit.runs import checkpoint
 from scmkit.runs.run import Run
 from scmkit.storage.files import write_text
-from scmkit.training.optimizer import build_optimizer
-from scmkit.training.state import TrainState, initial_state, trainable
-from scmkit.training.step import Batch
-from scmkit.types import Key, Scalar
+from scmkit.training.objective import Trained
+from scmkit.training.setup import GENERATOR, rules_of, setting_of, state_before
+from scmkit.training.state import TrainState, trainable
+from scmkit.training.step import Setting, scene_of, take_turns
+from scmkit.types import Key, Keys, Scalar
 
 FOLDER = "nonfinite"
 """Where in a run faulty steps are: `STEP/`, the state before the step, and `STEP.json`, the report."""
@@ -46,6 +56,8 @@ class Fault:
     loss: float
     grad_norm: float
     samples: tuple[dict[str, Any], ...]
+    turns: Mapping[str, tuple[float, ...]]
+    """`NAME/loss` and `NAME/grad_norm` of each turn of every player beside the generator."""
 
     @property
     def culprits(self) -> tuple[dict[str, Any], ...]:
@@ -66,85 +78,77 @@ class _Probe(AbstractTangentEstimator):
     inner: AbstractTangentEstimator
     notes: _Notes = eqx.field(static=True)
 
-    def __call__(
-        self,
-        x0: Float[Array, "*shape"],
-        eps: Float[Array, "*shape"],
-        x_t: Float[Array, "*shape"],
-        t: Scalar,
-        cond: Conditioning | None,
-    ) -> Float[Array, "*shape"]:
-        dx = self.inner(x0, eps, x_t, t, cond)
-        self.notes.seen.append((x_t, t, cond, dx))
+    def __call__(self, point: Point) -> Float[Array, "*shape"]:
+        dx = self.inner(point)
+        self.notes.seen.append((point, dx))
         return dx
 
-    def advance(
-        self,
-        x0: Float[Array, "*shape"],
-        eps: Float[Array, "*shape"],
-        x_t: Float[Array, "*shape"],
-        t: Scalar,
-        r: Scalar,
-        cond: Conditioning | None,
-    ) -> Float[Array, "*shape"]:
-        return self.inner.advance(x0, eps, x_t, t, r, cond)
+    def advance(self, point: Point, r: Scalar) -> Point:
+        return self.inner.advance(point, r)
 
 
 @eqx.filter_jit
 def _examine(
-    state: TrainState, tangent: AbstractTangentEstimator, batch: Batch, key: Key, probed: bool
+    scene: Scene, trained: Trained, batch: Sample, keys: Keys, probed: bool
 ) -> tuple[Array, Array, dict[str, Array]]:
-    """Time, ratio and parts of every sample, one after the other, from the keys of the step itself.
+    """Time, ratio and parts of every sample, from the keys of the step itself.
 
     With a probe also the parts `network`, `tangent` and `df/dt`, where the loss asks for its tangent
     outside of all transformations; raises `UnexpectedTracerError` where it does so within one.
     """
-    model, loss = state.generator.model, state.generator.loss
-    keys = jr.split(jr.fold_in(key, state.step), batch.x0.shape[0])
+    model, loss = trained
+    if isinstance(loss, AbstractBatchLoss):  # Which looks at samples only together.
+        out = loss(model, scene, batch, keys=keys)
+        t = jax.vmap(model.process.time_at)(out.ratio)
+        parts = {"data": batch.x0, **out.metrics, "loss": out.value}
+        return t, out.ratio, {n: jax.vmap(_largest)(p) for n, p in parts.items()}
 
-    def one(given: tuple[Array, Conditioning | None, Key]) -> tuple[Array, Array, dict[str, Array]]:
-        x0, cond, key = given
+    def one(given: tuple[Sample, Key]) -> tuple[Array, Array, dict[str, Array]]:
+        sample, key = given
         notes = _Notes()
-        asked = _Probe(tangent, notes) if probed else tangent
-        out = loss(model, asked, x0, cond, step=state.step, key=key)
-
-        def value(trained: Any) -> Scalar:
-            return trained[1](trained[0], tangent, x0, cond, step=state.step, key=key).value
-
-        grads = eqx.filter_grad(value)((model, loss))
+        tangent = _Probe(scene.tangent, notes) if probed else scene.tangent
+        out = loss(model, replace(scene, tangent=tangent), sample, key=key)
+        grads = eqx.filter_grad(lambda own: own[1](own[0], scene, sample, key=key).value)(trained)
         t = model.process.time_at(out.ratio)
-        parts = {"data": x0}
+        parts = {"data": sample.x0}
         if notes.seen:
-            x_t, t, told, dx = notes.seen[0]
-            F = model.raw(x_t, t, told)
+            at, dx = notes.seen[0]
+            t = at.t
+            F = model.raw(at.x_t, t, at.cond)
             _, df = jax.jvp(
-                lambda x, t: model.denoise(x, t, told), (x_t, t), (dx, jnp.ones_like(t))
+                lambda x, t: model.denoise(x, t, at.cond), (at.x_t, t), (dx, jnp.ones_like(t))
             )
             parts |= {"network": F, "tangent": dx, "df/dt": df}
         parts |= out.metrics | {"loss": out.value, "gradient": optax.tree.norm(grads)}
-        return t, out.ratio, {n: jnp.max(jnp.abs(p)).astype(jnp.float32) for n, p in parts.items()}
+        return t, out.ratio, {name: _largest(part) for name, part in parts.items()}
 
-    t, ratio, parts = jax.lax.map(one, (batch.x0, batch.cond, keys))
-    weights = jax.tree.leaves(trainable(model))
-    parts["weights"] = jnp.broadcast_to(
-        jnp.max(jnp.stack([jnp.max(jnp.abs(w)).astype(jnp.float32) for w in weights])), t.shape
-    )
-    return t, ratio, parts
+    return jax.lax.map(one, (batch, keys))
+
+
+def _largest(part: Array) -> Array:
+    return jnp.max(jnp.abs(part)).astype(jnp.float32)
 
 
 def _fault(
     record: dict[str, Any],
+    recipe: Recipe,
     state: TrainState,
-    tangent: AbstractTangentEstimator,
-    batch: Batch,
+    setting: Setting,
+    batch: Sample,
     key: Key,
 ) -> Fault:
+    key, steps, rules = jr.fold_in(key, state.step), recipe.train.steps, rules_of(recipe)
+    others = {name: its for name, its in rules.items() if name != GENERATOR}
+    state, told = eqx.filter_jit(take_turns)(others, setting, batch, key, state, steps)
+    scene, player = scene_of(setting, state, steps), state.generator
+    given = (scene, (player.model, player.loss), batch, jr.split(key, batch.x0.shape[0]))
     try:
-        examined = _examine(state, tangent, batch, key, True)
+        examined = _examine(*given, True)
     except jax.errors.UnexpectedTracerError:
-        examined = _examine(state, tangent, batch, key, False)
+        examined = _examine(*given, False)
     t, ratio, parts = jax.device_get(examined)
-    label = None if batch.cond is None else batch.cond.label
+    weights = max(float(_largest(w)) for w in jax.tree.leaves(trainable(player.model)))
+    label = batch.cond.label
     labels = None if label is None else np.asarray(label)
     samples = tuple(
         {
@@ -152,20 +156,22 @@ def _fault(
             "label": None if labels is None else int(labels[i]),
             "time": float(t[i]),
             "ratio": float(ratio[i]),
-            "parts": {name: float(values[i]) for name, values in parts.items()},
+            "parts": {name: float(values[i]) for name, values in parts.items()}
+            | {"weights": weights},
         }
         for i, index in enumerate(record["indices"])
     )
+    turns = {name: tuple(map(float, values)) for name, values in told.items()}
     loss, norm = float(record["loss"]), float(record["grad_norm"])
-    return Fault(record["step"], loss, norm, samples)
+    return Fault(record["step"], loss, norm, samples, turns)
 
 
 def save_fault(
-    run: Path,
+    run: Run,
     record: dict[str, Any],
     state: TrainState,
-    tangent: AbstractTangentEstimator,
-    batch: Batch,
+    setting: Setting,
+    batch: Sample,
     key: Key,
 ) -> tuple[Fault, Path]:
     """Write the state before a faulty step and the report; returns the fault and the report's path.
@@ -173,17 +179,18 @@ def save_fault(
     `record` has `step`, `loss` and `grad_norm` (as text: JSON has no NaN), `indices` and `rollbacks`.
     Raises `CheckpointError` or `RunError` if it cannot be written.
     """
-    folder = run / FOLDER
+    folder = run.path / FOLDER
     checkpoint.save(folder, record["step"], state, metadata=record, keep=KEPT)
-    fault = _fault(record, state, tangent, batch, key)
+    fault = _fault(record, run.recipe, state, setting, batch, key)
     shown = [
         sample
         | {name: repr(sample[name]) for name in ("time", "ratio")}
         | {"parts": {name: repr(value) for name, value in sample["parts"].items()}}
         for sample in fault.samples
     ]
+    turns = {name: [repr(value) for value in values] for name, values in fault.turns.items()}
     report = folder / f"{record['step']:08d}.json"
-    write_text(report, json.dumps(record | {"samples": shown}, indent=1) + "\n")
+    write_text(report, json.dumps(record | {"turns": turns, "samples": shown}, indent=1) + "\n")
     return fault, report
 
 
@@ -211,10 +218,10 @@ def replay(path: str | Path, step: int | None = None) -> Fault:
     recipe, settings = run.recipe, run.recipe.train
     teacher = None if run.teacher is None else Run.load(run.teacher).read_model()
     assembly = build(recipe, key=named_key(jr.key(settings.seed), "init"), teacher=teacher)
-    optimizer = build_optimizer(settings, settings.steps)
-    like = eqx.filter_eval_shape(initial_state, assembly.model, assembly.loss, optimizer)
+    like = eqx.filter_eval_shape(state_before, recipe, assembly)
     x0, labels = dataset_of(recipe).read("train", np.asarray(record["indices"]))
-    cond = None if labels is None else Conditioning(jnp.asarray(np.asarray(labels, np.int32)))
-    batch = Batch(jnp.asarray(np.asarray(recipe.data.normalise(x0), np.float32)), cond)
+    cond = Conditioning(None if labels is None else jnp.asarray(np.asarray(labels, np.int32)))
+    batch = Sample(jnp.asarray(np.asarray(recipe.data.normalise(x0), np.float32)), cond)
     key = step_key(settings.seed, record["rollbacks"])
-    return _fault(record, checkpoint.restore(saved, like), assembly.tangent, batch, key)
+    state = checkpoint.restore(saved, like)
+    return _fault(record, recipe, state, setting_of(assembly), batch, key)

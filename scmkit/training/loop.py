@@ -17,7 +17,7 @@ from scmkit.composing.build import Assembly, build_free
 from scmkit.composing.compose import dataset_of
 from scmkit.data import Loader
 from scmkit.errors import NonFiniteError
-from scmkit.interfaces import AbstractTracker, Conditioning
+from scmkit.interfaces import AbstractTracker, Conditioning, Sample
 from scmkit.plugin import Slot
 from scmkit.runs import checkpoint
 from scmkit.runs.metrics import METRICS, MetricsFile
@@ -25,15 +25,14 @@ from scmkit.runs.provenance import RECORD
 from scmkit.runs.run import Run
 from scmkit.sampling import save_png
 from scmkit.training.data_record import check_noted, noted
-from scmkit.training.ema import parse_ema
 from scmkit.training.faults import save_fault, step_key
 from scmkit.training.metric_means import Window
-from scmkit.training.optimizer import build_optimizer, learning_rate
 from scmkit.training.preview import picture, preview_path
 from scmkit.training.progress import Reporter, unseen
+from scmkit.training.setup import rules_of, schedule_of, setting_of, state_before
 from scmkit.training.signals import StopRequests
-from scmkit.training.state import TrainState, initial_state
-from scmkit.training.step import Batch, StepMetrics, make_step
+from scmkit.training.state import TrainState
+from scmkit.training.step import StepMetrics, make_step
 
 IN_FLIGHT = 2
 """Steps dispatched ahead of the one whose loss is being looked at."""
@@ -45,7 +44,7 @@ class _Dispatched:
 
     step: int
     metrics: StepMetrics
-    batch: Batch
+    batch: Sample
     loader: dict[str, Any]
     """The loader's state behind this step's batch."""
 
@@ -67,12 +66,9 @@ class Trainer:
         self.stop, self.whole = stop, whole
         self.dataset = dataset_of(recipe)
         self.loader = Loader(self.dataset, recipe.data, settings.batch_size, settings.seed)
-        self.schedule = learning_rate(settings, settings.steps)
-        optimizer = build_optimizer(settings, settings.steps)
-        self.step_fn = make_step(
-            optimizer, parse_ema(settings.ema, settings.batch_size), accumulate=settings.accumulate
-        )
-        state = initial_state(assembly.model, assembly.loss, optimizer)
+        self.schedule, self.stages = schedule_of(recipe), (0, *recipe.stages)
+        self.step_fn = make_step(rules_of(recipe), settings.steps)
+        state = state_before(recipe, assembly)
         saved = {}
         # The step donates the state, and before the first checkpoint this is what to roll back to.
         self._initial = jax.device_get(state) if settings.on_nonfinite == "rollback" else None
@@ -93,7 +89,7 @@ class Trainer:
             NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("data",))
         )
         self.state: TrainState = eqx.filter_shard(state, self.everywhere)
-        self.tangent = eqx.filter_shard(assembly.tangent, self.everywhere)
+        self.setting = eqx.filter_shard(setting_of(assembly), self.everywhere)
         self._faults = saved.get("faults", {"row": 0, "last": 0, "rollbacks": 0})
         self.key = step_key(settings.seed, self._faults["rollbacks"])
         self._hold = jnp.zeros((), bool)
@@ -171,15 +167,13 @@ class Trainer:
 
     def _advance(self) -> None:
         x0, labels = next(self.loader)
-        cond = None if labels is None else Conditioning(jnp.asarray(labels))
+        cond = Conditioning(None if labels is None else jnp.asarray(labels))
         x0, cond = jax.device_put((jnp.asarray(x0), cond), self.by_sample)
-        batch = Batch(x0, cond, self._hold)
-        self.state, metrics = self.step_fn((self.tangent, batch, self.key), self.state)
+        batch = Sample(x0, cond)
+        self.state, metrics = self.step_fn((self.setting, batch, self.key, self._hold), self.state)
         self._hold = metrics.hold
         self.step += 1
-        self._unchecked.append(
-            _Dispatched(self.step, metrics, Batch(x0, cond), self.loader.state())
-        )
+        self._unchecked.append(_Dispatched(self.step, metrics, batch, self.loader.state()))
         self._check(leave=IN_FLIGHT)
 
     def _check(self, *, leave: int) -> None:
@@ -207,7 +201,7 @@ class Trainer:
         }
         with unseen(self.reporter):
             fault, report = save_fault(
-                self.run.path, record, self.state, self.tangent, done.batch, self.key
+                self.run, record, self.state, self.setting, done.batch, self.key
             )
         known = checkpoint.steps(self.run.checkpoints)
         what = "gradient norm" if math.isfinite(fault.loss) else "loss"
@@ -247,10 +241,14 @@ class Trainer:
         self._window = Window(saved.get("window"))
         self.reporter.message(f"{said}: back to step {self.step}, with other batches and noise")
 
+    def _updates(self) -> int:
+        """The generator's updates since its stage began."""
+        return self.step - max(start for start in self.stages if start < self.step)
+
     def _log(self, log: MetricsFile) -> None:
         self._check(leave=0)
         line = self._window.line(self.step) | {
-            "lr": float(jnp.asarray(self.schedule(self.step - 1)))
+            "lr": float(jnp.asarray(self.schedule(self._updates() - 1)))
         }
         self._window = Window()
         log.write(line)

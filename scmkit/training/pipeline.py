@@ -10,7 +10,7 @@ import equinox as eqx
 import jax.random as jr
 
 from scmkit.composing.blame import blaming
-from scmkit.composing.build import build, named_key
+from scmkit.composing.build import Assembly, build, named_key
 from scmkit.composing.recipe import Recipe, TeacherRecord
 from scmkit.errors import RunError, UsageError
 from scmkit.plugin import Slot
@@ -23,7 +23,7 @@ from scmkit.storage.locks import DirectoryLock
 from scmkit.training.data_record import compare_data, know_data
 from scmkit.training.estimate import announce
 from scmkit.training.loop import Trainer
-from scmkit.training.progress import Bar, Reporter
+from scmkit.training.progress import Bar, Reporter, Silent
 from scmkit.training.rehearsal import rehearse
 from scmkit.training.signals import StopRequests
 from scmkit.training.start import weights_from
@@ -202,19 +202,35 @@ def _advance(
     key = named_key(jr.key(recipe.train.seed), "init")
     assembly = build(recipe, key=key, teacher=None if teacher is None else teacher.model)
     if teacher is not None:
-        weights = weights_from(teacher.model, assembly.model)
-        if weights is not None:
-            assembly = eqx.tree_at(lambda a: a.model, assembly, weights)
-        elif not run.step:
-            reporter.message(
-                f"teacher '{teacher.path}' has another network or parameterization: "
-                "the model starts from fresh weights"
-            )
+        assembly = _started(assembly, recipe, teacher, reporter if not run.step else Silent())
     trainer = Trainer(run, assembly, reporter, stop, whole=whole)
     stop.check(f"stopped at step {run.step}, before another; continue with `scmkit resume {whole}`")
     trainer.train()
     with contextlib.suppress(AttributeError):
         del run.model
+
+
+def _started(assembly: Assembly, recipe: Recipe, teacher: Run, reporter: Reporter) -> Assembly:
+    """The modules with the teacher's weights in the model, and in the players that start from it."""
+    weights = weights_from(teacher.model, assembly.model)
+    if weights is None:
+        reporter.message(
+            f"teacher '{teacher.path}' has another network or parameterization: "
+            "the model starts from fresh weights"
+        )
+    else:
+        assembly = eqx.tree_at(lambda a: a.model, assembly, weights)
+    for name, player in recipe.players.items():
+        if player.model is not None or player.start == "fresh":
+            continue
+        module, loss = assembly.players[name]
+        weights = weights_from(teacher.model, module)
+        if weights is None:
+            reporter.message(f"player '{name}' starts from fresh weights, as the model does")
+        else:
+            players = assembly.players | {name: (weights, loss)}
+            assembly = eqx.tree_at(lambda a: a.players, assembly, players)
+    return assembly
 
 
 def _teacher(

@@ -43,7 +43,7 @@ def picture(
     n = COLUMNS * rows if is_image else VECTORS
     k_noise, k_sampler = jr.split(jr.key(seed))
     cond = conditioning(data, n)
-    if cond is not None and is_image:
+    if cond.label is not None and is_image:
         # As many classes as there are rows, from the first on at equal distances.
         cond = Conditioning(jnp.arange(n) // COLUMNS * data.num_classes // rows)
     captions = None

@@ -1,5 +1,6 @@
 """One training step by its shapes alone: a plugin that fails in it is named before hours of work."""
 
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -9,14 +10,23 @@ from jaxtyping import Array, Float
 
 from scmkit.composing.blame import blaming
 from scmkit.composing.build import build, build_model
-from scmkit.composing.conformity import expect_array
+from scmkit.composing.conformity import checked, expect_array, expect_kind
 from scmkit.composing.footprint import products
 from scmkit.composing.recipe import Recipe
-from scmkit.interfaces import AbstractTangentEstimator, Conditioning
-from scmkit.training.step import Batch, objective
-from scmkit.types import Key, Scalar
-
-_SAMPLES = 2
+from scmkit.interfaces import (
+    AbstractBatchLoss,
+    AbstractLoss,
+    AbstractTangentEstimator,
+    Conditioning,
+    LossOutput,
+    Point,
+    Sample,
+    Scene,
+)
+from scmkit.training.objective import objective
+from scmkit.training.setup import GENERATOR, setting_of, state_before
+from scmkit.training.step import scene_of
+from scmkit.types import Key, Keys, Scalar
 
 
 def rehearse(recipe: Recipe, *, step: int = 0, teacher_step: int = 0) -> float:
@@ -30,50 +40,76 @@ def rehearse(recipe: Recipe, *, step: int = 0, teacher_step: int = 0) -> float:
     before = 0.0
     if isinstance(recipe.teacher, Recipe):
         before = rehearse(recipe.teacher, step=teacher_step)
+    updates = {GENERATOR: 1} | {name: player.updates for name, player in recipe.players.items()}
     with blaming([recipe.plugin(name)[0] for name in set(recipe.slots.values())]):
-        program, _, _ = eqx.filter_make_jaxpr(lambda key: _traced(recipe, key))(jr.key(0))
-    train = recipe.train
-    samples = max(0, train.steps - step) * train.batch_size
-    return before + samples * products(program.jaxpr) / _SAMPLES
+        programs = {
+            name: eqx.filter_make_jaxpr(partial(_gradient, recipe, name))(jr.key(0))[0]
+            for name in updates
+        }
+    a_step = sum(updates[name] * products(program.jaxpr) for name, program in programs.items())
+    return before + max(0, recipe.train.steps - step) * recipe.train.accumulate * a_step
 
 
-class _Checked(AbstractTangentEstimator):
-    """A tangent whose answers are held against its interface, wherever the loss asks for them."""
+class _CheckedTangent(AbstractTangentEstimator):
+    """A tangent whose answers are held against its interface, wherever a loss asks for them."""
 
     inner: AbstractTangentEstimator
 
-    def __call__(
-        self,
-        x0: Float[Array, "*shape"],
-        eps: Float[Array, "*shape"],
-        x_t: Float[Array, "*shape"],
-        t: Scalar,
-        cond: Conditioning | None,
-    ) -> Float[Array, "*shape"]:
-        dx = self.inner(x0, eps, x_t, t, cond)
-        expect_array(self.inner, "tangent", dx, x_t.shape, x_t.dtype)
+    def __call__(self, point: Point) -> Float[Array, "*shape"]:
+        dx = self.inner(point)
+        expect_array(self.inner, "tangent", dx, point.x_t.shape, point.x_t.dtype)
         return dx
 
-    def advance(
-        self,
-        x0: Float[Array, "*shape"],
-        eps: Float[Array, "*shape"],
-        x_t: Float[Array, "*shape"],
-        t: Scalar,
-        r: Scalar,
-        cond: Conditioning | None,
-    ) -> Float[Array, "*shape"]:
-        x_r = self.inner.advance(x0, eps, x_t, t, r, cond)
-        expect_array(self.inner, "tangent", x_r, x_t.shape, x_t.dtype)
-        return x_r
+    def advance(self, point: Point, r: Scalar) -> Point:
+        there = self.inner.advance(point, r)
+        expect_kind(self.inner, "tangent's advance", there, Point)
+        expect_array(self.inner, "tangent's advance", there.x_t, point.x_t.shape, point.x_t.dtype)
+        return there
 
 
-def _traced(recipe: Recipe, key: Key) -> Any:
+class _CheckedLoss(AbstractLoss):
+    """A loss whose answers are held against its interface."""
+
+    inner: AbstractLoss
+    what: str = eqx.field(static=True)
+
+    def __call__(self, model: Any, scene: Scene, sample: Sample, *, key: Key) -> LossOutput:
+        return _held(self.inner, self.what, self.inner(model, scene, sample, key=key), ())
+
+
+class _CheckedBatchLoss(AbstractBatchLoss):
+    """The same for a loss on a batch."""
+
+    inner: AbstractBatchLoss
+    what: str = eqx.field(static=True)
+
+    def __call__(self, model: Any, scene: Scene, batch: Sample, *, keys: Keys) -> LossOutput:
+        out = self.inner(model, scene, batch, keys=keys)
+        return _held(self.inner, self.what, out, keys.shape)
+
+
+def _held(loss: Any, what: str, out: Any, shape: tuple[int, ...]) -> LossOutput:
+    expect_kind(loss, what, out, LossOutput)
+    expect_array(loss, what, out.value, shape, jnp.float32)
+    for name, value in {"ratio": out.ratio, **out.metrics}.items():
+        expect_array(loss, f"{what} as '{name}'", value, shape)
+    return out
+
+
+def _gradient(recipe: Recipe, name: str, key: Key) -> Any:
+    """The gradient of one player over one (micro-)batch, every part of it held against its interface."""
     assembly = build(recipe, key=key, teacher=build_model(recipe, key=key))
-    x0 = jnp.zeros((_SAMPLES, *recipe.data.shape), jnp.float32)
-    labels = jnp.zeros(_SAMPLES, jnp.int32) if recipe.data.num_classes else None
-    batch = Batch(x0, None if labels is None else Conditioning(labels))
-    # Network and loss are checked where every step calls them.
-    gradient = eqx.filter_grad(objective, has_aux=True)
-    trained, tangent = (assembly.model, assembly.loss), _Checked(assembly.tangent)
-    return gradient(trained, tangent, batch, jr.split(key, _SAMPLES), jnp.zeros((), jnp.int32))
+    # By shapes, which cost nothing: a loss on a batch may ask for one that it can divide.
+    n = recipe.train.batch_size // recipe.train.accumulate
+    x0 = jnp.zeros((n, *recipe.data.shape), jnp.float32)
+    batch = Sample(x0, Conditioning(jnp.zeros(n, jnp.int32) if recipe.data.num_classes else None))
+    setting = setting_of(assembly)
+    setting = eqx.tree_at(lambda s: s.tangent, setting, _CheckedTangent(setting.tangent))
+    setting = checked(setting)
+    scene = scene_of(setting, state_before(recipe, assembly), recipe.train.steps)
+    modules = {GENERATOR: (assembly.model, assembly.loss), **assembly.players}
+    module, loss = modules[name]
+    what = "loss" if name == GENERATOR else f"loss of player '{name}'"
+    together = isinstance(loss, AbstractBatchLoss)
+    trained = (checked(module), (_CheckedBatchLoss if together else _CheckedLoss)(loss, what))
+    return eqx.filter_grad(objective, has_aux=True)(trained, scene, batch, jr.split(key, n))

@@ -3,20 +3,20 @@
 import equinox as eqx
 import jax
 
-from scmkit.models.conditioning import GuidanceEmbedding
+from scmkit.models.conditioning import ScalarEmbedding, SecondLabel
 from scmkit.models.model import Model
 
 
 def weights_from(teacher: Model, fresh: Model) -> Model | None:
     """The fresh model with the teacher's weights, if its arrays and its parameterization are the same.
 
-    What is no array, such as a dropout rate, may differ and stays the fresh model's own; so does an
-    embedding of the guidance strength, which starts silent, where the teacher has none.
+    What is no array, such as a dropout rate, may differ and stays the fresh model's own; so do
+    embeddings that start silent, of scalar conditions and of a jump's end, where the teacher has none.
     """
     weights = _named_arrays(teacher)
     arrays, rest = eqx.partition(fresh, eqx.is_array)
     mine = _named_arrays(fresh)
-    own = [name for name in mine if name not in weights and name.startswith(_guidance_nodes(fresh))]
+    own = [name for name in mine if name not in weights and name.startswith(_silent_nodes(fresh))]
     found = {
         name: weights.get(name, array if name in own else None) for name, array in mine.items()
     }
@@ -35,11 +35,11 @@ def _named_arrays(model: Model) -> dict[str, jax.Array]:
     return {jax.tree_util.keystr(path): array for path, array in leaves}
 
 
-def _guidance_nodes(model: Model) -> tuple[str, ...]:
-    """Where in a model its embeddings of the guidance strength are."""
+def _silent_nodes(model: Model) -> tuple[str, ...]:
+    """Where in a model the embeddings are that start silent, so that a teacher need not have them."""
 
     def is_one(node: object) -> bool:
-        return isinstance(node, GuidanceEmbedding)
+        return isinstance(node, ScalarEmbedding | SecondLabel)
 
     leaves = jax.tree_util.tree_leaves_with_path(model, is_leaf=is_one)
     return tuple(jax.tree_util.keystr(path) for path, node in leaves if is_one(node))

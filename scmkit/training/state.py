@@ -1,28 +1,32 @@
 """The state of training: all that a checkpoint holds."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, PyTree
 
-from scmkit.interfaces import AbstractLoss
-from scmkit.models.model import Model
+from scmkit.interfaces import AbstractBatchLoss, AbstractLoss
 
 
 class Player(eqx.Module):
-    """One set of weights in training: the model, its loss's own weights, optimizer state and EMA."""
+    """One set of weights in training: model, loss with its own weights, optimizer state, EMA, followers."""
 
-    model: Model
-    loss: AbstractLoss
+    model: Any
+    loss: AbstractLoss | AbstractBatchLoss
     optimizer_state: PyTree
-    ema: Model
+    ema: Any
+    followers: dict[str, Any] = eqx.field(default_factory=dict)
+    """Lagging copies of the model by name, without gradient."""
 
 
 class TrainState(eqx.Module):
-    """The number of finished optimizer steps, and the players by name.
+    """The number of optimizer steps that the generator has finished, and the players by name.
 
-    There is one player, `"generator"`; objectives with a second (a fake score) add it beside.
+    There is always the player `"generator"`, whose samples are wanted; a method adds others beside it.
     """
 
     step: Int[Array, ""]
@@ -39,15 +43,34 @@ def trainable(tree: PyTree) -> PyTree:
     return eqx.filter(tree, eqx.is_inexact_array)
 
 
-def initial_state(
-    model: Model, loss: AbstractLoss, optimizer: optax.GradientTransformation
-) -> TrainState:
-    """The state before the first step; the EMA starts as the model."""
-    player = Player(
+def initial_player(
+    model: Any,
+    loss: AbstractLoss | AbstractBatchLoss,
+    optimizer: optax.GradientTransformation,
+    followers: Mapping[str, Any] | None = None,
+) -> Player:
+    """A player before its first update. Its EMA starts as the model, each follower as the module given."""
+    # Copies: the step donates its buffers, and one buffer cannot be donated twice.
+    return Player(
         model=model,
         loss=loss,
         optimizer_state=optimizer.init(trainable((model, loss))),
-        # A copy: the step donates its buffers, and one buffer cannot be donated twice.
-        ema=jax.tree.map(lambda a: jnp.copy(a) if eqx.is_array(a) else a, model),
+        ema=_copied(model),
+        followers={name: _copied(start) for name, start in (followers or {}).items()},
     )
-    return TrainState(step=jnp.zeros((), jnp.int32), players={"generator": player})
+
+
+def initial_state(
+    model: Any, loss: AbstractLoss | AbstractBatchLoss, optimizer: optax.GradientTransformation
+) -> TrainState:
+    """The state before the first step of a training with one player."""
+    return state_of({"generator": initial_player(model, loss, optimizer)})
+
+
+def state_of(players: dict[str, Player]) -> TrainState:
+    """The state before the first step, of these players."""
+    return TrainState(step=jnp.zeros((), jnp.int32), players=players)
+
+
+def _copied(tree: Any) -> Any:
+    return jax.tree.map(lambda a: jnp.copy(a) if eqx.is_array(a) else a, tree)

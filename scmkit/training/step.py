@@ -1,6 +1,8 @@
-"""One optimizer step, for every combination of model, tangent and loss."""
+"""One optimizer step of all players, for every combination of model, tangent and loss."""
 
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -11,16 +13,17 @@ import jax.random as jr
 import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from scmkit.composing.conformity import expect_array, expect_kind
 from scmkit.interfaces import (
-    AbstractLoss,
+    AbstractCoupling,
+    AbstractEMA,
+    AbstractModel,
+    AbstractProposal,
     AbstractTangentEstimator,
-    Conditioning,
-    LossOutput,
+    Sample,
+    Scene,
     constrain,
 )
-from scmkit.models.model import Model
-from scmkit.training.ema import AbstractEMA
+from scmkit.training.objective import objective
 from scmkit.training.state import Player, TrainState, trainable
 from scmkit.types import Key, Keys, Scalar
 
@@ -28,19 +31,19 @@ NOISE_BINS = (0.1, 0.5, 2.0)
 """Edges, in noise-to-signal ratio, of the bins by which metrics are logged."""
 
 
-class Batch(eqx.Module):
-    """Data in the model's units, and what each sample is conditioned on."""
+class Setting(eqx.Module):
+    """What every step of a training is given and none changes."""
 
-    x0: Float[Array, "b *shape"]
-    cond: Conditioning | None
-    hold: Bool[Array, ""] | None = None
-    """Change nothing: a step before this one was faulty. It is the `hold` of that step's metrics."""
+    proposal: AbstractProposal
+    tangent: AbstractTangentEstimator
+    teacher: AbstractModel | None = None
+    coupling: AbstractCoupling | None = None
 
 
 class StepMetrics(eqx.Module):
     """The metrics of one step: means, and sums and counts by noise bin.
 
-    `hold` says that the state stayed as it was: loss or gradient norm of this step, or of one before it,
+    `hold` says that the state stayed as it was: a loss or gradient norm of this step, or of one before it,
     was not finite.
     """
 
@@ -50,88 +53,179 @@ class StepMetrics(eqx.Module):
     hold: Bool[Array, ""]
 
 
-Given = tuple[AbstractTangentEstimator, Batch, Key]
+@dataclass(frozen=True)
+class Rules:
+    """How one player is updated.
+
+    **Attributes:**
+
+    - `optimizer`, `ema`: of the player.
+    - `updates`: its updates before each of the generator's (the generator itself has one).
+    - `followers`: for each lagging copy its profile, and whether it follows the `"model"` or the `"ema"`.
+    - `restarts`: the generator's steps at which the optimizer begins anew.
+    - `accumulate`: micro-batches whose gradients are averaged.
+    """
+
+    optimizer: optax.GradientTransformation
+    ema: AbstractEMA
+    updates: int = 1
+    followers: Mapping[str, tuple[AbstractEMA, str]] = field(default_factory=dict)
+    restarts: tuple[int, ...] = ()
+    accumulate: int = 1
+
+
+Given = tuple[Setting, Sample, Key, Bool[Array, ""]]
 Step = Callable[[Given, TrainState], tuple[TrainState, StepMetrics]]
 
 
-def objective(
-    trained: tuple[Model, AbstractLoss],
-    tangent: AbstractTangentEstimator,
-    batch: Batch,
-    keys: Keys,
-    step: Int[Array, ""],
-) -> tuple[Scalar, tuple[dict[str, Float[Array, " b"]], Float[Array, " b"]]]:
-    """The mean loss over a batch, and each sample's metrics and noise-to-signal ratio."""
-    model, loss = trained
+def make_step(rules: Mapping[str, Rules], steps: int) -> Step:
+    """The compiled training step `((setting, batch, key, hold), state) -> (state, metrics)`.
 
-    def one(x0: Array, cond: Conditioning | None, key: Key) -> LossOutput:
-        out = loss(model, tangent, x0, cond, step=step, key=key)
-        expect_kind(loss, "loss", out, LossOutput)
-        expect_array(loss, "loss", out.value, (), x0.dtype)
-        for name, value in {"ratio": out.ratio, **out.metrics}.items():
-            expect_array(loss, f"loss as '{name}'", value, ())
-        return out
-
-    out = jax.vmap(one)(batch.x0, batch.cond, keys)
-    return jnp.mean(out.value), (out.metrics, out.ratio)
-
-
-def make_step(
-    optimizer: optax.GradientTransformation, ema: AbstractEMA, *, accumulate: int = 1
-) -> Step:
-    """The compiled training step `((tangent, batch, key), state) -> (state, metrics)`.
-
-    It donates `state`. The model and the loss's own arrays are trained together under one
-    `eqx.filter_value_and_grad`. Sample `i` of step `n` draws from `split(fold_in(key, n))[i]`.
-    `accumulate` splits the batch into micro-batches, whose gradients are averaged. Where the loss or the
-    gradient's norm is not finite, and where `batch.hold`, the state comes back unchanged.
+    It donates `state`. Each player's model and its loss's own arrays are trained together under one
+    `eqx.filter_value_and_grad`. The players other than the generator have their turns first, each `updates`
+    times with keys of its own; sample `i` of the generator's step `n` draws from
+    `split(fold_in(key, n))[i]`. Where `hold`, and where any player's loss or gradient norm is not finite, the
+    state comes back unchanged. `steps` is the length of the training.
     """
-    gradient = eqx.filter_value_and_grad(objective, has_aux=True)
-
-    def accumulated(
-        trained: tuple[Model, AbstractLoss],
-        tangent: AbstractTangentEstimator,
-        batch: Batch,
-        keys: Keys,
-        step: Int[Array, ""],
-    ) -> Any:
-        def add(total: Any, part: tuple[Batch, Keys]) -> tuple[Any, Any]:
-            (value, aux), grads = gradient(trained, tangent, *part, step)
-            return jax.tree.map(jnp.add, total, (value, grads)), aux
-
-        micro = jax.tree.map(lambda a: a.reshape(accumulate, -1, *a.shape[1:]), (batch, keys))
-        zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, trainable(trained)))
-        total, aux = jax.lax.scan(add, zero, micro)
-        value, grads = jax.tree.map(lambda a: a / accumulate, total)
-        return (value, jax.tree.map(jnp.ravel, aux)), grads
+    others = {name: its for name, its in rules.items() if name != "generator"}
+    own = rules["generator"]
 
     def step(given: Given, state: TrainState) -> tuple[TrainState, StepMetrics]:
-        tangent, batch, key = given
-        hold, batch = batch.hold, Batch(batch.x0, batch.cond)
-        player = state.generator
-        trained = (player.model, player.loss)
-        keys = jr.split(jr.fold_in(key, state.step), batch.x0.shape[0])
-        differentiate = gradient if accumulate == 1 else accumulated
-        (value, (metrics, ratio)), grads = differentiate(trained, tangent, batch, keys, state.step)
+        setting, batch, key, hold = given
+        key = jr.fold_in(key, state.step)
+        if setting.coupling is not None:
+            batch = setting.coupling(batch, key=jr.fold_in(key, zlib.crc32(b"coupling")))
+        before = state
+        state, told = take_turns(others, setting, batch, key, state, steps)
+        for values in told.values():
+            hold = hold | ~jnp.all(jnp.isfinite(values))
+        keys = jr.split(key, batch.x0.shape[0])
+        (value, (metrics, ratio)), grads = _gradient(
+            "generator", own, setting, batch, keys, state, steps
+        )
         norm = optax.tree.norm(grads)
-        faulty = ~(jnp.isfinite(value) & jnp.isfinite(norm))
-        hold = faulty if hold is None else hold | faulty
+        hold = hold | ~(jnp.isfinite(value) & jnp.isfinite(norm))
 
         def advance(state: TrainState) -> TrainState:
-            player = state.generator
-            trained = (player.model, player.loss)
-            updates, optimizer_state = optimizer.update(
-                grads, player.optimizer_state, trainable(trained)
-            )
-            model, loss = constrain(eqx.apply_updates(trained, updates))
             count = state.step + 1
-            averaged = ema.update(player.ema, model, count)
-            return TrainState(count, {"generator": Player(model, loss, optimizer_state, averaged)})
+            moved = _updated(own, state.generator, grads, count, state.step)
+            return TrainState(count, state.players | {"generator": moved})
 
         # On the device: the loop looks at a step only after it has dispatched the next ones.
-        return _unless(hold, advance, state), _metrics(value, metrics, ratio, norm, hold)
+        if others:
+            after = _selected(hold, before, advance(state))
+        else:
+            after = _unless(hold, advance, state)
+        means = {"loss": value, "grad_norm": norm} | {n: jnp.mean(v) for n, v in told.items()}
+        return after, _metrics(means, metrics, ratio, hold)
 
     return eqx.filter_jit(step, donate="all-except-first")
+
+
+def take_turns(
+    others: Mapping[str, Rules],
+    setting: Setting,
+    batch: Sample,
+    key: Key,
+    state: TrainState,
+    steps: int,
+) -> tuple[TrainState, dict[str, Float[Array, " updates"]]]:
+    """The state after the turns of the players beside the generator, and the loss and gradient norm of each
+    turn, as `NAME/loss` and `NAME/grad_norm`. `key` is that of the step."""
+    told = {}
+    for name, rules in others.items():
+        turns = jr.split(jr.fold_in(key, zlib.crc32(name.encode())), rules.updates)
+        state, values, norms = _turns(name, rules, setting, batch, turns, state, steps)
+        told |= {f"{name}/loss": values, f"{name}/grad_norm": norms}
+    return state, told
+
+
+def scene_of(setting: Setting, state: TrainState, steps: int) -> Scene:
+    """What losses see of a state, in a training of `steps`."""
+    return Scene(
+        step=state.step,
+        progress=state.step.astype(jnp.float32) / steps,
+        proposal=setting.proposal,
+        tangent=setting.tangent,
+        teacher=setting.teacher,
+        models={name: player.model for name, player in state.players.items()},
+        followers={n: f for p in state.players.values() for n, f in p.followers.items()},
+    )
+
+
+def _turns(
+    name: str,
+    rules: Rules,
+    setting: Setting,
+    batch: Sample,
+    turns: Keys,
+    state: TrainState,
+    steps: int,
+) -> tuple[TrainState, Float[Array, " updates"], Float[Array, " updates"]]:
+    """All updates of one player before the generator's, and their losses and gradient norms."""
+    arrays, rest = eqx.partition(state, eqx.is_array)
+
+    def turn(carry: tuple[PyTree, Int[Array, ""]], key: Key) -> Any:
+        state, done = eqx.combine(carry[0], rest), carry[1]
+        keys = jr.split(key, batch.x0.shape[0])
+        (value, _), grads = _gradient(name, rules, setting, batch, keys, state, steps)
+        count = state.step * rules.updates + done + 1
+        restart = jnp.where(done == 0, state.step, -1)  # A stage begins with its first turn.
+        moved = _updated(rules, state.players[name], grads, count, restart)
+        after = TrainState(state.step, state.players | {name: moved})
+        return (eqx.filter(after, eqx.is_array), done + 1), (value, optax.tree.norm(grads))
+
+    (arrays, _), (values, norms) = jax.lax.scan(turn, (arrays, jnp.zeros((), jnp.int32)), turns)
+    return eqx.combine(arrays, rest), values, norms
+
+
+def _gradient(
+    name: str,
+    rules: Rules,
+    setting: Setting,
+    batch: Sample,
+    keys: Keys,
+    state: TrainState,
+    steps: int,
+) -> Any:
+    """The mean loss of one player with what is logged of it, and its gradient."""
+    player = state.players[name]
+    scene = scene_of(setting, state, steps)
+    trained = (player.model, player.loss)
+    gradient = eqx.filter_value_and_grad(objective, has_aux=True)
+    if rules.accumulate == 1:
+        return gradient(trained, scene, batch, keys)
+
+    def add(total: PyTree, part: tuple[Sample, Keys]) -> tuple[PyTree, PyTree]:
+        (value, aux), grads = gradient(trained, scene, *part)
+        return jax.tree.map(jnp.add, total, (value, grads)), aux
+
+    micro = jax.tree.map(lambda a: a.reshape(rules.accumulate, -1, *a.shape[1:]), (batch, keys))
+    zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, trainable(trained)))
+    total, aux = jax.lax.scan(add, zero, micro)
+    value, grads = jax.tree.map(lambda a: a / rules.accumulate, total)
+    return (value, jax.tree.map(jnp.ravel, aux)), grads
+
+
+def _updated(
+    rules: Rules, player: Player, grads: PyTree, count: Int[Array, ""], at: Int[Array, ""]
+) -> Player:
+    """A player after its update number `count`; its optimizer begins anew where the step `at` says so."""
+    trained = (player.model, player.loss)
+    before = player.optimizer_state
+    if rules.restarts:
+        anew = jnp.any(at == jnp.asarray(rules.restarts))
+        fresh = rules.optimizer.init(trainable(trained))
+        before = jax.tree.map(partial(jnp.where, anew), fresh, before)
+    updates, optimizer_state = rules.optimizer.update(grads, before, trainable(trained))
+    model, loss = constrain(eqx.apply_updates(trained, updates))
+    average = rules.ema.update(player.ema, model, count)
+    leaders = {"model": model, "ema": average}
+    followers = {
+        name: profile.update(player.followers[name], leaders[of], count)
+        for name, (profile, of) in rules.followers.items()
+    }
+    return Player(model, loss, optimizer_state, average, followers)
 
 
 def _unless(hold: Bool[Array, ""], advance: Callable[[PyTree], PyTree], state: PyTree) -> PyTree:
@@ -157,16 +251,20 @@ def _unless(hold: Bool[Array, ""], advance: Callable[[PyTree], PyTree], state: P
     return eqx.combine(arrays, rest)
 
 
+def _selected(hold: Bool[Array, ""], before: PyTree, after: PyTree) -> PyTree:
+    arrays, rest = eqx.partition(before, eqx.is_array)
+    chosen = jax.tree.map(partial(jnp.where, hold), arrays, eqx.filter(after, eqx.is_array))
+    return eqx.combine(chosen, rest)
+
+
 def _metrics(
-    value: Scalar,
+    means: dict[str, Scalar],
     metrics: dict[str, Float[Array, " b"]],
     ratio: Float[Array, " b"],
-    norm: Scalar,
     hold: Bool[Array, ""],
 ) -> StepMetrics:
     bins = jnp.searchsorted(jnp.asarray(NOISE_BINS), ratio)
     member = jax.nn.one_hot(bins, len(NOISE_BINS) + 1)
-    means = {name: jnp.mean(m) for name, m in metrics.items()}
-    means |= {"loss": value, "grad_norm": norm}
+    means = {name: jnp.mean(m) for name, m in metrics.items()} | means
     sums = {name: m @ member for name, m in metrics.items()}
     return StepMetrics(means, sums, member.sum(0), hold)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from scmkit.errors import DataError
-from scmkit.storage.files import open_input
+from scmkit.storage.inputs import open_input
 from scmkit.weights.damage import Unreadable, shown
 from scmkit.weights.networks import network
 from scmkit.weights.npz import read_npz

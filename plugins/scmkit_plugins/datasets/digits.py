@@ -66,5 +66,5 @@ plugin = Plugin(
         "mlp.embedding_dim": 128,
         "positional.channels": 64,
     },
-    settings_with={"diffusion": TEACHER, "scd": STUDENT, "sct": STUDENT},
+    settings_for={"diffusion": TEACHER, "consistency": STUDENT},
 )

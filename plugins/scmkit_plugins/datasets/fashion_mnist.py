@@ -95,5 +95,5 @@ plugin = Plugin(
         "unet.head_dim": 16,
         "unet.embedding_dim": 128,
     },
-    settings_with={"diffusion": TEACHER, "scd": STUDENT, "sct": STUDENT},
+    settings_for={"diffusion": TEACHER, "consistency": STUDENT},
 )

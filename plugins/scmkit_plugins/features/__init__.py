@@ -1,1 +1,1 @@
-""""""
+"""Feature spaces."""

@@ -1,1 +1,1 @@
-""""""
+"""Importers of other people's weights."""

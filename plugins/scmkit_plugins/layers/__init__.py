@@ -1,1 +1,1 @@
-""""""
+"""Layers that networks and norms share, and attention."""

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from scmkit.dtypes import sum_dtype
+from scmkit.types import sum_dtype
 
 
 def wide(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

@@ -4,10 +4,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from scmkit.dtypes import sum_dtype
 from scmkit.interfaces import AbstractAttention
 from scmkit.plugin import Context, NoOptions, Plugin, Slot
-from scmkit.types import Key
+from scmkit.types import Key, sum_dtype
 
 
 class XLAAttention(AbstractAttention):

@@ -1,1 +1,1 @@
-""""""
+"""Methods: what a model is trained by, one file each."""

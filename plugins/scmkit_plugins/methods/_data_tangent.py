@@ -2,8 +2,9 @@
 
 from jaxtyping import Array, Float
 
-from scmkit.interfaces import AbstractNoiseProcess, AbstractTangentEstimator, Conditioning
-from scmkit.types import Scalar
+from scmkit.interfaces import AbstractNoiseProcess, AbstractTangentEstimator, Point
+from scmkit.plugin import Context
+from scmkit.types import Key, Scalar
 
 
 class DataTangent(AbstractTangentEstimator):
@@ -15,23 +16,14 @@ class DataTangent(AbstractTangentEstimator):
 
     process: AbstractNoiseProcess
 
-    def __call__(
-        self,
-        x0: Float[Array, "*shape"],
-        eps: Float[Array, "*shape"],
-        x_t: Float[Array, "*shape"],
-        t: Scalar,
-        cond: Conditioning | None,
-    ) -> Float[Array, "*shape"]:
-        return self.process.velocity(x0, eps, t)
+    def __call__(self, point: Point) -> Float[Array, "*shape"]:
+        return self.process.velocity(point.x0, point.eps, point.t)
 
-    def advance(
-        self,
-        x0: Float[Array, "*shape"],
-        eps: Float[Array, "*shape"],
-        x_t: Float[Array, "*shape"],
-        t: Scalar,
-        r: Scalar,
-        cond: Conditioning | None,
-    ) -> Float[Array, "*shape"]:
-        return self.process.perturb(x0, eps, r)
+    def advance(self, point: Point, r: Scalar) -> Point:
+        x_r = self.process.perturb(point.x0, point.eps, r)
+        return Point(point.x0, point.eps, x_r, r, point.cond)
+
+
+def build_data_tangent(config: object, context: Context, *, key: Key) -> DataTangent:
+    """The factory of the tangent slot, for every method that trains on data."""
+    return DataTangent(context.noise)

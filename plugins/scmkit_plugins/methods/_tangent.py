@@ -1,28 +1,26 @@
 """The continuous-time consistency objective, shared by sCT and sCD."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 from annotated_types import Ge, Gt
-from jaxtyping import Array, Float, Int
 
-from scmkit.consistency import tangent_terms, trigflow_gain
-from scmkit.interfaces import (
-    AbstractLoss,
-    AbstractProposal,
-    AbstractTangentEstimator,
-    Conditioning,
-    LossOutput,
+from scmkit.interfaces import AbstractLoss, Conditioning, LossOutput, Sample, Scene
+from scmkit.losses import (
+    Derivative,
+    LogWeight,
+    Normalization,
+    bound,
+    eulerian,
+    network_gain,
+    noised,
 )
 from scmkit.models.model import Model
 from scmkit.plugin import Context
 from scmkit.types import Key
-from scmkit_plugins.methods._log_weight import LogWeight
-
-Normalization = Literal["l2", "rms", "clip", "none"]
 
 
 @dataclass(frozen=True)
@@ -35,21 +33,8 @@ class ConsistencyOptions:
     """The paper's c: added to the norm, or the bound when clipping (1 in the paper)."""
     warmup_steps: Annotated[int, Ge(0)] = 10_000
     """Steps over which the unstable term of the tangent is phased in; at most the run's length."""
-
-
-def bound(
-    g: Float[Array, "*shape"], normalize: Normalization, constant: float
-) -> Float[Array, "*shape"]:
-    """`g / (|g| + c)` in the L2 or RMS norm, or `g` clipped to `[-c, c]`, or `g` itself.
-
-    arXiv 2410.11081, Section 4.2 (tangent normalization, tangent clipping).
-    """
-    if normalize == "none":
-        return g
-    if normalize == "clip":
-        return jnp.clip(g, -constant, constant)
-    norm = jnp.sqrt(jnp.sum(g**2) if normalize == "l2" else jnp.mean(g**2))
-    return g / (norm + constant)
+    derivative: Derivative = "jvp"
+    """How the network is differentiated along the path: exactly, or wholly or partly by differences."""
 
 
 class ConsistencyLoss(AbstractLoss):
@@ -61,43 +46,41 @@ class ConsistencyLoss(AbstractLoss):
     with `r` the tangent warmup, $\hat g$ the bounded tangent (see `bound`) and $F^-$ the output without
     gradient. `b` is what TrigFlow's network moves where this one moves by one (1 for TrigFlow), so that every
     process has TrigFlow's tangent, warmup and gradient: the paper's $F - F^- - \hat g$, in which `f` moves
-    against `df/dt` (arXiv 2410.11081, Algorithm 1; see `scmkit.consistency`).
+    against `df/dt` (arXiv 2410.11081, Algorithm 1).
     """
 
-    proposal: AbstractProposal
     log_weight: LogWeight
     normalize: Normalization
     constant: float
     warmup_steps: int
+    derivative: Derivative = "jvp"
     guidance_range: tuple[float, ...] = ()
 
-    def __call__(
-        self,
-        model: Model,
-        tangent: AbstractTangentEstimator,
-        x0: Float[Array, "*shape"],
-        cond: Conditioning | None,
-        *,
-        step: Int[Array, ""],
-        key: Key,
-    ) -> LossOutput:
+    def __call__(self, model: Model, scene: Scene, sample: Sample, *, key: Key) -> LossOutput:
         k_time, k_noise, k_dropout = jr.split(key, 3)
+        cond = sample.cond
         if self.guidance_range:
             low, high = self.guidance_range
             strength = jr.uniform(jr.fold_in(key, 3), minval=low, maxval=high)
-            cond = Conditioning(None if cond is None else cond.label, strength)
+            cond = Conditioning(cond.label, {"guidance": strength})
         process, param = model.process, model.parameterization
-        t = self.proposal.sample(process, key=k_time)
-        eps = jr.normal(k_noise, x0.shape, x0.dtype)
-        x_t = process.perturb(x0, eps, t)
-        dx = jax.lax.stop_gradient(tangent(x0, eps, x_t, t, cond))
-        F, stable, whole = tangent_terms(model, x_t, dx, t, cond, key=k_dropout)
-        r = jnp.minimum(1.0, (step + 1) / max(self.warmup_steps, 1))
+        t = scene.proposal.sample(process, key=k_time)
+        point = noised(process, Sample(sample.x0, cond, sample.eps), t, key=k_noise)
+        weight = param.weight(t)
+        F, stable, whole = eulerian(
+            model,
+            point,
+            jax.lax.stop_gradient(scene.tangent(point)),
+            weight=weight,
+            derivative=self.derivative,
+            key=k_dropout,
+        )
+        r = jnp.minimum(1.0, (scene.step + 1) / max(self.warmup_steps, 1)).astype(F.dtype)
         g = bound((1 - r) * stable + r * whole, self.normalize, self.constant)
-        moved = trigflow_gain(param, t) * (F - jax.lax.stop_gradient(F))
+        moved = network_gain(param, t) * (F - jax.lax.stop_gradient(F))
         error = jnp.mean((moved - g) ** 2)
         w = self.log_weight(param.coefficients(t).noise)
-        rate = jnp.sqrt(jnp.mean(whole**2)) / param.weight(t)
+        rate = jnp.sqrt(jnp.mean(whole**2)) / weight
         return LossOutput(jnp.exp(w) * error - w, {"df_dt": rate}, process.ratio(t))
 
 
@@ -113,10 +96,10 @@ def build_loss(
     With a `guidance_range` each sample's guidance strength is drawn from it, for tangent and model.
     """
     return ConsistencyLoss(
-        proposal=context.proposal,
         log_weight=LogWeight(context.embedding),
         normalize=config.normalize,
         constant=config.constant,
         warmup_steps=min(config.warmup_steps, context.train.steps),
+        derivative=config.derivative,
         guidance_range=guidance_range,
     )

@@ -7,20 +7,13 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 from annotated_types import Ge, Le
-from jaxtyping import Array, Float, Int
 
-from scmkit.interfaces import (
-    AbstractLoss,
-    AbstractProposal,
-    AbstractTangentEstimator,
-    Conditioning,
-    LossOutput,
-)
+from scmkit.interfaces import AbstractLoss, Conditioning, LossOutput, Sample, Scene
+from scmkit.losses import LogWeight, noised
 from scmkit.models.model import Model
 from scmkit.plugin import Context, Plugin, Slot
 from scmkit.types import Key
-from scmkit_plugins.methods._data_tangent import DataTangent
-from scmkit_plugins.methods._log_weight import LogWeight
+from scmkit_plugins.methods._data_tangent import build_data_tangent
 
 
 class DiffusionLoss(AbstractLoss):
@@ -35,34 +28,24 @@ class DiffusionLoss(AbstractLoss):
     Appendix B.2; arXiv 2410.11081, Eq. 3).
     """
 
-    proposal: AbstractProposal
     log_weight: LogWeight
     num_classes: int
     label_dropout: float
 
-    def __call__(
-        self,
-        model: Model,
-        tangent: AbstractTangentEstimator,
-        x0: Float[Array, "*shape"],
-        cond: Conditioning | None,
-        *,
-        step: Int[Array, ""],
-        key: Key,
-    ) -> LossOutput:
+    def __call__(self, model: Model, scene: Scene, sample: Sample, *, key: Key) -> LossOutput:
         k_time, k_noise, k_dropout, k_label = jr.split(key, 4)
         process, param = model.process, model.parameterization
-        t = self.proposal.sample(process, key=k_time)
-        eps = jr.normal(k_noise, x0.shape, x0.dtype)
-        x_t = process.perturb(x0, eps, t)
-        target = jax.lax.stop_gradient(tangent(x0, eps, x_t, t, cond))
-        if cond is not None and cond.label is not None:
+        t = scene.proposal.sample(process, key=k_time)
+        point = noised(process, sample, t, key=k_noise)
+        target = jax.lax.stop_gradient(scene.tangent(point))
+        cond = point.cond
+        if cond.label is not None:
             dropped = jr.bernoulli(k_label, self.label_dropout)
             cond = Conditioning(jnp.where(dropped, self.num_classes, cond.label))
         c = param.coefficients(t)
         alpha, sigma, d_alpha, d_sigma = process.rates(t)
         per_unit = (d_alpha - d_sigma * alpha / sigma) * c.out
-        error = (model.velocity(x_t, t, cond, key=k_dropout) - target) / per_unit
+        error = (model.velocity(point.x_t, t, cond, key=k_dropout) - target) / per_unit
         mse = jnp.mean(error**2)
         w = self.log_weight(c.noise)
         return LossOutput(jnp.exp(w) * mse - w, {"mse": mse}, process.ratio(t))
@@ -76,13 +59,8 @@ class Options:
     """Share of samples trained without their label, which guidance needs."""
 
 
-def build_tangent(config: Options, context: Context, *, key: Key) -> DataTangent:
-    return DataTangent(context.noise)
-
-
 def build_loss(config: Options, context: Context, *, key: Key) -> DiffusionLoss:
     return DiffusionLoss(
-        proposal=context.proposal,
         log_weight=LogWeight(context.embedding),
         num_classes=context.data.num_classes,
         label_dropout=config.label_dropout,
@@ -92,9 +70,10 @@ def build_loss(config: Options, context: Context, *, key: Key) -> DiffusionLoss:
 plugin = Plugin(
     name="diffusion",
     summary="diffusion or flow-matching training with learned weighting: makes a teacher",
-    provides={Slot.tangent: build_tangent, Slot.loss: build_loss},
+    provides={Slot.tangent: build_data_tangent, Slot.loss: build_loss},
     config=Options,
     suggests={Slot.sampler: "pf-ode"},
     drops_labels=lambda config: config.label_dropout > 0,
     settings={"log-normal.mean": -0.8, "log-normal.std": 1.6},
+    makes="diffusion",
 )

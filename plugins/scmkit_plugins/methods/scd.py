@@ -8,10 +8,15 @@ from annotated_types import Ge
 from jaxtyping import Array, Float
 
 from scmkit import Guided, Run
-from scmkit.interfaces import AbstractNoiseProcess, AbstractTangentEstimator, Conditioning
+from scmkit.interfaces import (
+    AbstractModel,
+    AbstractNoiseProcess,
+    AbstractTangentEstimator,
+    Point,
+)
+from scmkit.losses import ddim
 from scmkit.models.change_of_process import velocity_under
 from scmkit.models.guided import interval_of
-from scmkit.models.model import AbstractModel
 from scmkit.plugin import Context, Plugin, Slot
 from scmkit.types import Key, Scalar
 from scmkit_plugins.methods._tangent import ConsistencyLoss, ConsistencyOptions, build_loss
@@ -27,31 +32,16 @@ class TeacherTangent(AbstractTangentEstimator):
     process: AbstractNoiseProcess
     teacher: AbstractModel
 
-    def __call__(
-        self,
-        x0: Float[Array, "*shape"],
-        eps: Float[Array, "*shape"],
-        x_t: Float[Array, "*shape"],
-        t: Scalar,
-        cond: Conditioning | None,
-    ) -> Float[Array, "*shape"]:
-        return velocity_under(self.process, self.teacher, x_t, t, cond)
+    def __call__(self, point: Point) -> Float[Array, "*shape"]:
+        return velocity_under(self.process, self.teacher, point.x_t, point.t, point.cond)
 
-    def advance(
-        self,
-        x0: Float[Array, "*shape"],
-        eps: Float[Array, "*shape"],
-        x_t: Float[Array, "*shape"],
-        t: Scalar,
-        r: Scalar,
-        cond: Conditioning | None,
-    ) -> Float[Array, "*shape"]:
-        # DDIM, exact for a constant denoiser: x_s = a_s D + (s_s / s_t) (x_t - a_t D).
-        alpha, sigma, d_alpha, d_sigma = self.process.rates(t)
-        velocity = self(x0, eps, x_t, t, cond)
-        denoised = (velocity - (d_sigma / sigma) * x_t) / (d_alpha - d_sigma * alpha / sigma)
-        shrink = self.process.sigma(r) / sigma
-        return shrink * x_t + (self.process.alpha(r) - alpha * shrink) * denoised
+    def advance(self, point: Point, r: Scalar) -> Point:
+        # DDIM, exact for a constant denoiser.
+        alpha, sigma, d_alpha, d_sigma = self.process.rates(point.t)
+        velocity = self(point)
+        denoised = (velocity - (d_sigma / sigma) * point.x_t) / (d_alpha - d_sigma * alpha / sigma)
+        x_r = ddim(self.process, point.x_t, denoised, point.t, r)
+        return Point(point.x0, point.eps, x_r, r, point.cond)
 
 
 @dataclass(frozen=True)
@@ -109,5 +99,6 @@ plugin = Plugin(
     conditions=lambda config: ("guidance",) if config.guidance_range else (),
     suggests={Slot.sampler: "consistency"},
     settings={"log-normal.mean": -1.0, "log-normal.std": 1.4, "train.lr": 1e-4},
-    teacher="required",
+    makes="consistency",
+    starts_from="teacher",
 )

@@ -1,1 +1,1 @@
-""""""
+"""Metrics of samples."""

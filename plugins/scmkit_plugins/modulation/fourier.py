@@ -50,7 +50,7 @@ class FourierEmbedding(AbstractTimeEmbedding):
 
 
 def build(config: FourierOptions, context: Context, *, key: Key) -> FourierEmbedding:
-    return FourierEmbedding(context.noise_labels, config.channels, config.scale, key=key)
+    return FourierEmbedding(1, config.channels, config.scale, key=key)
 
 
 plugin = Plugin(

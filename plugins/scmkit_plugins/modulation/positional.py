@@ -18,7 +18,7 @@ class PositionalOptions:
     """Options of the positional embedding."""
 
     channels: Annotated[int, Ge(2)] = 256
-    """Features per noise label, an even number."""
+    """Features of a time, an even number."""
     min_frequency: Annotated[float, Gt(0), Le(1)] = 1e-4
     """Lowest angular frequency; the highest is 1."""
 
@@ -50,7 +50,7 @@ def build(config: PositionalOptions, context: Context, *, key: Key) -> Positiona
     return PositionalEmbedding(
         channels=config.channels,
         min_frequency=config.min_frequency,
-        dim=context.noise_labels * config.channels,
+        dim=config.channels,
     )
 
 

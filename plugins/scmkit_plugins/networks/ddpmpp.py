@@ -20,7 +20,7 @@ from scmkit.interfaces import (
     Conditioning,
     NormFactory,
 )
-from scmkit.models.conditioning import GuidanceEmbedding, guidance_of
+from scmkit.models.conditioning import ScalarConditions, SecondLabel
 from scmkit.plugin import Context, Plugin, Slot
 from scmkit.types import Key
 from scmkit_plugins.layers.convolution import Conv, xavier
@@ -148,7 +148,8 @@ class Mapping(eqx.Module):
     label: Linear | None
     layer0: Linear
     layer1: Linear
-    guidance: GuidanceEmbedding | None
+    scalars: ScalarConditions
+    end: SecondLabel | None
 
     def __init__(self, dim: int, context: Context, *, key: Key) -> None:
         k_label, k_layer0, k_layer1 = jr.split(key, 3)
@@ -157,14 +158,15 @@ class Mapping(eqx.Module):
         self.label = xavier(Linear, classes, features, key=k_label) if classes else None
         self.layer0 = xavier(Linear, features, dim, key=k_layer0)
         self.layer1 = xavier(Linear, dim, dim, key=k_layer1)
-        self.guidance = GuidanceEmbedding(features) if context.guided else None
+        self.scalars = ScalarConditions(context.conditions, features)
+        self.end = SecondLabel(features, features) if context.noise_labels == 2 else None
 
-    def __call__(
-        self, c_noise: Float[Array, " k"], cond: Conditioning | None
-    ) -> Float[Array, " dim"]:
+    def __call__(self, c_noise: Float[Array, " k"], cond: Conditioning) -> Float[Array, " dim"]:
         """The embedding; no label is a class vector of zeros, which leaves the bias."""
-        features = self.embedding(c_noise)
-        label = None if cond is None else cond.label
+        features = self.embedding(c_noise[:1])
+        if self.end is not None:
+            features = features + self.end(self.embedding(c_noise[1:]))
+        label = cond.label
         if self.label is not None:
             # A one-hot vector times the square root of the number of classes picks a row.
             classes = self.label.weight.shape[0]
@@ -173,7 +175,7 @@ class Mapping(eqx.Module):
             features = features + row + self.label.bias
         elif label is not None:
             raise UsageError("this network was built without classes but was given a label")
-        emb = self.layer0(features + guidance_of(cond, self.guidance))
+        emb = self.layer0(features + self.scalars(cond))
         return jax.nn.silu(self.layer1(jax.nn.silu(emb)))
 
 
@@ -242,7 +244,7 @@ class DDPMPP(AbstractNetwork):
         self,
         x: Float[Array, "*shape"],
         c_noise: Float[Array, " k"],
-        cond: Conditioning | None,
+        cond: Conditioning,
         *,
         key: Key | None,
     ) -> Float[Array, "*shape"]:

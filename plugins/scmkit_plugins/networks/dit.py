@@ -176,7 +176,12 @@ class DiT(AbstractNetwork):
         values = context.data.shape[0] * config.patch**2
         k_cond, k_first, k_blocks, k_norm, k_last = jr.split(key, 5)
         self.conditioning = ConditioningEmbedding(
-            context.embedding, width, context.data.num_classes, guided=context.guided, key=k_cond
+            context.embedding,
+            width,
+            context.data.num_classes,
+            noise_labels=context.noise_labels,
+            conditions=context.conditions,
+            key=k_cond,
         )
         self.attention = context.attention
         self.first = Linear(values, width, key=k_first)
@@ -196,7 +201,7 @@ class DiT(AbstractNetwork):
         self,
         x: Float[Array, "*shape"],
         c_noise: Float[Array, " k"],
-        cond: Conditioning | None,
+        cond: Conditioning,
         *,
         key: Key | None,
     ) -> Float[Array, "*shape"]:

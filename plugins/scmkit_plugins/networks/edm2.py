@@ -19,7 +19,7 @@ from scmkit.interfaces import (
     Conditioning,
     NormFactory,
 )
-from scmkit.models.conditioning import GuidanceEmbedding, guidance_of
+from scmkit.models.conditioning import ScalarConditions, SecondLabel
 from scmkit.plugin import Context, Plugin, Slot
 from scmkit.types import Key, Scalar
 from scmkit_plugins.layers.linear import dropout, layer_keys
@@ -158,7 +158,8 @@ class EDM2Conditioning(eqx.Module):
     embedding: AbstractTimeEmbedding
     time: MPLayer
     label: MPLayer | None
-    guidance: GuidanceEmbedding | None
+    scalars: ScalarConditions
+    end: SecondLabel | None
     balance: float = eqx.field(static=True)
 
     def __init__(self, dim: int, config: EDM2Options, context: Context, *, key: Key) -> None:
@@ -167,15 +168,16 @@ class EDM2Conditioning(eqx.Module):
         self.embedding = context.embedding
         self.time = MPLayer(context.embedding.dim, dim, key=k_time)
         self.label = MPLayer(classes, dim, key=k_label) if classes else None
-        self.guidance = GuidanceEmbedding(dim) if context.guided else None
+        self.scalars = ScalarConditions(context.conditions, dim)
+        self.end = SecondLabel(context.embedding.dim, dim) if context.noise_labels == 2 else None
         self.balance = config.label_balance
 
-    def __call__(
-        self, c_noise: Float[Array, " k"], cond: Conditioning | None
-    ) -> Float[Array, " dim"]:
+    def __call__(self, c_noise: Float[Array, " k"], cond: Conditioning) -> Float[Array, " dim"]:
         """The embedding; without a label the class takes part as zeros, as EDM2 was trained."""
-        emb = self.time(self.embedding(c_noise))
-        label = None if cond is None else cond.label
+        emb = self.time(self.embedding(c_noise[:1]))
+        if self.end is not None:
+            emb = emb + self.end(self.embedding(c_noise[1:]))
+        label = cond.label
         if self.label is not None:
             # A one-hot vector times the square root of the number of classes picks a row.
             rows = normalised(self.label.weight)
@@ -184,7 +186,7 @@ class EDM2Conditioning(eqx.Module):
             emb = mp_sum(emb, rows[none if label is None else label], self.balance)
         elif label is not None:
             raise UsageError("this network was built without classes but was given a label")
-        return mp_silu(emb + guidance_of(cond, self.guidance))
+        return mp_silu(emb + self.scalars(cond))
 
 
 class EDM2(AbstractNetwork):
@@ -262,7 +264,7 @@ class EDM2(AbstractNetwork):
         self,
         x: Float[Array, "*shape"],
         c_noise: Float[Array, " k"],
-        cond: Conditioning | None,
+        cond: Conditioning,
         *,
         key: Key | None,
     ) -> Float[Array, "*shape"]:

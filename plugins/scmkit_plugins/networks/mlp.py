@@ -76,7 +76,12 @@ class MLP(AbstractNetwork):
         width, dim = config.width, config.embedding_dim
         k_cond, k_first, k_last, *k_blocks = jr.split(key, 3 + config.depth)
         self.conditioning = ConditioningEmbedding(
-            context.embedding, dim, context.data.num_classes, guided=context.guided, key=k_cond
+            context.embedding,
+            dim,
+            context.data.num_classes,
+            noise_labels=context.noise_labels,
+            conditions=context.conditions,
+            key=k_cond,
         )
         self.first = Linear(size, width, key=k_first)
         self.blocks = tuple(
@@ -88,7 +93,7 @@ class MLP(AbstractNetwork):
         self,
         x: Float[Array, "*shape"],
         c_noise: Float[Array, " k"],
-        cond: Conditioning | None,
+        cond: Conditioning,
         *,
         key: Key | None,
     ) -> Float[Array, "*shape"]:

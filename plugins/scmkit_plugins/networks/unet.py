@@ -149,7 +149,8 @@ class UNet(AbstractNetwork):
             context.embedding,
             config.embedding_dim,
             context.data.num_classes,
-            guided=context.guided,
+            noise_labels=context.noise_labels,
+            conditions=context.conditions,
             key=next(keys),
         )
         self.attention = context.attention
@@ -182,7 +183,7 @@ class UNet(AbstractNetwork):
         self,
         x: Float[Array, "*shape"],
         c_noise: Float[Array, " k"],
-        cond: Conditioning | None,
+        cond: Conditioning,
         *,
         key: Key | None,
     ) -> Float[Array, "*shape"]:

@@ -1,1 +1,1 @@
-""""""
+"""Noise processes, their parameterizations, and where training looks at them."""

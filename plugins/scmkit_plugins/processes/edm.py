@@ -59,6 +59,9 @@ class EDMParameterization(AbstractParameterization):
         total = jnp.sqrt(t**2 + self.sigma_data**2)
         return (t / total**2) * x_t - (self.sigma_data / total) * F
 
+    def jump(self, t: Scalar, s: Scalar) -> tuple[Scalar, Scalar]:
+        return self.ddim_jump(t, s)
+
 
 def build_process(config: NoiseOptions, context: Context, *, key: Key) -> VarianceExploding:
     return VarianceExploding(ratio_max=config.ratio_max)

@@ -44,6 +44,9 @@ class VelocityParameterization(AbstractParameterization):
     ) -> Float[Array, "*shape"]:
         return F
 
+    def jump(self, t: Scalar, s: Scalar) -> tuple[Scalar, Scalar]:
+        return jnp.ones_like(t), s - t
+
 
 def build_process(config: NoiseOptions, context: Context, *, key: Key) -> RectifiedFlow:
     return RectifiedFlow(ratio_max=config.ratio_max)

@@ -45,6 +45,9 @@ class Preconditioned(AbstractParameterization):
         angular = (d_sigma * alpha_d - sigma * d_alpha_d) / jnp.sqrt(square)
         return radial * x_t + angular * F
 
+    def jump(self, t: Scalar, s: Scalar) -> tuple[Scalar, Scalar]:
+        return self.ddim_jump(t, s)
+
 
 def build(config: NoOptions, context: Context, *, key: Key) -> Preconditioned:
     return Preconditioned(process=context.noise, sigma_data=context.data.sigma_data)

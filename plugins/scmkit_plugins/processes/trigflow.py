@@ -59,6 +59,9 @@ class TrigFlowParameterization(AbstractParameterization):
     ) -> Float[Array, "*shape"]:
         return self.sigma_data * F
 
+    def jump(self, t: Scalar, s: Scalar) -> tuple[Scalar, Scalar]:
+        return jnp.cos(t - s), -self.sigma_data * jnp.sin(t - s)
+
 
 def build_process(config: NoiseOptions, context: Context, *, key: Key) -> TrigFlowProcess:
     return TrigFlowProcess(sigma_data=context.data.sigma_data, ratio_max=config.ratio_max)

@@ -1,1 +1,1 @@
-""""""
+"""Samplers: from noise to data."""

@@ -3,17 +3,13 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import jax.numpy as jnp
-import jax.random as jr
 from jaxtyping import Array, Float, Int
 
-from scmkit.interfaces import AbstractSampler, Conditioning, SamplerOutput
-from scmkit.models.model import AbstractModel
 from scmkit.plugin import Plugin, Slot
 from scmkit.sampling import (
+    AbstractDescent,
+    Denoiser,
     DescentOptions,
-    denoised_at,
-    descend,
     posterior_step,
     reverse_diffusion_step,
 )
@@ -28,7 +24,7 @@ class Options(DescentOptions):
     """Of the fresh noise: the posterior's (ancestral) or the forward step's (reverse diffusion)."""
 
 
-class Ancestral(AbstractSampler):
+class Ancestral(AbstractDescent):
     r"""$y \leftarrow D + (\rho_{i+1}/\rho_i)^2 (y - D) + s\,\varepsilon$, one network evaluation a step.
 
     $s^2$ is the variance of $p(y_{i+1} \mid y_i, x_0)$, $\rho_{i+1}^2 (1 - \rho_{i+1}^2/\rho_i^2)$: ancestral
@@ -39,31 +35,26 @@ class Ancestral(AbstractSampler):
 
     options: Options
     usual_steps: ClassVar[tuple[int, ...]] = (100,)
-    traces_steps: ClassVar[bool] = True
 
     def deterministic(self, steps: int) -> bool:
         return False
 
-    def __call__(
+    def evaluations(self, steps: int | Int[Array, ""]) -> int | Int[Array, ""]:
+        return steps
+
+    def step(
         self,
-        model: AbstractModel,
-        noise: Float[Array, "*shape"],
-        cond: Conditioning | None,
+        denoise: Denoiser,
+        y: Float[Array, "*shape"],
+        here: Scalar,
+        there: Scalar,
         *,
         steps: int | Int[Array, ""],
         key: Key,
-    ) -> SamplerOutput:
+    ) -> Float[Array, "*shape"]:
         posterior = self.options.variance == "posterior"
         move = posterior_step if posterior else reverse_diffusion_step
-
-        def step(
-            i: Int[Array, ""], y: Array, _: tuple[()], here: Scalar, there: Scalar
-        ) -> tuple[Array, tuple[()]]:
-            denoised = denoised_at(model, y, here, cond)
-            return move(y, denoised, here, there, key=jr.fold_in(key, i)), ()
-
-        x = descend(step, model, noise, self.options, steps=steps)
-        return SamplerOutput(x, jnp.asarray(steps, jnp.int32))
+        return move(y, denoise(y, here), here, there, key=key)
 
 
 plugin = Plugin(

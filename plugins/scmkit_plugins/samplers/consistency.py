@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, Int
 
-from scmkit.interfaces import AbstractSampler, Conditioning, SamplerOutput
-from scmkit.models.model import AbstractModel
+from scmkit.interfaces import AbstractModel, AbstractSampler, Conditioning, SamplerOutput
 from scmkit.plugin import Plugin, Slot
 from scmkit.sampling import time_at_angle
 from scmkit.types import Key, Scalar
@@ -35,7 +34,7 @@ class ConsistencySampler(AbstractSampler):
         self,
         model: AbstractModel,
         noise: Float[Array, "*shape"],
-        cond: Conditioning | None,
+        cond: Conditioning,
         *,
         steps: int | Int[Array, ""],
         key: Key,

@@ -3,15 +3,11 @@
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-import jax.numpy as jnp
-import jax.random as jr
 from annotated_types import Ge, Le
 from jaxtyping import Array, Float, Int
 
-from scmkit.interfaces import AbstractSampler, Conditioning, SamplerOutput
-from scmkit.models.model import AbstractModel
 from scmkit.plugin import Plugin, Slot
-from scmkit.sampling import DescentOptions, ddim_step, denoised_at, descend, posterior_step
+from scmkit.sampling import AbstractDescent, Denoiser, DescentOptions, ddim_step, posterior_step
 from scmkit.types import Key, Scalar
 
 
@@ -23,7 +19,7 @@ class Options(DescentOptions):
     """Share of fresh noise: 0 is the deterministic sampler, 1 ancestral sampling."""
 
 
-class DDIM(AbstractSampler):
+class DDIM(AbstractDescent):
     r"""$y \leftarrow D + (\rho_{i+1}/\rho_i)\,(y - D)$, with `eta` partly by fresh noise.
 
     The first-order solver of the PF-ODE that DPM-Solver-1 and Euler in the ratio are, too; one network
@@ -32,33 +28,27 @@ class DDIM(AbstractSampler):
 
     options: Options
     usual_steps: ClassVar[tuple[int, ...]] = (18,)
-    traces_steps: ClassVar[bool] = True
 
     def deterministic(self, steps: int) -> bool:
         return self.options.eta == 0
 
-    def __call__(
+    def evaluations(self, steps: int | Int[Array, ""]) -> int | Int[Array, ""]:
+        return steps
+
+    def step(
         self,
-        model: AbstractModel,
-        noise: Float[Array, "*shape"],
-        cond: Conditioning | None,
+        denoise: Denoiser,
+        y: Float[Array, "*shape"],
+        here: Scalar,
+        there: Scalar,
         *,
         steps: int | Int[Array, ""],
         key: Key,
-    ) -> SamplerOutput:
-        eta = self.options.eta
-
-        def step(
-            i: Int[Array, ""], y: Array, _: tuple[()], here: Scalar, there: Scalar
-        ) -> tuple[Array, tuple[()]]:
-            denoised = denoised_at(model, y, here, cond)
-            if eta == 0:
-                return ddim_step(y, denoised, here, there), ()
-            fresh = jr.fold_in(key, i)
-            return posterior_step(y, denoised, here, there, eta=eta, key=fresh), ()
-
-        x = descend(step, model, noise, self.options, steps=steps)
-        return SamplerOutput(x, jnp.asarray(steps, jnp.int32))
+    ) -> Float[Array, "*shape"]:
+        eta, denoised = self.options.eta, denoise(y, here)
+        if eta == 0:
+            return ddim_step(y, denoised, here, there)
+        return posterior_step(y, denoised, here, there, eta=eta, key=key)
 
 
 plugin = Plugin(

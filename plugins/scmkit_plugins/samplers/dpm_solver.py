@@ -7,10 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from scmkit.interfaces import AbstractSampler, Conditioning, SamplerOutput
-from scmkit.models.model import AbstractModel
 from scmkit.plugin import Plugin, Slot
-from scmkit.sampling import DescentOptions, Grid, denoised_at, descend
+from scmkit.sampling import AbstractDescent, Denoiser, DescentOptions, Grid
 from scmkit.types import Key, Scalar
 
 
@@ -23,7 +21,7 @@ class Options(DescentOptions):
     """Order of convergence, and network evaluations a step; 1 is DDIM."""
 
 
-class DPMSolver(AbstractSampler):
+class DPMSolver(AbstractDescent):
     r"""DPM-Solver-1, -2 and -3, singlestep, in $\lambda = -\log\rho$ with $h = \lambda_{i+1} - \lambda_i$.
 
     With $\hat\varepsilon = (y - D)/\rho$ order 1 is $y - \rho_{i+1}(e^h - 1)\,\hat\varepsilon_i$, DDIM;
@@ -33,30 +31,36 @@ class DPMSolver(AbstractSampler):
 
     options: Options
     usual_steps: ClassVar[tuple[int, ...]] = (18,)
-    traces_steps: ClassVar[bool] = True
 
     def deterministic(self, steps: int) -> bool:
         return True
 
-    def __call__(
+    def evaluations(self, steps: int | Int[Array, ""]) -> int | Int[Array, ""]:
+        return self.options.order * (steps - int(self.options.to_zero)) + int(self.options.to_zero)
+
+    def step(
         self,
-        model: AbstractModel,
-        noise: Float[Array, "*shape"],
-        cond: Conditioning | None,
+        denoise: Denoiser,
+        y: Float[Array, "*shape"],
+        here: Scalar,
+        there: Scalar,
         *,
         steps: int | Int[Array, ""],
         key: Key,
-    ) -> SamplerOutput:
-        o = self.options
-
+    ) -> Float[Array, "*shape"]:
         def epsilon(y: Array, ratio: Scalar) -> Array:
-            return (y - denoised_at(model, y, ratio, cond)) / ratio
+            return (y - denoise(y, ratio)) / ratio
 
-        def second(y: Array, first: Array, here: Scalar, there: Scalar) -> Array:
+        first = epsilon(y, here)
+
+        def euler() -> Array:
+            return y - (here - there) * first
+
+        def second() -> Array:
             middle = jnp.sqrt(here * there)
             return y - (here - there) * epsilon(y - (here - middle) * first, middle)
 
-        def third(y: Array, first: Array, here: Scalar, there: Scalar) -> Array:
+        def third() -> Array:
             # rho_s (e^(rh) - 1) = here - rho_s, and rho_s ((e^(rh) - 1) / (rh) - 1) as `bend`.
             h = jnp.log(here / there)
             one, two = here * (there / here) ** (1 / 3), here * (there / here) ** (2 / 3)
@@ -69,22 +73,9 @@ class DPMSolver(AbstractSampler):
             change = epsilon(u, two) - first
             return y - (here - there) * first - 1.5 * bend(there, 1) * change
 
-        def step(
-            i: Int[Array, ""], y: Array, _: tuple[()], here: Scalar, there: Scalar
-        ) -> tuple[Array, tuple[()]]:
-            first = epsilon(y, here)
-
-            def euler() -> Array:
-                return y - (here - there) * first
-
-            if o.order == 1:
-                return euler(), ()
-            higher = second if o.order == 2 else third
-            return jax.lax.cond(there > 0, lambda: higher(y, first, here, there), euler), ()
-
-        x = descend(step, model, noise, o, steps=steps)
-        last = int(o.to_zero)
-        return SamplerOutput(x, jnp.asarray(o.order * (steps - last) + last, jnp.int32))
+        if self.options.order == 1:
+            return euler()
+        return jax.lax.cond(there > 0, second if self.options.order == 2 else third, euler)
 
 
 plugin = Plugin(

@@ -8,9 +8,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, Int
 
-from scmkit.dtypes import sum_dtype
-from scmkit.interfaces import AbstractSampler, Conditioning, SamplerOutput
-from scmkit.models.model import AbstractModel
+from scmkit.interfaces import AbstractModel, AbstractSampler, Conditioning, SamplerOutput
 from scmkit.plugin import Plugin, Slot
 from scmkit.sampling import (
     DescentOptions,
@@ -21,7 +19,7 @@ from scmkit.sampling import (
     descend,
     posterior_step,
 )
-from scmkit.types import Key, Scalar
+from scmkit.types import Key, Scalar, sum_dtype
 
 Past = tuple[tuple[Array, Scalar], ...]
 """Denoised samples of the steps before, newest first, each with the length of its step in lambda."""
@@ -60,7 +58,7 @@ class DPMSolverPP(AbstractSampler):
         self,
         model: AbstractModel,
         noise: Float[Array, "*shape"],
-        cond: Conditioning | None,
+        cond: Conditioning,
         *,
         steps: int | Int[Array, ""],
         key: Key,
@@ -92,7 +90,7 @@ class DPMSolverPP(AbstractSampler):
         return SamplerOutput(x, jnp.asarray(steps, jnp.int32))
 
 
-def _in_the_middle(model: AbstractModel, cond: Conditioning | None) -> Step:
+def _in_the_middle(model: AbstractModel, cond: Conditioning) -> Step:
     r"""2S with $r_1 = 1/2$: the denoised sample of the step's middle in $\lambda$."""
 
     def step(

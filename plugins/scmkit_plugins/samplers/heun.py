@@ -10,10 +10,8 @@ import jax.random as jr
 from annotated_types import Ge, Gt
 from jaxtyping import Array, Float, Int
 
-from scmkit.interfaces import AbstractSampler, Conditioning, SamplerOutput
-from scmkit.models.model import AbstractModel
 from scmkit.plugin import Plugin, Slot
-from scmkit.sampling import DescentOptions, Grid, denoised_at, descend
+from scmkit.sampling import AbstractDescent, Denoiser, DescentOptions, Grid
 from scmkit.types import Key, Scalar
 
 
@@ -32,7 +30,7 @@ class Options(DescentOptions):
     """Standard deviation of the fresh noise (S_noise)."""
 
 
-class EDMHeun(AbstractSampler):
+class EDMHeun(AbstractDescent):
     r"""Heun's method in the ratio, after noise was added: EDM's stochastic sampler.
 
     With $\gamma = \min(S_{churn}/N, \sqrt2 - 1)$, from $\hat\rho = (1 + \gamma)\,\rho_i$ and
@@ -43,44 +41,48 @@ class EDMHeun(AbstractSampler):
 
     options: Options
     usual_steps: ClassVar[tuple[int, ...]] = (18,)
-    traces_steps: ClassVar[bool] = True
 
     def deterministic(self, steps: int) -> bool:
         return self.options.churn == 0
 
-    def __call__(
+    def evaluations(self, steps: int | Int[Array, ""]) -> int | Int[Array, ""]:
+        return 2 * steps - int(self.options.to_zero)
+
+    def step(
         self,
-        model: AbstractModel,
-        noise: Float[Array, "*shape"],
-        cond: Conditioning | None,
+        denoise: Denoiser,
+        y: Float[Array, "*shape"],
+        here: Scalar,
+        there: Scalar,
         *,
         steps: int | Int[Array, ""],
         key: Key,
-    ) -> SamplerOutput:
+    ) -> Float[Array, "*shape"]:
+        if self.options.churn > 0:
+            y, here = self.churned(y, here, steps=steps, key=key)
+        slope = (y - denoise(y, here)) / here
+        euler = y + (there - here) * slope
+
+        def corrected() -> Array:
+            other = (euler - denoise(euler, there)) / there
+            return y + (there - here) * 0.5 * (slope + other)
+
+        return jax.lax.cond(there > 0, corrected, lambda: euler)
+
+    def churned(
+        self,
+        y: Float[Array, "*shape"],
+        here: Scalar,
+        *,
+        steps: int | Int[Array, ""],
+        key: Key,
+    ) -> tuple[Float[Array, "*shape"], Scalar]:
+        """`y` with fresh noise, and the ratio that it then has."""
         o = self.options
-
-        def churned(i: Int[Array, ""], y: Array, here: Scalar) -> tuple[Array, Scalar]:
-            most = jnp.minimum(o.churn / jnp.asarray(steps, here.dtype), math.sqrt(2) - 1)
-            gamma = jnp.where((here >= o.churn_min) & (here <= o.churn_max), most, 0)
-            fresh = o.churn_noise * jr.normal(jr.fold_in(key, i), y.shape, y.dtype)
-            return y + here * jnp.sqrt(gamma * (2 + gamma)) * fresh, (1 + gamma) * here
-
-        def step(
-            i: Int[Array, ""], y: Array, _: tuple[()], here: Scalar, there: Scalar
-        ) -> tuple[Array, tuple[()]]:
-            if o.churn > 0:
-                y, here = churned(i, y, here)
-            slope = (y - denoised_at(model, y, here, cond)) / here
-            euler = y + (there - here) * slope
-
-            def corrected() -> Array:
-                other = (euler - denoised_at(model, euler, there, cond)) / there
-                return y + (there - here) * 0.5 * (slope + other)
-
-            return jax.lax.cond(there > 0, corrected, lambda: euler), ()
-
-        x = descend(step, model, noise, o, steps=steps)
-        return SamplerOutput(x, jnp.asarray(2 * steps - int(o.to_zero), jnp.int32))
+        most = jnp.minimum(o.churn / jnp.asarray(steps, here.dtype), math.sqrt(2) - 1)
+        gamma = jnp.where((here >= o.churn_min) & (here <= o.churn_max), most, 0)
+        fresh = o.churn_noise * jr.normal(key, y.shape, y.dtype)
+        return y + here * jnp.sqrt(gamma * (2 + gamma)) * fresh, (1 + gamma) * here
 
 
 plugin = Plugin(

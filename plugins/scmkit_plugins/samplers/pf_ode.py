@@ -7,8 +7,7 @@ import jax.numpy as jnp
 from annotated_types import Gt
 from jaxtyping import Array, Float, Int
 
-from scmkit.interfaces import AbstractSampler, Conditioning, SamplerOutput
-from scmkit.models.model import AbstractModel
+from scmkit.interfaces import AbstractModel, AbstractSampler, Conditioning, SamplerOutput
 from scmkit.plugin import Plugin, Slot
 from scmkit.sampling import (
     GridOptions,
@@ -58,7 +57,7 @@ class PFODESampler(AbstractSampler):
         self,
         model: AbstractModel,
         noise: Float[Array, "*shape"],
-        cond: Conditioning | None,
+        cond: Conditioning,
         *,
         steps: int | Int[Array, ""],
         key: Key,

@@ -4,21 +4,12 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import jax
-import jax.numpy as jnp
 import jax.random as jr
 from annotated_types import Gt
 from jaxtyping import Array, Float, Int
 
-from scmkit.interfaces import AbstractSampler, Conditioning, SamplerOutput
-from scmkit.models.model import AbstractModel
 from scmkit.plugin import Plugin, Slot
-from scmkit.sampling import (
-    DescentOptions,
-    Grid,
-    denoised_at,
-    descend,
-    reverse_diffusion_step,
-)
+from scmkit.sampling import AbstractDescent, Denoiser, DescentOptions, Grid, reverse_diffusion_step
 from scmkit.types import Key, Scalar
 
 
@@ -33,7 +24,7 @@ class Options(DescentOptions):
     """Langevin steps at each noise level."""
 
 
-class PredictorCorrector(AbstractSampler):
+class PredictorCorrector(AbstractDescent):
     r"""A reverse-diffusion step, then Langevin steps at the level it leads to.
 
     The corrector is $y \leftarrow y + \epsilon\, s + \sqrt{2\epsilon}\, z$ with the score
@@ -45,41 +36,35 @@ class PredictorCorrector(AbstractSampler):
 
     options: Options
     usual_steps: ClassVar[tuple[int, ...]] = (100,)
-    traces_steps: ClassVar[bool] = True
 
     def deterministic(self, steps: int) -> bool:
         return False
 
-    def __call__(
+    def evaluations(self, steps: int | Int[Array, ""]) -> int | Int[Array, ""]:
+        return steps + self.options.corrections * (steps - int(self.options.to_zero))
+
+    def step(
         self,
-        model: AbstractModel,
-        noise: Float[Array, "*shape"],
-        cond: Conditioning | None,
+        denoise: Denoiser,
+        y: Float[Array, "*shape"],
+        here: Scalar,
+        there: Scalar,
         *,
         steps: int | Int[Array, ""],
         key: Key,
-    ) -> SamplerOutput:
-        o = self.options
+    ) -> Float[Array, "*shape"]:
+        k_predict, k_correct = jr.split(key)
+        y = reverse_diffusion_step(y, denoise(y, here), here, there, key=k_predict)
 
-        def corrected(y: Array, ratio: Scalar, key: Key) -> Array:
-            def langevin(j: Int[Array, ""], y: Array) -> Array:
-                epsilon = (y - denoised_at(model, y, ratio, cond)) / ratio
-                fresh = jr.normal(jr.fold_in(key, j), y.shape, y.dtype)
-                return y + 2 * o.snr * ratio * (fresh - o.snr * epsilon)
+        def langevin(j: Int[Array, ""], y: Array) -> Array:
+            epsilon = (y - denoise(y, there)) / there
+            fresh = jr.normal(jr.fold_in(k_correct, j), y.shape, y.dtype)
+            return y + 2 * self.options.snr * there * (fresh - self.options.snr * epsilon)
 
-            return jax.lax.fori_loop(0, o.corrections, langevin, y)
+        def corrected() -> Array:
+            return jax.lax.fori_loop(0, self.options.corrections, langevin, y)
 
-        def step(
-            i: Int[Array, ""], y: Array, _: tuple[()], here: Scalar, there: Scalar
-        ) -> tuple[Array, tuple[()]]:
-            k_predict, k_correct = jr.split(jr.fold_in(key, i))
-            denoised = denoised_at(model, y, here, cond)
-            y = reverse_diffusion_step(y, denoised, here, there, key=k_predict)
-            return jax.lax.cond(there > 0, lambda: corrected(y, there, k_correct), lambda: y), ()
-
-        x = descend(step, model, noise, o, steps=steps)
-        nfe = steps + o.corrections * (steps - int(o.to_zero))
-        return SamplerOutput(x, jnp.asarray(nfe, jnp.int32))
+        return jax.lax.cond(there > 0, corrected, lambda: y)
 
 
 plugin = Plugin(

@@ -1,1 +1,1 @@
-""""""
+"""Experiment trackers."""

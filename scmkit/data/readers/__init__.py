@@ -23,7 +23,7 @@ from scmkit.data.store import Store
 from scmkit.data.writer import StoreWriter, refuse_existing
 from scmkit.errors import DataError, UsageError
 from scmkit.interfaces import Split
-from scmkit.storage.files import check_input
+from scmkit.storage.inputs import check_input
 from scmkit.terminal import say
 
 _KINDS = "a folder of images, an .npz file, an IDX images file, or a folder of MNIST's IDX files"

@@ -16,8 +16,7 @@ from scmkit.composing.blame import blaming
 from scmkit.composing.compose import dataset_of
 from scmkit.errors import UsageError
 from scmkit.evaluation.likelihood.density import LogLikelihood, log_likelihood
-from scmkit.interfaces import Conditioning, DataSpec, Split
-from scmkit.models.model import AbstractModel
+from scmkit.interfaces import AbstractModel, Conditioning, DataSpec, Split
 from scmkit.runs.run import Run
 from scmkit.sampling import in_batches
 from scmkit.types import Keys
@@ -125,10 +124,10 @@ def bits_of_samples(
 
     options = {"probes": probes, "rtol": rtol, "atol": atol, "ratio_min": ratio_min}
 
-    def some(x: Array, cond: Conditioning | None, keys: Keys) -> LogLikelihood:
+    def some(x: Array, cond: Conditioning, keys: Keys) -> LogLikelihood:
         return _log_likelihoods(model, x, cond, keys, options)
 
-    cond = None if labels is None else Conditioning(jnp.asarray(as_labels(labels, data, n)))
+    cond = Conditioning(None if labels is None else jnp.asarray(as_labels(labels, data, n)))
     args = (jnp.asarray(x), cond, jr.split(jr.key(seed), n))
     out = in_batches(some, args, BATCH, done)
     # log p in the data's units, per dimension: channels have equally many values.
@@ -148,7 +147,7 @@ def bits_of_samples(
 def _log_likelihoods(
     model: AbstractModel,
     x: Float[Array, "n *shape"],
-    cond: Conditioning | None,
+    cond: Conditioning,
     keys: Keys,
     options: dict[str, Any],
 ) -> LogLikelihood:

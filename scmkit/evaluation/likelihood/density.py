@@ -7,9 +7,8 @@ from jaxtyping import Array, Float, Int
 
 from scmkit.errors import OptionError
 from scmkit.evaluation.likelihood.divergence import along_directions
-from scmkit.interfaces import Conditioning
+from scmkit.interfaces import UNCONDITIONED, AbstractModel, Conditioning
 from scmkit.models.change_of_process import angular_velocity
-from scmkit.models.model import AbstractModel
 from scmkit.sampling import end_angles, evaluations, integrate
 from scmkit.types import Key, Scalar
 
@@ -33,7 +32,7 @@ class LogLikelihood(eqx.Module):
 def log_likelihood(
     model: AbstractModel,
     x0: Float[Array, "*shape"],
-    cond: Conditioning | None = None,
+    cond: Conditioning = UNCONDITIONED,
     *,
     probes: int | None = None,
     rtol: float = 1e-5,
@@ -48,9 +47,9 @@ def log_likelihood(
     $$\log p(x_0) = \log N(x_T; 0, \sigma_T^2 I) + \int \nabla \cdot v\, dt$$
 
     along the PF-ODE's path through `x0` (arXiv 2011.13456, Eq. 39), solved adaptively in TrigFlow's
-    coordinates (`scmkit.models.change_of_process.angular_velocity`), whatever the process. It is the density of what the
-    ODE makes of the prior when stopped at the noise-to-signal ratio `ratio_min`: for a perfect model, that
-    of data plus `ratio_min` times unit noise. It is normalised for any model.
+    coordinates (`angular_velocity`), whatever the process. It is the density of what the ODE makes of
+    the prior when stopped at the noise-to-signal ratio `ratio_min`: for a perfect model, that of data plus
+    `ratio_min` times unit noise. It is normalised for any model.
 
     **Arguments:**
 

@@ -8,15 +8,9 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 from annotated_types import Ge, Gt
-from jaxtyping import Array, Float, Int
 
-from scmkit.interfaces import (
-    AbstractLoss,
-    AbstractProposal,
-    AbstractTangentEstimator,
-    Conditioning,
-    LossOutput,
-)
+from scmkit.interfaces import AbstractLoss, LossOutput, Sample, Scene
+from scmkit.losses import arrived, noised
 from scmkit.models.model import Model
 from scmkit.plugin import Context, Plugin, Slot
 from scmkit.types import Key, Scalar
@@ -36,39 +30,26 @@ class HuberConsistencyLoss(AbstractLoss):
     `x_r` comes from the tangent slot: the same noise for `sct`, a DDIM step of the teacher for `scd`.
     """
 
-    proposal: AbstractProposal
     gap: float
     halvings: int
     constant: float
-    steps: int
 
-    def gap_at(self, step: Int[Array, ""]) -> Scalar:
-        """The gap at a step of training."""
-        done = jnp.minimum(step * (self.halvings + 1) // self.steps, self.halvings)
-        return self.gap * 0.5 ** done.astype(jnp.float32)
+    def gap_at(self, progress: Scalar) -> Scalar:
+        """The gap at a share of training, from 0 to 1."""
+        done = jnp.minimum(jnp.floor(progress * (self.halvings + 1)), self.halvings)
+        return self.gap * 0.5**done
 
-    def __call__(
-        self,
-        model: Model,
-        tangent: AbstractTangentEstimator,
-        x0: Float[Array, "*shape"],
-        cond: Conditioning | None,
-        *,
-        step: Int[Array, ""],
-        key: Key,
-    ) -> LossOutput:
+    def __call__(self, model: Model, scene: Scene, sample: Sample, *, key: Key) -> LossOutput:
         k_time, k_noise, k_dropout = jr.split(key, 3)
         process = model.process
-        t = self.proposal.sample(process, key=k_time)
-        ratio, gap = process.ratio(t), self.gap_at(step)
-        r = process.time_at((1 - gap) * ratio)
-        eps = jr.normal(k_noise, x0.shape, x0.dtype)
-        x_t = process.perturb(x0, eps, t)
-        x_r = tangent.advance(x0, eps, x_t, t, r, cond)
+        t = scene.proposal.sample(process, key=k_time)
+        ratio, gap = process.ratio(t), self.gap_at(scene.progress)
+        here = noised(process, sample, t, key=k_noise)
+        there = scene.tangent.advance(here, process.time_at((1 - gap) * ratio))
         # One key for both: the two passes must drop the same features.
-        target = jax.lax.stop_gradient(model.denoise(x_r, r, cond, key=k_dropout))
-        square = jnp.sum((model.denoise(x_t, t, cond, key=k_dropout) - target) ** 2)
-        c = self.constant * math.sqrt(x0.size)
+        target = jax.lax.stop_gradient(arrived(model, there, key=k_dropout))
+        square = jnp.sum((arrived(model, here, key=k_dropout) - target) ** 2)
+        c = self.constant * math.sqrt(sample.x0.size)
         distance = jnp.sqrt(square + c**2) - c
         return LossOutput(distance / (gap * ratio), {"distance": distance, "gap": gap}, ratio)
 
@@ -90,13 +71,7 @@ class Options:
 
 
 def build(config: Options, context: Context, *, key: Key) -> HuberConsistencyLoss:
-    return HuberConsistencyLoss(
-        proposal=context.proposal,
-        gap=config.gap,
-        halvings=config.halvings,
-        constant=config.constant,
-        steps=context.train.steps,
-    )
+    return HuberConsistencyLoss(gap=config.gap, halvings=config.halvings, constant=config.constant)
 
 
 plugin = Plugin(
@@ -107,5 +82,7 @@ plugin = Plugin(
     # What fits the loss where the user names nothing: who moves x_t, who samples, where training looks.
     suggests={Slot.tangent: "sct", Slot.sampler: "consistency"},
     settings={"log-normal.mean": -1.1, "log-normal.std": 2.0, "train.lr": 1e-4},
-    teacher="initial",
+    # What is left behind, and what it starts from: the weights of a diffusion model.
+    makes="consistency",
+    starts_from="weights",
 )

@@ -1,0 +1,16 @@
+"""Couplings: which noise goes with which sample."""
+
+import abc
+
+import equinox as eqx
+
+from scmkit.interfaces.sample import Sample
+from scmkit.types import Key
+
+
+class AbstractCoupling(eqx.Module):
+    """Gives each sample of a batch its noise; without a coupling every loss draws its own, independently."""
+
+    @abc.abstractmethod
+    def __call__(self, batch: Sample, *, key: Key) -> Sample:
+        """The batch with `eps`, each of which is N(0, I) on its own."""

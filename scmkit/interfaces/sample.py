@@ -1,0 +1,31 @@
+"""What training is given: samples, and where on their paths they are looked at."""
+
+import equinox as eqx
+from jaxtyping import Array, Float
+
+from scmkit.interfaces.network import UNCONDITIONED, Conditioning
+from scmkit.types import Scalar
+
+
+class Sample(eqx.Module):
+    """A clean sample, its condition, and its noise where the two are coupled (None: independent).
+
+    A batch is this module with a leading axis.
+    """
+
+    x0: Float[Array, "*shape"]
+    cond: Conditioning = UNCONDITIONED
+    eps: Float[Array, "*shape"] | None = None
+
+
+class Point(eqx.Module):
+    """A sample on its path at time `t`: `x_t = alpha(t) x0 + sigma(t) eps` where the path is the data's.
+
+    On a teacher's path `x0` and `eps` are those it left from.
+    """
+
+    x0: Float[Array, "*shape"]
+    eps: Float[Array, "*shape"]
+    x_t: Float[Array, "*shape"]
+    t: Scalar
+    cond: Conditioning = UNCONDITIONED

@@ -1,0 +1,83 @@
+"""From a recipe and its modules to what the training step takes."""
+
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+import optax
+
+from scmkit.composing.build import Assembly
+from scmkit.composing.recipe import Recipe
+from scmkit.training.ema import parse_ema
+from scmkit.training.optimizer import build_optimizer, learning_rate
+from scmkit.training.state import TrainState, initial_player, state_of
+from scmkit.training.step import Rules, Setting
+
+GENERATOR = "generator"
+"""The player whose samples are wanted."""
+
+
+def stage_length(recipe: Recipe) -> int:
+    """The steps of the longest stage, over which every stage's learning-rate schedule runs."""
+    edges = (0, *recipe.stages, recipe.train.steps)
+    return max(end - start for start, end in itertools.pairwise(edges))
+
+
+def schedule_of(recipe: Recipe) -> optax.Schedule:
+    """The generator's learning rate by steps of a stage."""
+    return learning_rate(recipe.train, stage_length(recipe))
+
+
+def setting_of(assembly: Assembly) -> Setting:
+    """What every step is given."""
+    return Setting(assembly.proposal, assembly.tangent, assembly.teacher, assembly.coupling)
+
+
+def rules_of(recipe: Recipe) -> dict[str, Rules]:
+    """How each player of a recipe is updated."""
+    length, stages = stage_length(recipe), recipe.stages
+    rules = {
+        GENERATOR: Rules(
+            optimizer=build_optimizer(recipe.train, length),
+            ema=parse_ema(recipe.train.ema, recipe.train.batch_size),
+            followers=_followers(recipe, GENERATOR),
+            restarts=stages,
+            accumulate=recipe.train.accumulate,
+        )
+    }
+    for name, player in recipe.players.items():
+        settings = recipe.settings_of(name)
+        rules[name] = Rules(
+            optimizer=build_optimizer(settings, length * player.updates),
+            ema=parse_ema(settings.ema, settings.batch_size),
+            updates=player.updates,
+            followers=_followers(recipe, name),
+            restarts=stages,
+            accumulate=settings.accumulate,
+        )
+    return rules
+
+
+def state_before(recipe: Recipe, assembly: Assembly) -> TrainState:
+    """The state before the first step of a recipe, from its modules."""
+    modules: Mapping[str, tuple[Any, Any]] = {
+        GENERATOR: (assembly.model, assembly.loss),
+        **assembly.players,
+    }
+    rules, players = rules_of(recipe), {}
+    for name, (module, loss) in modules.items():
+        starts = {
+            follower: assembly.teacher if declared.start == "teacher" else module
+            for follower, declared in recipe.followers.items()
+            if declared.player == name
+        }
+        players[name] = initial_player(module, loss, rules[name].optimizer, starts)
+    return state_of(players)
+
+
+def _followers(recipe: Recipe, player: str) -> dict[str, Any]:
+    return {
+        name: (follower.profile, follower.of)
+        for name, follower in recipe.followers.items()
+        if follower.player == player
+    }
