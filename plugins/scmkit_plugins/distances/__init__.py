@@ -1,0 +1,1 @@
+"""Distances that losses compare samples by."""

@@ -1,0 +1,26 @@
+"""The sum of absolute differences."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from scmkit.interfaces import AbstractDistance
+from scmkit.plugin import Context, NoOptions, Plugin, Slot
+from scmkit.types import Key, Scalar
+
+
+class L1(AbstractDistance):
+    r"""$\sum_i |x_i - y_i|$."""
+
+    def __call__(self, x: Float[Array, "*shape"], y: Float[Array, "*shape"]) -> Scalar:
+        return jnp.sum(jnp.abs(x - y))
+
+
+def build(config: NoOptions, context: Context, *, key: Key) -> L1:
+    return L1()
+
+
+plugin = Plugin(
+    name="l1",
+    summary="the sum of absolute differences",
+    provides={Slot.distance: build},
+)

@@ -1,0 +1,99 @@
+"""Progressive distillation: a student that takes half its teacher's steps, again and again, in one run."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from annotated_types import Ge
+from jaxtyping import Array, Int
+
+from scmkit.interfaces import AbstractEMA, AbstractLoss, LossOutput, Sample, Scene
+from scmkit.losses import ddim, inv_ddim, noised
+from scmkit.models.model import Model
+from scmkit.plugin import Context, Follower, Plugin, Slot
+from scmkit.sampling import time_at_angle
+from scmkit.settings import TrainingSettings
+from scmkit.types import Key, Scalar
+from scmkit_plugins.methods._data_tangent import build_data_tangent
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of progressive distillation."""
+
+    first: Annotated[int, Ge(1)] = 8
+    """Steps of the first student; each stage halves them, down to `last`."""
+    last: Annotated[int, Ge(1)] = 1
+    """Steps of the last student."""
+
+    def __post_init__(self) -> None:
+        halvings = (self.first // self.last).bit_length() - 1
+        if self.first != self.last << halvings:
+            raise ValueError(f"first={self.first} must be last={self.last} times a power of two")
+
+
+def stages(config: Options, train: TrainingSettings) -> tuple[int, ...]:
+    """The steps at which the student becomes the teacher."""
+    count = (config.first // config.last).bit_length()
+    return tuple(train.steps * i // count for i in range(1, count))
+
+
+class AtStages(AbstractEMA):
+    """All of the newest weights at the end of each stage, and nothing in between."""
+
+    ends: tuple[int, ...] = eqx.field(static=True)
+
+    def gain(self, step: Int[Array, ""]) -> Scalar:
+        return jnp.any(step == jnp.asarray(self.ends, jnp.int32)).astype(jnp.float32)
+
+
+class ProgressiveLoss(AbstractLoss):
+    r"""$\max(SNR, 1)\, \|f(x_t, t) - D^*\|^2 / D$: a DDIM step with $D^*$ leads as far as two of the teacher.
+
+    On a grid of `n` steps equal in TrigFlow's angle (the cosine schedule), from $t_i$ over the middle to
+    $t_{i-1}$ (arXiv 2202.00512, Algorithm 2 and Appendix G; $SNR = (\sigma_d \alpha / \sigma)^2$).
+    """
+
+    options: Options
+    ends: tuple[int, ...] = eqx.field(static=True)
+
+    def __call__(self, model: Model, scene: Scene, sample: Sample, *, key: Key) -> LossOutput:
+        k_step, k_noise, k_dropout = jr.split(key, 3)
+        process, param, teacher = model.process, model.parameterization, scene.followers["teacher"]
+        halvings = jnp.sum(scene.step >= jnp.asarray(self.ends, jnp.int32))
+        n = self.options.first // 2**halvings
+        i, n = (a.astype(jnp.float32) for a in (jr.randint(k_step, (), 0, n), n))
+        most = jnp.arctan(process.ratio_max / param.sigma_data)
+        t, middle, end = (time_at_angle(param, most * (i + j) / n) for j in (1.0, 0.5, 0.0))
+        point = noised(process, sample, t, key=k_noise)
+        first = teacher.denoise(point.x_t, t, point.cond)
+        x = ddim(process, point.x_t, first, t, middle)
+        x = ddim(process, x, teacher.denoise(x, middle, point.cond), middle, end)
+        target = jax.lax.stop_gradient(inv_ddim(process, point.x_t, x, t, end))
+        f = model.denoise(point.x_t, t, point.cond, key=k_dropout)
+        mse = jnp.mean((f - target) ** 2)
+        snr = (param.sigma_data / process.ratio(t)) ** 2
+        return LossOutput(jnp.maximum(snr, 1) * mse, {"mse": mse}, process.ratio(t))
+
+
+def build_loss(config: Options, context: Context, *, key: Key) -> ProgressiveLoss:
+    return ProgressiveLoss(config, stages(config, context.train))
+
+
+plugin = Plugin(
+    name="progressive-distillation",
+    summary="progressive distillation, all halvings in one run (arXiv 2202.00512)",
+    provides={Slot.loss: build_loss, Slot.tangent: build_data_tangent},
+    config=Options,
+    suggests={Slot.sampler: "ddim"},
+    settings={"train.lr": 1e-4, "train.schedule": "linear", "train.clip": 1.0},
+    makes="generator",
+    starts_from="teacher",
+    followers=lambda config, train: {
+        "teacher": Follower(AtStages(stages(config, train)), start="teacher")
+    },
+    stages=stages,
+)

@@ -1,0 +1,180 @@
+"""Players, followers and stages: who is updated how often, and that stopping changes nothing."""
+
+import itertools
+import json
+import shutil
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+import pytest
+from scmkit_plugins.couplings.minibatch_ot import MinibatchOT
+from scmkit_plugins.methods.progressive_distillation import AtStages
+from test_training import Reporter, go
+
+from scmkit import Recipe, build, compose
+from scmkit.errors import OptionError, PluginError
+from scmkit.interfaces import AbstractBatchLoss, LossOutput, Sample
+from scmkit.plugin import Slot
+from scmkit.runs import checkpoint
+from scmkit.training.pipeline import resume
+from scmkit.training.setup import rules_of, schedule_of, setting_of, state_before
+from scmkit.training.step import make_step
+
+TINY = {
+    "mlp.width": 8,
+    "mlp.depth": 1,
+    "mlp.embedding_dim": 8,
+    "positional.channels": 4,
+    "gmm.size": 64,
+    "train.batch_size": 8,
+    "train.steps": 8,
+    "train.sample_every": 1000,
+    "teacher.train.steps": 2,
+}
+
+
+TINY_OF_DIFFUSION = {k: v for k, v in TINY.items() if not k.startswith("teacher")}
+
+
+def tiny(method, **settings):
+    base = TINY if method in ("scd", "sct", "ect", "dmd2", "progressive-distillation") else None
+    return compose([method], (base or TINY_OF_DIFFUSION) | settings, data="gmm")
+
+
+def stepped(recipe, n, *, loss=None, player=None):
+    """The state after `n` steps and the metrics of the last; a player may be given another loss."""
+    parts = build(recipe, key=jr.key(0), teacher=build(tiny("diffusion"), key=jr.key(1)).model)
+    if loss is not None:
+        players = parts.players | {player: (parts.players[player][0], loss)}
+        parts = eqx.tree_at(lambda p: p.players, parts, players)
+    copied = jax.tree.map(lambda a: jnp.copy(a) if eqx.is_array(a) else a, parts)
+    state, step = state_before(recipe, copied), make_step(rules_of(recipe), recipe.train.steps)
+    before, metrics = [jax.device_get(state)], None
+    for i in range(n):
+        batch = Sample(jr.normal(jr.key(i), (8, 1)))
+        given = (setting_of(parts), batch, jr.key(7), jnp.zeros((), bool))
+        state, metrics = step(given, state)
+        before.append(jax.device_get(state))
+    return before, metrics
+
+
+def counts(state):
+    """The updates that each player's optimizer has counted."""
+    return {
+        name: int(optax.tree.get(player.optimizer_state, "ScaleByAdamState").count)
+        for name, player in state.players.items()
+    }
+
+
+def same(a, b):
+    leaves = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return all(np.array_equal(x, y) for x, y in leaves if eqx.is_array(x))
+
+
+def test_a_player_has_its_updates_before_each_of_the_generators():
+    states, metrics = stepped(tiny("dmd2", **{"dmd2.updates": 3}), 2)
+    assert counts(states[-1]) == {"generator": 2, "fake": 6}
+    assert {"fake/loss", "fake/grad_norm"} <= set(metrics.means)
+
+
+def test_a_fault_of_any_player_changes_nothing():
+    class Broken(AbstractBatchLoss):
+        def __call__(self, model, scene, batch, *, keys):
+            x = jax.vmap(model.denoise, in_axes=(0, None))(batch.x0, jnp.asarray(0.5))
+            value = jnp.where(scene.step == 1, jnp.nan, jnp.mean(x**2, axis=1))
+            return LossOutput(value, {}, jnp.ones(len(value)))
+
+    states, metrics = stepped(tiny("dmd2"), 2, loss=Broken(), player="fake")
+    assert not same(states[0].players, states[1].players)
+    assert same(states[1], states[2])
+    assert bool(metrics.hold)
+
+
+def test_the_student_becomes_the_teacher_at_the_end_of_a_stage():
+    recipe = tiny("progressive-distillation", **{"progressive-distillation.first": 4})
+    assert recipe.stages == (2, 5)
+    states, _ = stepped(recipe, 6)
+    teachers = [state.generator.followers["teacher"] for state in states]
+    assert same(teachers[0], teachers[1])  # The given teacher, until the first stage ends.
+    for end, until in ((2, 5), (5, 7)):
+        for n in range(end, until):
+            assert same(teachers[n], states[end].generator.model)
+    # The optimizer begins anew with each stage, and so does the schedule.
+    assert [counts(state)["generator"] for state in states] == [0, 1, 2, 1, 2, 3, 1]
+    assert float(schedule_of(recipe)(2)) == pytest.approx(recipe.train.lr / 3)
+
+
+def test_a_follower_takes_all_at_stages_and_nothing_between():
+    gains = [float(AtStages((2, 5)).gain(jnp.asarray(n))) for n in range(1, 7)]
+    assert gains == [0, 1, 0, 0, 1, 0]
+
+
+@pytest.mark.parametrize("method", ["dmd2", "progressive-distillation"])
+def test_resume_is_bit_for_bit(method, tmp_path):
+    settings = {"train.checkpoint_every": 3, "train.keep": 0}
+    run = go(tiny(method, **settings), tmp_path / "r")
+    stopped = tmp_path / "again"
+    shutil.copytree(run.path, stopped)
+    for step in (
+        6,
+        8,
+    ):  # In the middle of a stage, or of the fake's and the generator's alternation.
+        shutil.rmtree(stopped / "checkpoints" / f"{step:08d}")
+    again = resume(stopped, reporter=Reporter())
+    assert checkpoint.digest(checkpoint.latest(again.checkpoints)) == run.digest()
+
+
+def test_settings_of_a_player():
+    recipe = tiny("dmd2", **{"fake.lr": 3e-6, "train.lr": 1e-5})
+    assert (recipe.train.lr, recipe.settings_of("fake").lr) == (1e-5, 3e-6)
+    assert recipe.settings_of("fake").ema == "none"
+    assert Recipe.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
+    with pytest.raises(OptionError, match=r"'fake\.steps': a player has no such setting"):
+        tiny("dmd2", **{"fake.steps": 3})
+    with pytest.raises(OptionError, match="'critic' is not part of this recipe"):
+        tiny("dmd2", **{"critic.lr": 1e-3})
+
+
+def test_distances_belong_to_losses_that_compare():
+    assert tiny("ect").slots[Slot.distance] == "l2"
+    assert Slot.distance not in tiny("sct").slots
+    huber = compose(["ect", "pseudo-huber"], TINY, data="gmm")
+    assert huber.slots[Slot.distance] == "pseudo-huber"
+    with pytest.raises(PluginError, match="'sct' compares no samples: leave the distance 'l1' out"):
+        compose(["sct", "l1"], TINY, data="gmm")
+
+
+def test_minibatch_transport_is_optimal():
+    batch = Sample(jr.normal(jr.key(0), (5, 3)))
+    coupled = MinibatchOT()(batch, key=jr.key(1))
+    x, eps = np.asarray(batch.x0), np.asarray(coupled.eps)
+    drawn = np.asarray(jr.normal(jr.key(1), (5, 3)))
+    assert sorted(map(tuple, eps)) == sorted(map(tuple, drawn))
+    costs = [((x - drawn[list(p)]) ** 2).sum() for p in itertools.permutations(range(5))]
+    np.testing.assert_allclose(((x - eps) ** 2).sum(), min(costs), rtol=1e-5)
+
+
+def test_a_coupling_reaches_the_loss():
+    recipe = compose(["flow-matching", "diffusion", "minibatch-ot"], TINY_OF_DIFFUSION, data="gmm")
+    assert recipe.slots[Slot.coupling] == "minibatch-ot"
+    states, _ = stepped(recipe, 1)
+    plain = compose(["flow-matching", "diffusion"], TINY_OF_DIFFUSION, data="gmm")
+    assert not same(states[1], stepped(plain, 1)[0][1])
+
+
+def test_recipes_of_plugin_api_1_are_read():
+    """As version 0.1 wrote them."""
+    now = tiny("scd").to_json()
+
+    def old(raw):
+        role = {"scratch": "none", "weights": "initial", "teacher": "required"}[raw["starts_from"]]
+        kept = {k: v for k, v in raw.items() if k not in ("starts_from", "makes", "players_train")}
+        config = {k: v for k, v in kept.items() if k != "teacher"}
+        teacher = raw["teacher"] and {"recipe": old(raw["teacher"]["recipe"])}
+        return config | {"teacher": teacher, "teacher_role": role, "api": 1}
+
+    assert Recipe.from_json(old(now)) == Recipe.from_json(now)
