@@ -12,7 +12,7 @@ from rich.console import Console
 from scmkit import build_model, compose
 from scmkit.composing.footprint import products
 from scmkit.interfaces import Conditioning, DataSpec
-from scmkit.training import progress
+from scmkit.training import estimate, progress
 from scmkit.training.estimate import FEW, announce, product_speed
 from scmkit.training.progress import Bar, Silent, duration, unseen
 from scmkit.training.rehearsal import rehearse
@@ -114,6 +114,13 @@ def test_the_estimate_is_told_where_it_matters():
     assert "unet.channels=64 unet.blocks=2" in shorter
     assert "data import --size" in shorter
     assert said(recipe, 1e19, begun=True)[1] == "shorter with    fewer --steps (now 10000)"
+
+
+def test_the_estimate_counts_the_devices_that_are_used(monkeypatch):
+    monkeypatch.setattr(estimate.jax, "local_devices", lambda: [None] * 4)
+    monkeypatch.setattr(estimate, "product_speed", lambda precision: 1e12)
+    recipe = compose(["trigflow", "diffusion"], {"train.batch_size": 6}, data=IMAGES)
+    assert "3,000 GFLOP/s" in said(recipe, FEW)[0]  # Six samples divide among three.
 
 
 def test_the_speed_of_this_machine_is_a_machines():

@@ -8,6 +8,7 @@ from jaxtyping import Array
 
 from scmkit.composing.recipe import Recipe, TeacherRecord
 from scmkit.plugin import Slot
+from scmkit.training.loop import devices_for
 from scmkit.training.progress import Reporter, duration
 
 FEW = 2e13
@@ -58,8 +59,8 @@ def product_speed(precision: str, *, seconds: float = 0.1) -> float:
 
 def _devices(recipe: Recipe) -> int:
     """How many devices a batch is split among."""
-    count = len(jax.local_devices())
-    return count if (recipe.train.batch_size // recipe.train.accumulate) % count == 0 else 1
+    samples = recipe.train.batch_size // recipe.train.accumulate
+    return devices_for(samples, len(jax.local_devices()))
 
 
 def _shorter(recipe: Recipe, begun: bool) -> list[str]:
