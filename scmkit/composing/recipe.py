@@ -126,7 +126,11 @@ class Recipe:
             for name in (*slots.values(), *raw["trackers"]):
                 if _text(name, "a tracker") not in raw["plugins"]:
                     raise OptionError(f"not a recipe: '{name}' is not among its plugins")
-            _text(raw["data"].get("source"), "the data's source")
+            source = _text(raw["data"].get("source"), "the data's source")
+            if slots.get(Slot.dataset, source) != source:
+                raise OptionError(
+                    f"not a recipe: its data is '{source[:80]}', and '{slots[Slot.dataset]}' in its slots"
+                )
             return Recipe(
                 slots=slots,
                 plugins={k: _record(**v) for k, v in raw["plugins"].items()},
