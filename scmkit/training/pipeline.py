@@ -293,6 +293,6 @@ def _check_teacher(recipe: Recipe, teacher: Run) -> None:
     if ours.digest and theirs.digest and ours.digest.class_names != theirs.digest.class_names:
         raise UsageError(
             f"teacher '{teacher.path}' was trained on data of other classes: "
-            f"{next(ours.digest.differences(theirs.digest))}; use the data it was trained on "
+            f"{next(theirs.digest.differences(ours.digest))}; use the data it was trained on "
             f"('{theirs.source}')"
         )
