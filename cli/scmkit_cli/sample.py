@@ -87,14 +87,15 @@ def sample(
         np.save(buffer, x.astype(np.float32), allow_pickle=False)
         write_bytes(out, buffer.getvalue())
     elif x.ndim == 4:
-        drawn = [i % classes if index is None else index for i in range(n)] if classes else None
-        captions = None if drawn is None else class_captions(drawn, names)
+        each = [i % classes if index is None else index for i in range(n)] if classes else None
+        captions = None if each is None else class_captions(each, names)
         save_png(out, image_grid(x, class_columns(n, classes), captions=captions))
     else:
         data = dataset_of(recipe)
         reference, _ = data.read("test", np.arange(min(data.size("test"), 2000)))
         save_png(out, vector_picture(x.reshape(n, -1), reference.reshape(len(reference), -1)))
-    of = f" of classes {listed(classes, names)} in turn" if classes else ""
+    drawn = min(n, classes)  # Of the first ones only, where fewer are asked for than there are.
+    of = f" of classes {listed(drawn, names[:drawn])} in turn" if classes else ""
     if index is not None:
         of = f" of class '{names[index]}' (number {index})" if names else f" of class {index}"
     say(f"{n} samples{of}, {sampler}, {count} step{'s' if count > 1 else ''}", err=True)
