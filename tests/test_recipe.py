@@ -540,5 +540,7 @@ def test_a_runs_recipe_with_another_plugin(tmp_path):
 def test_a_recipe_whose_data_is_not_its_plugins_is_refused():
     raw = tiny("trigflow", "sct").to_json()
     raw["data"]["source"] = "elsewhere.store"
-    with pytest.raises(OptionError, match="its data is 'elsewhere.store', and 'gmm' in its slots"):
+    with pytest.raises(
+        OptionError, match=r"its data is 'elsewhere\.store', and 'gmm' in its slots"
+    ):
         Recipe.from_json(raw)

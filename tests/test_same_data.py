@@ -177,7 +177,7 @@ def test_a_teacher_of_other_data(run, tmp_path):
     assert "own.store') is not what teacher" in line
     assert "the samples of its train split are others" in line
     assert made.recipe.data.shift == Run.load(run).recipe.data.shift
-    with pytest.raises(UsageError, match="other classes: its classes are .*, not 'dog, cat, emu'"):
+    with pytest.raises(UsageError, match=r"other classes: its classes are .*, not 'dog, cat, emu'"):
         train(student(names=("dog", "cat", "emu")), out=tmp_path, name="n", reporter=Silent())
     assert not (tmp_path / "n").exists()
 
