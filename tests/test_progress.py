@@ -162,7 +162,7 @@ def test_without_a_terminal_the_first_estimate_is_a_line(clock, capsys):
         clock[0] += 5000.0
     clock[0] += 60.0
     bar.advance(8, {"loss": 0.5, "steps_per_second": 1 / 60})
-    assert capsys.readouterr().err == "r  8/100  1.5 h left  0.0 steps/s  loss 0.5000\n"
+    assert capsys.readouterr().err == "r  8/100  1.5 h left  60 s/step  loss 0.5000\n"
     bar.stop()
 
 

@@ -98,5 +98,6 @@ def sample(
     of = f" of classes {listed(drawn, names[:drawn])} in turn" if classes else ""
     if index is not None:
         of = f" of class '{names[index]}' (number {index})" if names else f" of class {index}"
-    say(f"{n} samples{of}, {sampler}, {count} step{'s' if count > 1 else ''}", err=True)
+    guided_by = "" if guidance is None else f", guidance {guidance:g}"
+    say(f"{n} samples{of}, {sampler}, {count} step{'s' if count > 1 else ''}{guided_by}", err=True)
     say(str(out))

@@ -62,7 +62,9 @@ def describe(line: Mapping[str, Any]) -> str:
         text = "every batch skipped"
     else:
         text = f"mse {line['mse']:.4f}" if "mse" in line else f"loss {line['loss']:.4f}"
-    return f"{line['steps_per_second']:.1f} steps/s  {text}"
+    rate = line["steps_per_second"]
+    pace = f"{rate:.1f} steps/s" if rate >= 0.05 or not rate else f"{1 / rate:.0f} s/step"
+    return f"{pace}  {text}"
 
 
 def duration(seconds: float) -> str:

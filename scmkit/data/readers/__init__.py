@@ -123,8 +123,8 @@ def import_data(
         )
     if constant := constant_channels(store.statistics()):
         told(
-            f"warning  {_channels(constant)} constant, and no model can be trained on that: import "
-            f"again with --drop-constant"
+            f"warning  {_channels(constant)} constant, and no model can be trained on that: remove "
+            f"this store and import again with --drop-constant"
         )
     return store
 
