@@ -18,6 +18,7 @@ from scmkit import Run, build_model, compose
 from scmkit.composing.build import build_free
 from scmkit.composing.recipe import TeacherRecord
 from scmkit.errors import UsageError
+from scmkit.interfaces import UNCONDITIONED
 from scmkit.plugin import Slot
 from scmkit.reporting import report
 from scmkit.reporting.axes import axis_of, number
@@ -241,7 +242,7 @@ def test_paths_are_the_exact_ones_of_a_gaussian(process):
     s, ratio_max = 0.2, 40.0
     noise = jr.normal(jr.key(0), (5, 3))
     model = exact_model(compose_process(process), s)
-    paths = pf_ode_paths(model, noise, None, points=41, ratio_max=ratio_max)
+    paths = pf_ode_paths(model, noise, UNCONDITIONED, points=41, ratio_max=ratio_max)
     assert paths.states.shape == paths.denoised.shape == (41, 5, 3)
     assert np.tan(paths.angle[0]) * 0.5 == pytest.approx(ratio_max, rel=1e-3)
     assert np.tan(paths.angle[-1]) * 0.5 == pytest.approx(RATIO_MIN, rel=1e-2)
