@@ -14,9 +14,9 @@ import numpy as np
 import tensorstore as ts
 from jaxtyping import PyTree
 
-from scmkit.storage.containment import parse_json, read_bounded
 from scmkit.errors import CheckpointError
 from scmkit.runs.manifest import Damage
+from scmkit.storage.containment import parse_json, read_bounded
 
 FOLDER = "arrays"
 """Where in a checkpoint the arrays are, so that no leaf's name can meet another file's."""

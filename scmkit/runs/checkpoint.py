@@ -16,10 +16,7 @@ import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import PyTree
 
-from scmkit.storage import finite
-from scmkit.storage.containment import parse_json, read_bounded
 from scmkit.errors import CheckpointError
-from scmkit.storage.files import make_durably, sync_directory
 from scmkit.runs.arrays import (
     FOLDER,
     describe,
@@ -38,6 +35,9 @@ from scmkit.runs.manifest import (
     read_manifest,
     verify,
 )
+from scmkit.storage import finite
+from scmkit.storage.containment import parse_json, read_bounded
+from scmkit.storage.files import make_durably, sync_directory
 
 T = TypeVar("T")
 

@@ -12,22 +12,22 @@ import jax
 import jax.random as jr
 import numpy as np
 
-from scmkit.composing.build import build_free, build_model
 from scmkit.composing.blame import blaming
+from scmkit.composing.build import build_free, build_model
 from scmkit.composing.compose import compose
-from scmkit.storage.containment import parse_json
+from scmkit.composing.recipe import Recipe
 from scmkit.errors import DataError, RunError, UsageError
-from scmkit.storage.files import plain_path, sync_directory
-from scmkit.storage.finite import not_finite
 from scmkit.interfaces import AbstractImporter, Imported
 from scmkit.models.model import Model
 from scmkit.plugin import Slot
-from scmkit.composing.recipe import Recipe
-from scmkit.settings import DataSettings, configure
-from scmkit.terminal import say
 from scmkit.runs import checkpoint
 from scmkit.runs.arrays import is_saved, named_leaves
 from scmkit.runs.run import Run
+from scmkit.settings import DataSettings, configure
+from scmkit.storage.containment import parse_json
+from scmkit.storage.files import plain_path, sync_directory
+from scmkit.storage.finite import not_finite
+from scmkit.terminal import say
 from scmkit.weights import WeightFile, listed, read_weights, write_safetensors
 
 RECIPE = "scmkit.recipe"

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from scmkit.storage.containment import check_depth, to_json
 from scmkit.errors import RunError
+from scmkit.storage.containment import check_depth, to_json
 from scmkit.storage.files import write_text
 
 METRICS = "metrics"

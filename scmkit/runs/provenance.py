@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scmkit.storage.containment import parse_json, read_bounded
-from scmkit.errors import CheckpointError, OptionError
 from scmkit.composing.recipe import Recipe, flatten
+from scmkit.errors import CheckpointError, OptionError
 from scmkit.runs import checkpoint
+from scmkit.storage.containment import parse_json, read_bounded
 
 DIGEST = "sha256"
 """The key in `recipe.json` of the SHA-256 over all its other values."""

@@ -11,18 +11,18 @@ import jax.random as jr
 import numpy as np
 
 from scmkit.composing.build import build_model
-from scmkit.errors import CheckpointError, OptionError, UsageError
-from scmkit.storage.files import make_directory, plain_path, write_text
-from scmkit.storage.finite import not_finite
-from scmkit.storage.locks import LOCK
-from scmkit.models.model import Model
 from scmkit.composing.recipe import Recipe, TeacherRecord, read_run_recipe
-from scmkit.terminal import say
+from scmkit.errors import CheckpointError, OptionError, UsageError
+from scmkit.models.model import Model
 from scmkit.runs import checkpoint
 from scmkit.runs.arrays import is_saved, named_leaves
 from scmkit.runs.metrics import read_metrics
 from scmkit.runs.provenance import sealed_text, standing
 from scmkit.runs.verification import Check, verify_run
+from scmkit.storage.files import make_directory, plain_path, write_text
+from scmkit.storage.finite import not_finite
+from scmkit.storage.locks import LOCK
+from scmkit.terminal import say
 
 
 class Run:
@@ -144,8 +144,8 @@ class Run:
         """`model`, where it maps to the data, as consistency models and flow maps do; raises `UsageError`."""
         if self.recipe.makes not in ("consistency", "flow-map"):
             raise UsageError(
-                f"'{self.path}' is a {self.recipe.makes} model, and this takes a consistency model: distil it with "
-                f"`scmkit train --plugin scd --teacher {self.path}`"
+                f"'{self.path}' is a {self.recipe.makes} model, and this takes a consistency model: distil "
+                f"it with `scmkit train --plugin scd --teacher {self.path}`"
             )
         return self.model
 

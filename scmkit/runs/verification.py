@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scmkit.errors import ScmkitError
 from scmkit.composing.recipe import Recipe, TeacherRecord, read_run_recipe
+from scmkit.errors import ScmkitError
 from scmkit.runs import checkpoint
 from scmkit.runs.metrics import METRICS, changed, read_lines
 from scmkit.runs.provenance import standing
