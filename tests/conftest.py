@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import signal
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +27,10 @@ from hypothesis import settings
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# A shell without job control starts `pytest &` with SIGINT ignored; tests that interrupt would wait in vain.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("scmkit", derandomize=True, deadline=None)
 settings.load_profile("scmkit")
