@@ -5,7 +5,7 @@
     python benchmarks/gpu.py --out more --budget 480 --skip gpu/results.json     # the next eight
     python benchmarks/gpu.py --out f --stages f --budget 500 --data images.npz   # a training
     python benchmarks/gpu.py --list                       # stages, parts, estimates
-    python benchmarks/gpu.py --rehearse --out /tmp/r      # all of it in tiny, without a GPU
+    python benchmarks/gpu.py --rehearse --out rehearsal   # all of it in tiny, without a GPU
 
 A stage is a list of parts. A part is begun if its estimate fits in what is left, and killed if it takes
 more than twice as long; whatever happens to it, its rows are in OUT/results.json as soon as each is
