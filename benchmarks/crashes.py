@@ -3,7 +3,7 @@
 Runs are killed at random moments or before random ones of their file operations, half and half, and new
 ones started until `--kills` kills have struck. `--every-operation` instead kills a short run once before each
 of its operations, but of a row of them on arrays before the first, middle and last. The harness is
-`tests/killing.py`.
+`tests/support/killing.py`.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from common import write
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 import killing
 
 

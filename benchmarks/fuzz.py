@@ -5,7 +5,7 @@
 
 Guided by coverage where atheris is installed (`pip install atheris`), else or with `--plain` by mutations at
 random. What fails is kept in `--failures`, with the command that replays it. Targets are those of
-`tests/fuzz_targets.py`, which the tests run for a moment.
+`tests/support/fuzz_targets.py`, which the tests run for a moment.
 """
 
 import argparse
@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
 from common import write
 

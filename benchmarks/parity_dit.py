@@ -6,7 +6,7 @@ Two environments, since neither needs the other's framework:
     python parity_dit.py compare DIR --out FILE.json   # with scmkit
 
 The first writes weights, inputs and results, the second maps the weights and compares. The smallest case is
-the test suite's: `--tests tests/data/dit-small.npz` writes it, its weights mapped.
+the test suite's: `--tests tests/support/files/dit-small.npz` writes it, its weights mapped.
 """
 
 import argparse

@@ -6,7 +6,7 @@ Two environments, since neither needs the other's framework:
     python parity_edm.py compare DIR --out FILE.json   # with scmkit
 
 The first writes weights, inputs and results of small and full-sized networks, the second reads the weights
-as `scmkit convert` does and compares. The files of the small networks are those in `tests/data`.
+as `scmkit convert` does and compares. The files of the small networks are those in `tests/support/files`.
 """
 
 import sys

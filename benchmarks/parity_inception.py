@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from parity import main
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 from inception_formula import images, parameter  # pyright: ignore[reportMissingImports]
 
 IMAGES = {"small": (2, 3, 16, 16), "exact": (2, 3, 299, 299), "large": (2, 3, 400, 512)}

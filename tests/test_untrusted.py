@@ -597,7 +597,8 @@ def test_hostile_files_import_start_and_write_nothing(tmp_path):
     (tmp_path / "out").mkdir()
     run = subprocess.run(
         [sys.executable, "-c", WATCH, tmp_path / "out", tmp_path / "inputs.json"],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent), "TMPDIR": str(tmp_path)},
+        env=os.environ
+        | {"PYTHONPATH": str(Path(__file__).parent / "support"), "TMPDIR": str(tmp_path)},
         capture_output=True,
         text=True,
         check=False,

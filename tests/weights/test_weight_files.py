@@ -25,7 +25,7 @@ import scmkit.weights
 from scmkit.errors import DataError, RunError
 from scmkit.weights import read_weights, write_safetensors
 
-DATA = Path(__file__).parent / "data" / "weights"
+DATA = Path(__file__).parents[1] / "support" / "files" / "weights"
 NAMES = json.loads((DATA / "names.json").read_text())
 NAMES["tensors.old.pt"], NAMES["edm-state.pt"] = NAMES["tensors.pt"], NAMES["edm.pkl"]
 """Per file: name -> (dtype, shape), by PyTorch's own `state_dict`."""
@@ -44,7 +44,7 @@ def _nothing_of_others_is_timed():
 
 
 def formula(name: str, dtype: str, shape: list[int]) -> np.ndarray:
-    """What `tests/data/weights/make.py` fills a tensor with."""
+    """What `tests/support/files/weights/make.py` fills a tensor with."""
     numbers = (7 * np.arange(np.prod(shape, dtype=int)) + zlib.crc32(name.encode())) % 251 - 125
     exact = numbers / 64 if "float" in dtype else numbers
     kind = ml_dtypes.bfloat16 if dtype == "bfloat16" else np.dtype(dtype)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -13,70 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from small_runs import Reporter, go, recipe, state_bytes, without_clock
 
-from scmkit import Run, compose, resume, train
+from scmkit import Run, resume, train
 from scmkit.errors import Interrupted, NonFiniteError, Preempted, RunError, UsageError
 from scmkit.runs import checkpoint
 from scmkit.training import pipeline
 from scmkit.training.loop import Trainer
-
-SMALL = {
-    "mlp.width": 16,
-    "mlp.depth": 1,
-    "mlp.embedding_dim": 8,
-    "positional.channels": 8,
-    "train.batch_size": 16,
-    "train.log_every": 4,
-    "train.checkpoint_every": 8,
-    "train.sample_every": 12,
-    "train.lr": 1e-3,
-}
-
-
-class Reporter:
-    """Notes what training says, and can pull a trigger at some step of some run."""
-
-    def __init__(self, at=None, do=None):
-        self.messages, self.names, self.lines, self.at, self.do = [], [], [], at, do
-
-    def message(self, text):
-        self.messages.append(text)
-        if self.at is None and self.do is not None:
-            self.do()
-
-    def start(self, name, step, steps):
-        self.names.append((name, step, steps))
-
-    def advance(self, step, line):
-        if line is not None:
-            self.lines.append(line)
-        if self.at == (self.names[-1][0], step) and self.do is not None:
-            self.do()
-
-    def stop(self):
-        pass
-
-
-def recipe(*plugins, data="gmm", teacher=None, **settings):
-    given = SMALL | {"train.steps": 24} | settings
-    if data != "gmm":
-        given = {k: v for k, v in given.items() if not k.startswith("gmm.")}
-    return compose(plugins, given, data=data, teacher=teacher)
-
-
-def go(recipe, path, reporter=None):
-    return train(recipe, out=path.parent, name=path.name, reporter=reporter or Reporter())
-
-
-def state_bytes(run):
-    """Every byte of the newest checkpoint's arrays."""
-    latest = checkpoint.latest(run.checkpoints)
-    files = sorted(p for p in (latest / "arrays").rglob("*") if p.is_file())
-    return {str(p.relative_to(latest)): p.read_bytes() for p in files}
-
-
-def without_clock(run):
-    return [{k: v for k, v in line.items() if k != "steps_per_second"} for line in run.metrics]
 
 
 @pytest.fixture(scope="module")
@@ -283,11 +227,13 @@ def test_guidance_changes_the_tangent(tmp_path):
     assert state_bytes(plain) != state_bytes(guided)
 
 
+SUPPORT = str(Path(__file__).parents[1] / "support")
+
 ELSEWHERE = """
 import jax, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from test_training import go, recipe, Reporter
+from small_runs import go, recipe, Reporter
 from scmkit import resume
 assert len(jax.devices()) == int(sys.argv[2])
 path, steps = Path(sys.argv[3]), int(sys.argv[4])
@@ -300,7 +246,7 @@ def elsewhere(path, steps, *, devices=1):
     """Train to so many steps in a process of its own; resumes a run that is there."""
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
     env = os.environ | {"XLA_FLAGS": flags}
-    command = [sys.executable, "-c", ELSEWHERE, "tests", str(devices), str(path), str(steps)]
+    command = [sys.executable, "-c", ELSEWHERE, SUPPORT, str(devices), str(path), str(steps)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return Run.load(path)

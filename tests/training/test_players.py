@@ -13,7 +13,7 @@ import optax
 import pytest
 from scmkit_plugins.couplings.minibatch_ot import MinibatchOT
 from scmkit_plugins.methods.progressive_distillation import AtStages
-from test_training import Reporter, go
+from small_runs import Reporter, go
 
 from scmkit import Recipe, build, compose
 from scmkit.errors import OptionError, PluginError

@@ -190,7 +190,7 @@ def test_eval_knows_the_exact_map(scmkit, tmp_path):
     assert {r["n"] for r in rows} == {100}
 
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "support" / "files"
 WEIGHTS = DATA / "weights" / "edm2.pkl"
 
 

@@ -27,7 +27,7 @@ from scmkit.runs.metrics import read_metrics
 from scmkit.settings import TrainingSettings, configure
 from scmkit.weights import read_weights, write_safetensors
 
-WEIGHTS = Path(__file__).parent / "data" / "weights"
+WEIGHTS = Path(__file__).parent / "files" / "weights"
 TREE = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.arange(4)}
 
 

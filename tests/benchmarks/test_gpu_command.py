@@ -24,7 +24,7 @@ from scmkit.data import Store, StoreWriter
 from scmkit.data.store import from_uint8
 from scmkit.evaluation import DATA
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 PARTS = """
 import os, time

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import pytest
 from fake_distributions import Installer, metric_module
 from scmkit_cli.main import main
-from test_training import SMALL, Reporter, go, recipe
+from small_runs import SMALL, Reporter, go, recipe
 
 from scmkit import Run, compose, evaluate, resume, sample, search_angles
 from scmkit.composing.blame import blaming

@@ -403,7 +403,7 @@ def test_parity_with_the_original():
 
     Written by `benchmarks/parity_dit.py`, which has the mapping of the weights.
     """
-    with np.load(Path(__file__).parent / "data" / "dit-small.npz") as file:
+    with np.load(Path(__file__).parents[1] / "support" / "files" / "dit-small.npz") as file:
         data = {name: jnp.asarray(a, jnp.float32) for name, a in file.items()}
     shapes = eqx.filter_eval_shape(
         initialise,

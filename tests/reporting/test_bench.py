@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from scmkit_cli.main import main
-from test_training import Reporter
+from small_runs import Reporter
 
 from scmkit import Recipe
 from scmkit.errors import Interrupted, OptionError, PluginError, RunError, UsageError

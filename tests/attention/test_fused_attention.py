@@ -250,7 +250,7 @@ def test_a_kernel_asked_for_must_support_the_call(choose):
 @pytest.mark.parametrize(("form", "kv_heads"), [("dense", 4), ("blockwise", 2), ("kernel", 2)])
 def test_sharded_arrays_are_not_gathered(form, kv_heads):
     """Under jit and shard_map, by samples and by heads, through XLA and through kernels."""
-    program = Path(__file__).parent / "sharded_attention.py"
+    program = Path(__file__).parents[1] / "support" / "sharded_attention.py"
     done = subprocess.run(
         [sys.executable, str(program), form, str(kv_heads)], capture_output=True, text=True
     )

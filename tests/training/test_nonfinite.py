@@ -15,7 +15,7 @@ import pytest
 from fake_distributions import Installer
 from scmkit_cli.main import main
 from scmkit_plugins.datasets import digits
-from test_training import Reporter, go, recipe, state_bytes, without_clock
+from small_runs import Reporter, go, recipe, state_bytes, without_clock
 
 from scmkit import resume
 from scmkit.errors import NonFiniteError, PluginError, Preempted, RunError

@@ -24,7 +24,7 @@ from scmkit.runs import checkpoint
 from scmkit.runs.convert import _filled, convert, export, restore_exported
 from scmkit.weights import read_weights, write_safetensors
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "support" / "files"
 HEADS = {"edm2.head_dim": 4}
 
 

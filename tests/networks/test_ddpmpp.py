@@ -40,7 +40,7 @@ DATA = DataSpec("test", shape=SHAPE, num_classes=3, shift=(0.0,), scale=(1.0,))
 
 def reference(name: str) -> dict[str, np.ndarray]:
     """Weights, inputs and results that `benchmarks/parity_edm.py torch` wrote."""
-    with np.load(Path(__file__).parent / "data" / f"{name}.npz") as file:
+    with np.load(Path(__file__).parents[1] / "support" / "files" / f"{name}.npz") as file:
         return {key: file[key].astype(np.float32) for key in file.files}
 
 
