@@ -11,7 +11,7 @@ from scmkit.composing.entries import find
 from scmkit.composing.loading import load
 from scmkit.composing.recipe import Recipe
 from scmkit.composing.slots import RECIPE_SLOTS
-from scmkit.errors import OptionError, RunError, UsageError
+from scmkit.errors import OptionError, RunError, UsageError, brief
 from scmkit.plugin import Slot
 from scmkit.storage.containment import exists, parse_json, parse_toml, read_bounded
 
@@ -62,30 +62,34 @@ def read_recipe(path: Path) -> RecipeFile:
         raise OptionError(f"recipe file '{path}' cannot be read: {error}") from None
     if not isinstance(raw, dict):
         raise OptionError(f"recipe file '{path}' must hold a table, not a {type(raw).__name__}")
-    if "slots" in raw:
-        try:
-            recipe = Recipe.from_json(raw)
-        except OptionError as error:
-            raise OptionError(f"recipe file '{path}': {error}") from None
-        config = {n: dict(r.config) for n, r in recipe.plugins.items()}
-        config["train"] = dataclasses.asdict(recipe.train)
-        config["data"] = {"sigma_data": recipe.data.sigma_data}
-        named = [
-            f"{s}={recipe.reference(n)}" for s, n in recipe.slots.items() if s is not Slot.dataset
-        ]
-        trackers = map(recipe.reference, recipe.trackers)
-        return RecipeFile((*named, *trackers), flatten(config), recipe.data.source, complete=True)
+    try:
+        return _of_run(Recipe.from_json(raw)) if "slots" in raw else _by_hand(raw)
+    except OptionError as error:
+        raise OptionError(f"recipe file '{path}': {error}") from None
+
+
+def _of_run(recipe: Recipe) -> RecipeFile:
+    """The arguments of `compose` that make the recipe of a run again."""
+    settings: dict[str, Any] = {name: record.config for name, record in recipe.plugins.items()}
+    settings["train"] = dataclasses.asdict(recipe.train)
+    settings["data"] = {"sigma_data": recipe.data.sigma_data}
+    slots = {slot: name for slot, name in recipe.slots.items() if slot is not Slot.dataset}
+    named = [f"{slot}={recipe.reference(name)}" for slot, name in slots.items()]
+    trackers = map(recipe.reference, recipe.trackers)
+    return RecipeFile((*named, *trackers), flatten(settings), recipe.data.source, complete=True)
+
+
+def _by_hand(raw: Mapping[str, Any]) -> RecipeFile:
+    """The arguments of `compose` that somebody wrote."""
     unknown = set(raw) - {"plugins", "settings", "data"}
     if unknown:
-        raise OptionError(
-            f"recipe file '{path}': unknown key '{min(unknown)}' (keys: plugins, settings, data)"
-        )
+        raise OptionError(f"unknown key '{min(unknown)}' (keys: plugins, settings, data)")
     plugins, settings = raw.get("plugins", []), raw.get("settings", {})
     if not isinstance(plugins, list) or not isinstance(settings, dict):
-        raise OptionError(f"recipe file '{path}': plugins must be a list and settings a table")
+        raise OptionError("plugins must be a list and settings a table")
     data = raw.get("data")
     if not isinstance(data, str | None):
-        raise OptionError(f"recipe file '{path}': data must be a name or a path, not {data!r}")
+        raise OptionError(f"data must be a name or a path, not {brief(data)}")
     return RecipeFile(tuple(map(str, plugins)), flatten(settings), data)
 
 
