@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from scmkit.composing.build import build as build
     from scmkit.composing.build import build_model as build_model
     from scmkit.composing.compose import compose as compose
-    from scmkit.composing.compose import dataset_of as dataset_of
+    from scmkit.composing.datasets import dataset_of as dataset_of
     from scmkit.composing.footprint import count_parameters as count_parameters
     from scmkit.composing.recipe import Recipe as Recipe
     from scmkit.errors import ScmkitError as ScmkitError
@@ -55,7 +55,7 @@ _PUBLIC = {
     "build_model": "scmkit.composing.build",
     "compose": "scmkit.composing.compose",
     "count_parameters": "scmkit.composing.footprint",
-    "dataset_of": "scmkit.composing.compose",
+    "dataset_of": "scmkit.composing.datasets",
     "evaluate": "scmkit.evaluation",
     "log_likelihood": "scmkit.evaluation.likelihood",
     "resume": "scmkit.training.pipeline",

@@ -1,5 +1,6 @@
 """Every error a user can meet: one line that says what was wrong, which value, and what to do."""
 
+import reprlib
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -79,6 +80,19 @@ class Stopped(BaseException):
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.number = number
+
+
+_BRIEF = reprlib.Repr()
+_BRIEF.maxstring = _BRIEF.maxother = _BRIEF.maxlong = 70
+
+
+def brief(value: object) -> str:
+    """A value as Python writes it, in some seventy characters."""
+    try:
+        text = _BRIEF.repr(value)
+    except ValueError:  # Python writes no whole number of so many digits.
+        return "a number of thousands of digits"
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -59,8 +59,7 @@ TRAINING_SLOTS = (Slot.proposal, Slot.distance, Slot.coupling, Slot.tangent, Slo
 """The slots only training needs, in the order they are built."""
 
 OPTIONAL_SLOTS = (Slot.distance, Slot.coupling)
-"""The slots of a recipe that may be empty: there is a distance where the loss compares samples, and a
-coupling where noise and data are not independent."""
+"""The slots of a recipe that may be empty: not every loss compares samples, and few couple noise to data."""
 
 
 @dataclass(frozen=True)
@@ -177,10 +176,6 @@ class Player:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _nothing(config: Any, train: TrainingSettings) -> Mapping[str, Any]:
-    return {}
-
-
 @dataclass(frozen=True)
 class Plugin:
     """A named set of slot fillers; what an entry point in the group `scmkit.plugins` resolves to.
@@ -229,8 +224,8 @@ class Plugin:
     conditions: Callable[[Any], Collection[str]] = lambda config: ()
     drops_labels: Callable[[Any], bool] = lambda config: True
     uses: Collection[Slot] = ()
-    players: Callable[[Any, TrainingSettings], Mapping[str, Player]] = _nothing
-    followers: Callable[[Any, TrainingSettings], Mapping[str, Follower]] = _nothing
+    players: Callable[[Any, TrainingSettings], Mapping[str, Player]] = lambda config, train: {}
+    followers: Callable[[Any, TrainingSettings], Mapping[str, Follower]] = lambda config, train: {}
     stages: Callable[[Any, TrainingSettings], tuple[int, ...]] = lambda config, train: ()
     example: tuple[tuple[int, ...], int] | None = None
     requires: Mapping[str, str] = field(default_factory=dict)

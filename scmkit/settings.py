@@ -16,7 +16,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import TypeAdapter, ValidationError
 
 from scmkit.bounds import LARGEST, LAST_SEED
-from scmkit.errors import OptionError, did_you_mean
+from scmkit.errors import OptionError, brief, did_you_mean
 
 C = TypeVar("C")
 
@@ -147,7 +147,7 @@ def configure(config_type: type[C], given: Mapping[str, Any], owner: str) -> C:
         except ValueError as error:
             detail = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
             raise OptionError(
-                f"option '{owner}.{name}': bad value {value!r}: {detail.lower()}"
+                f"option '{owner}.{name}': bad value {brief(value)}: {detail.lower()}"
             ) from None
     try:
         return config_type(**values)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from scmkit_cli.edit import _read
 
-from scmkit.composing.recipe import read_recipe
+from scmkit.composing.recipe_file import read_recipe
 from scmkit.data import import_data
 from scmkit.errors import ScmkitError
 from scmkit.runs.convert import convert, restore_exported

@@ -22,7 +22,8 @@ from scmkit_cli.options import counts
 
 import scmkit
 from scmkit import Run, compose, resume
-from scmkit.composing.recipe import Recipe, read_recipe, read_run_recipe
+from scmkit.composing.recipe import Recipe
+from scmkit.composing.recipe_file import read_recipe, read_run_recipe
 from scmkit.data import Store, StoreWriter
 from scmkit.data.derived import cache_directory, directory_of
 from scmkit.errors import (

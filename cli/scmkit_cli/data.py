@@ -143,9 +143,9 @@ def info(
     ] = None,
 ) -> None:
     """Show what a data set holds: shapes, sizes, classes and statistics."""
-    from scmkit.composing.compose import resolve_data
+    from scmkit.composing.datasets import resolve_data
 
-    dataset, _, _ = resolve_data(data)
+    dataset = resolve_data(data).dataset
     facts = describe(dataset)
     if png is not None:
         write_picture(dataset, png)

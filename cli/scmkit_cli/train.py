@@ -74,8 +74,7 @@ def train(
     given |= {f"train.{k}": v for k, v in flags.items() if v is not None}
 
     from scmkit import compose, train
-    from scmkit.composing.compose import override
-    from scmkit.composing.recipe import RecipeFile, read_recipe
+    from scmkit.composing.recipe_file import RecipeFile, override, read_recipe
     from scmkit_cli.summary import print_finished, print_recipe
 
     named = tuple(plugin or ())

@@ -4,7 +4,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import UnionType
-from typing import Any, get_args
+from typing import Any
 
 import equinox as eqx
 import jax.random as jr
@@ -13,47 +13,20 @@ from scmkit.composing.blame import is_signal
 from scmkit.composing.entries import Entry, find, first_line
 from scmkit.composing.loading import load
 from scmkit.composing.recipe import Recipe
+from scmkit.composing.slots import SLOTS, class_name
 from scmkit.errors import PluginError, ScmkitError
 from scmkit.interfaces import (
-    AbstractAttention,
     AbstractBatchLoss,
     AbstractCoupling,
-    AbstractDataset,
-    AbstractDistance,
-    AbstractFeatures,
-    AbstractImporter,
     AbstractLoss,
-    AbstractMetric,
     AbstractModel,
-    AbstractNetwork,
-    AbstractNoiseProcess,
-    AbstractParameterization,
     AbstractProposal,
-    AbstractSampler,
     AbstractTangentEstimator,
-    AbstractTimeEmbedding,
-    AbstractTracker,
-    NormFactory,
 )
 from scmkit.models.model import Model
 from scmkit.plugin import MODEL_SLOTS, OPTIONAL_SLOTS, TRAINING_SLOTS, Context, Slot
 from scmkit.settings import configure
 from scmkit.types import Key
-
-KINDS: dict[Slot, type | UnionType] = {
-    Slot.noise: AbstractNoiseProcess,
-    Slot.parameterization: AbstractParameterization,
-    Slot.proposal: AbstractProposal,
-    Slot.embedding: AbstractTimeEmbedding,
-    Slot.norm: NormFactory,
-    Slot.attention: AbstractAttention,
-    Slot.network: AbstractNetwork,
-    Slot.distance: AbstractDistance,
-    Slot.coupling: AbstractCoupling,
-    Slot.tangent: AbstractTangentEstimator,
-    Slot.loss: AbstractLoss | AbstractBatchLoss,
-}
-"""What each slot of a model or its training must hold."""
 
 
 def named_key(key: Key, name: str) -> Key:
@@ -80,7 +53,7 @@ def _fill(recipe: Recipe, slot: Slot, context: Context, key: Key) -> Any:
     entry, plugin, config = recipe.plugin(recipe.slots[slot])
     key = named_key(key, slot)
     return _checked(
-        entry, slot, KINDS[slot], lambda: plugin.provides[slot](config, context, key=key)
+        entry, slot, SLOTS[slot].holds, lambda: plugin.provides[slot](config, context, key=key)
     )
 
 
@@ -159,19 +132,11 @@ def _players(recipe: Recipe, context: Context, key: Key) -> dict[str, tuple[Any,
             )
         )
         make = partial(player.loss, config, context, key=own)
-        built[name] = (module, _checked(entry, f"loss of player '{name}'", KINDS[Slot.loss], make))
+        built[name] = (
+            module,
+            _checked(entry, f"loss of player '{name}'", SLOTS[Slot.loss].holds, make),
+        )
     return built
-
-
-FREE_KINDS: dict[Slot, type | UnionType] = {
-    Slot.sampler: AbstractSampler,
-    Slot.dataset: AbstractDataset,
-    Slot.metric: AbstractMetric,
-    Slot.tracker: AbstractTracker,
-    Slot.importer: AbstractImporter,
-    Slot.features: AbstractFeatures,
-}
-"""What the slots hold that are part of no model."""
 
 
 def build_free(slot: Slot, reference: str, settings: Mapping[str, Any], *args: Any) -> Any:
@@ -187,7 +152,7 @@ def build_free(slot: Slot, reference: str, settings: Mapping[str, Any], *args: A
             f"plugin '{entry.name}' is no {slot} (it fills: {', '.join(plugin.provides)})"
         )
     config = configure(plugin.config, settings, entry.name)
-    return _checked(entry, slot, FREE_KINDS[slot], lambda: plugin.provides[slot](config, *args))
+    return _checked(entry, slot, SLOTS[slot].holds, lambda: plugin.provides[slot](config, *args))
 
 
 def _checked(entry: Entry, what: str, kind: type | UnionType, make: Callable[[], Any]) -> Any:
@@ -204,12 +169,6 @@ def _checked(entry: Entry, what: str, kind: type | UnionType, make: Callable[[],
         ) from error
     if not isinstance(built, kind):
         raise PluginError(
-            f"{entry} built a {type(built).__name__} as its {what}, which is no {kind_name(kind)}"
+            f"{entry} built a {type(built).__name__} as its {what}, which is no {class_name(kind)}"
         )
     return built
-
-
-def kind_name(kind: type | UnionType) -> str:
-    """The name of a class, or of each of a union."""
-    kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
-    return " or ".join(one.__name__ for one in kinds)

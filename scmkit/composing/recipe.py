@@ -1,19 +1,30 @@
 """Recipes: which plugin fills which slot with which options, as data."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, get_args
+from functools import cache
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Discriminator,
+    Tag,
+    TypeAdapter,
+    with_config,
+)
 
 from scmkit.composing.entries import Entry, find
 from scmkit.composing.loading import load
-from scmkit.errors import OptionError, RunError, UsageError
+from scmkit.composing.recipe_versions import in_todays_form
+from scmkit.composing.slots import RECIPE_SLOTS, SLOTS
+from scmkit.composing.strict_json import read_strictly
+from scmkit.errors import OptionError, brief
 from scmkit.interfaces import DataSpec
 from scmkit.plugin import (
     API_VERSION,
-    MODEL_SLOTS,
-    OPTIONAL_SLOTS,
     TRAINING_SLOTS,
     Follower,
     Makes,
@@ -23,63 +34,103 @@ from scmkit.plugin import (
     StartsFrom,
 )
 from scmkit.settings import PLAYER_OPTIONS, TrainingSettings, configure
-from scmkit.storage.containment import exists, parse_json, parse_toml, read_bounded
+
+
+def _named(text: str) -> str:
+    # Names find plugins, and paths are opened.
+    if "\0" in text:
+        raise ValueError("must be text without the character NUL")
+    return text
+
+
+def _frozen(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"a number must be finite, not {value}")
+    # JSON has lists only; frozen options hold tuples, and recipes compare equal only with those.
+    if isinstance(value, dict):
+        return {key: _frozen(one) for key, one in value.items()}
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+
+
+def _of_players(players: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Mapping[str, Any]]:
+    checked = {name: configure(TrainingSettings, own, name) for name, own in players.items()}
+    return {
+        name: {option: getattr(checked[name], option) for option in own if option in PLAYER_OPTIONS}
+        for name, own in players.items()
+    }
+
+
+def _whole(recipe: "Recipe") -> "Recipe":
+    """A recipe that was read, in which no slot is empty and every name is that of a recorded plugin."""
+    for slot in RECIPE_SLOTS:
+        if slot not in recipe.slots and not SLOTS[slot].optional:
+            raise ValueError(f"slots: no plugin fills the slot '{slot}'")
+    for slot, name in recipe.slots.items():
+        if name not in recipe.plugins:
+            raise ValueError(f"{brief(name)} of slot '{slot}' is not among its plugins")
+    for name in recipe.trackers:
+        if name not in recipe.plugins:
+            raise ValueError(f"{brief(name)} of its trackers is not among its plugins")
+    source = _named(recipe.data.source)
+    if recipe.slots.get(Slot.dataset, source) != source:
+        raise ValueError(
+            f"its data is {brief(source)}, and {brief(recipe.slots[Slot.dataset])} in its slots"
+        )
+    return recipe
+
+
+Name = Annotated[str, AfterValidator(_named)]
+Options = Annotated[Mapping[str, Any], AfterValidator(_frozen)]
 
 
 @dataclass(frozen=True)
 class PluginRecord:
     """A plugin as a recipe records it: where it came from and its resolved options."""
 
-    package: str
-    version: str
-    config: Mapping[str, Any]
-
-
-def _text(value: Any, what: str) -> str:
-    # Names find plugins, and paths are opened: neither is anything but text.
-    if not isinstance(value, str) or "\0" in value:
-        raise ValueError(f"{what} is no text")
-    return value
-
-
-def _record(package: str, version: str, config: Mapping[str, Any]) -> PluginRecord:
-    _text(package, "a package")
-    _text(version, "a version")
-    # JSON has lists only; frozen options hold tuples, and recipes compare equal only with those.
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
-    return PluginRecord(package, version, values)
-
-
-def _player(name: str, own: Mapping[str, Any]) -> Mapping[str, Any]:
-    _text(name, "a player")
-    settings = configure(TrainingSettings, own, name)
-    return {option: getattr(settings, option) for option in own if option in PLAYER_OPTIONS}
+    package: Name
+    version: Name
+    config: Options
 
 
 @dataclass(frozen=True)
 class TeacherRecord:
     """The pretrained run that training starts from: its path and its checkpoint's digest."""
 
-    path: str
-    digest: str | None = None
+    path: Name
+    digest: Name | None = None
 
 
+def _kind_of_teacher(raw: Any) -> str:
+    return "recipe" if isinstance(raw, dict) and "path" not in raw else ""
+
+
+@with_config(ConfigDict(strict=True, extra="forbid", allow_inf_nan=False))
 @dataclass(frozen=True)
 class Recipe:
     """Everything a run is made from; JSON in `recipe.json`, and rebuilding from it is exact.
 
-    `teacher` is a recipe where the teacher has yet to be trained as part of the run.
+    `teacher` is a recipe where the teacher has yet to be trained as part of the run. The annotations are what
+    JSON is checked by when a recipe is read; options of plugins are checked when their plugin is loaded.
     """
 
-    slots: Mapping[Slot, str]
-    plugins: Mapping[str, PluginRecord]
+    slots: Mapping[Slot, Name]
+    plugins: Mapping[Name, PluginRecord]
     data: DataSpec
     train: TrainingSettings
-    players_train: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    players_train: Annotated[Mapping[Name, Mapping[str, Any]], AfterValidator(_of_players)] = field(
+        default_factory=dict
+    )
     """Training settings that players beside the generator have of their own, by name."""
-    trackers: tuple[str, ...] = ()
-    sampler: str = "pf-ode"
-    teacher: "TeacherRecord | Recipe | None" = None
+    trackers: tuple[Name, ...] = ()
+    sampler: Name = "pf-ode"
+    teacher: (
+        Annotated[
+            Annotated[TeacherRecord, Tag("")]
+            | Annotated["Recipe", AfterValidator(_whole), Tag("recipe")],
+            Discriminator(_kind_of_teacher),
+        ]
+        | None
+    ) = None
     starts_from: StartsFrom = "scratch"
     makes: Makes = "diffusion"
     api: int = API_VERSION
@@ -93,60 +144,15 @@ class Recipe:
         return out
 
     @staticmethod
-    def from_json(raw: Mapping[str, Any]) -> "Recipe":
+    def from_json(raw: Any) -> "Recipe":
         """The recipe that `to_json` wrote; raises `OptionError` naming what does not fit."""
         try:
-            if raw["api"] == 1:
-                raw = _from_version_1(raw)
-            if raw["api"] != API_VERSION:
-                raise OptionError(
-                    f"recipe of plugin API {raw['api']}, this scmkit speaks {API_VERSION}: "
-                    "use the scmkit version that wrote it"
-                )
-            teacher = raw["teacher"]
-            if teacher is not None:
-                nested = "recipe" in teacher
-                teacher = (
-                    Recipe.from_json(teacher["recipe"]) if nested else TeacherRecord(**teacher)
-                )
-            if isinstance(teacher, TeacherRecord):
-                _text(teacher.path, "the teacher's path")
-                _text(teacher.digest or "", "the teacher's digest")
-            for field, kind in (("starts_from", StartsFrom), ("makes", Makes)):
-                if raw[field] not in get_args(kind):
-                    raise ValueError(f"{field} {str(raw[field])[:80]!r}")
-            slots = {Slot(k): _text(v, f"slot '{k}'") for k, v in raw["slots"].items()}
-            for slot in (*MODEL_SLOTS, *TRAINING_SLOTS):
-                if slot in OPTIONAL_SLOTS and slot not in slots:
-                    continue
-                if slots[slot] not in raw["plugins"]:
-                    raise OptionError(
-                        f"not a recipe: '{slots[slot]}' of slot '{slot}' is not among its plugins"
-                    )
-            for name in (*slots.values(), *raw["trackers"]):
-                if _text(name, "a tracker") not in raw["plugins"]:
-                    raise OptionError(f"not a recipe: '{name}' is not among its plugins")
-            source = _text(raw["data"].get("source"), "the data's source")
-            if slots.get(Slot.dataset, source) != source:
-                raise OptionError(
-                    f"not a recipe: its data is '{source[:80]}', and '{slots[Slot.dataset]}' in its slots"
-                )
-            return Recipe(
-                slots=slots,
-                plugins={k: _record(**v) for k, v in raw["plugins"].items()},
-                data=configure(DataSpec, raw["data"], "data"),
-                train=configure(TrainingSettings, raw["train"], "train"),
-                players_train={
-                    name: _player(name, own) for name, own in raw["players_train"].items()
-                },
-                trackers=tuple(raw["trackers"]),
-                sampler=_text(raw["sampler"], "the sampler"),
-                teacher=teacher,
-                starts_from=raw["starts_from"],
-                makes=raw["makes"],
-            )
-        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-            raise OptionError(f"not a recipe: {type(error).__name__}: {error}") from None
+            today = in_todays_form(raw, [f.name for f in dataclasses.fields(Recipe)])
+            return read_strictly(_adapter(), today, _known_fields())
+        except ValueError as error:
+            raise OptionError(f"not a recipe: {error}") from None
+        except RecursionError:
+            raise OptionError("not a recipe: it is nested too deeply") from None
 
     def plugin(self, name: str) -> tuple[Entry, Plugin, Any]:
         """The entry, plugin and resolved configuration behind a recorded name."""
@@ -212,106 +218,12 @@ class Recipe:
         return dataclasses.replace(self, **changes)
 
 
-_VERSION_1: Mapping[str, tuple[StartsFrom, Makes]] = {
-    "none": ("scratch", "diffusion"),
-    "initial": ("weights", "consistency"),
-    "required": ("teacher", "consistency"),
-}
-"""What the `teacher_role` of a recipe of plugin API 1 says in today's words."""
+@cache
+def _adapter() -> TypeAdapter:
+    return TypeAdapter(Annotated[Recipe, AfterValidator(_whole)])
 
 
-def _from_version_1(raw: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A recipe of plugin API 1 in today's form."""
-    role = raw["teacher_role"]
-    if role not in _VERSION_1:
-        raise ValueError(f"teacher_role {str(role)[:80]!r}")
-    starts_from, makes = _VERSION_1[role]
-    return {
-        **raw,
-        "api": API_VERSION,
-        "starts_from": starts_from,
-        "makes": makes,
-        "players_train": {},
-    }
-
-
-def read_run_recipe(run: Path) -> Recipe:
-    """The recipe of the run at a path; raises `UsageError` if there is none, `RunError` for a torn one."""
-    file = run / "recipe.json"
-    if not exists(run) or not file.is_file():
-        kind = "no such directory"
-        if exists(run):
-            kind = "it has no recipe.json; if its start was cut short, `scmkit train` with that --name again"
-        raise UsageError(f"'{run}' is not a run: {kind}")
-    try:
-        raw = parse_json(read_bounded(file))
-    except (OSError, ValueError) as error:
-        raise RunError(f"'{file}' cannot be read: {error}; restore it from a backup") from None
-    if not isinstance(raw, dict):
-        raise RunError(
-            f"'{file}' holds no recipe but a {type(raw).__name__}; restore it from a backup"
-        )
-    try:
-        return Recipe.from_json(raw)
-    except OptionError as error:
-        raise OptionError(f"'{file}': {error}") from None
-
-
-@dataclass(frozen=True)
-class RecipeFile:
-    """What a recipe file asks for: arguments of `compose`."""
-
-    plugins: tuple[str, ...]
-    settings: Mapping[str, Any]
-    data: str | None = None
-    complete: bool = False
-    """Whether it is a run's, with settings of every part: those of parts replaced do not matter."""
-
-
-def read_recipe(path: Path) -> RecipeFile:
-    """Read a `.json` or `.toml` file, hand-written or the `recipe.json` of a run.
-
-    Hand-written files hold `plugins = [...]`, `data = "..."` and tables of settings by plugin
-    (`[settings.scd]`). Raises `OptionError` naming the file and what is wrong.
-    """
-    try:
-        parse = parse_toml if path.suffix == ".toml" else parse_json
-        raw = parse(read_bounded(path))
-    except (OSError, ValueError) as error:
-        raise OptionError(f"recipe file '{path}' cannot be read: {error}") from None
-    if not isinstance(raw, dict):
-        raise OptionError(f"recipe file '{path}' must hold a table, not a {type(raw).__name__}")
-    if "slots" in raw:
-        try:
-            recipe = Recipe.from_json(raw)
-        except OptionError as error:
-            raise OptionError(f"recipe file '{path}': {error}") from None
-        config = {n: dict(r.config) for n, r in recipe.plugins.items()}
-        config["train"] = dataclasses.asdict(recipe.train)
-        config["data"] = {"sigma_data": recipe.data.sigma_data}
-        named = [
-            f"{s}={recipe.reference(n)}" for s, n in recipe.slots.items() if s is not Slot.dataset
-        ]
-        trackers = map(recipe.reference, recipe.trackers)
-        return RecipeFile((*named, *trackers), flatten(config), recipe.data.source, complete=True)
-    unknown = set(raw) - {"plugins", "settings", "data"}
-    if unknown:
-        raise OptionError(
-            f"recipe file '{path}': unknown key '{min(unknown)}' (keys: plugins, settings, data)"
-        )
-    plugins, settings = raw.get("plugins", []), raw.get("settings", {})
-    if not isinstance(plugins, list) or not isinstance(settings, dict):
-        raise OptionError(f"recipe file '{path}': plugins must be a list and settings a table")
-    data = raw.get("data")
-    if not isinstance(data, str | None):
-        raise OptionError(f"recipe file '{path}': data must be a name or a path, not {data!r}")
-    return RecipeFile(tuple(map(str, plugins)), flatten(settings), data)
-
-
-def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested tables as one, with dotted keys."""
-    flat = {}
-    for key, value in table.items():
-        nested = isinstance(value, Mapping)
-        flat |= flatten(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
-    return flat
+@cache
+def _known_fields() -> frozenset[str]:
+    kinds = (TrainingSettings, DataSpec, PluginRecord, TeacherRecord)
+    return frozenset(f.name for kind in kinds for f in dataclasses.fields(kind))

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from scmkit.arguments import as_count, as_seed
 from scmkit.composing.blame import blaming
 from scmkit.composing.build import build_free
-from scmkit.composing.compose import dataset_of
+from scmkit.composing.datasets import dataset_of
 from scmkit.data.derived import digest, directory_of
 from scmkit.errors import UsageError
 from scmkit.evaluation.baselines import REAL_LIMIT, gaussian, subset

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from scmkit.arguments import as_count, as_seed
 from scmkit.composing.blame import blaming
-from scmkit.composing.compose import dataset_of
+from scmkit.composing.datasets import dataset_of
 from scmkit.interfaces import AbstractModel, Conditioning
 from scmkit.runs.run import Run
 from scmkit.types import Scalar

@@ -12,8 +12,8 @@ import numpy as np
 from scmkit.arguments import as_count, as_seed
 from scmkit.composing.blame import blaming
 from scmkit.composing.build import build_free
-from scmkit.composing.compose import dataset_of
 from scmkit.composing.conformity import expect_number
+from scmkit.composing.datasets import dataset_of
 from scmkit.errors import UsageError
 from scmkit.evaluation import DATA, reason
 from scmkit.interfaces import AbstractMetric, Conditioning, Evaluation

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from scmkit.composing.build import build_free
-from scmkit.composing.compose import dataset_of
+from scmkit.composing.datasets import dataset_of
 from scmkit.composing.recipe import TeacherRecord
 from scmkit.errors import UsageError
 from scmkit.interfaces import (

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scmkit.composing.recipe import Recipe, flatten
+from scmkit.composing.dotted import flatten
+from scmkit.composing.recipe import Recipe
 from scmkit.errors import CheckpointError, OptionError
 from scmkit.runs import checkpoint
 from scmkit.storage.containment import parse_json, read_bounded

@@ -11,7 +11,8 @@ import jax.random as jr
 import numpy as np
 
 from scmkit.composing.build import build_model
-from scmkit.composing.recipe import Recipe, TeacherRecord, read_run_recipe
+from scmkit.composing.recipe import Recipe, TeacherRecord
+from scmkit.composing.recipe_file import read_run_recipe
 from scmkit.errors import CheckpointError, OptionError, UsageError
 from scmkit.models.model import Model
 from scmkit.runs import checkpoint

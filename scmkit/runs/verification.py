@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scmkit.composing.recipe import Recipe, TeacherRecord, read_run_recipe
+from scmkit.composing.recipe import Recipe, TeacherRecord
+from scmkit.composing.recipe_file import read_run_recipe
 from scmkit.errors import ScmkitError
 from scmkit.runs import checkpoint
 from scmkit.runs.metrics import METRICS, changed, read_lines

@@ -8,19 +8,16 @@ from typing import Any
 import equinox as eqx
 import jax.random as jr
 
-from scmkit.composing.build import FREE_KINDS, KINDS, kind_name, named_key
-from scmkit.composing.compose import DEFAULTS
+from scmkit.composing.build import named_key
 from scmkit.composing.entries import find
 from scmkit.composing.loading import load
+from scmkit.composing.slots import RECIPE_SLOTS, SLOTS, class_name
 from scmkit.interfaces import DataSpec
 from scmkit.models.model import Model
-from scmkit.plugin import MODEL_SLOTS, TRAINING_SLOTS, Context, Plugin, Slot
+from scmkit.plugin import TRAINING_SLOTS, Context, Plugin, Slot
 from scmkit.settings import configure
 from scmkit.testing.check import require
 from scmkit.testing.oracles import Gaussian, exact_model
-
-ORDER = (*MODEL_SLOTS, *TRAINING_SLOTS)
-"""The order in which slots are built."""
 
 DATA_STD = 0.25
 """Standard deviation of the Gaussian data whose exact model is the teacher."""
@@ -28,12 +25,13 @@ DATA_STD = 0.25
 
 @dataclass(frozen=True)
 class Case:
-    """The data to build for, the noise process where the plugin brings none, and its noise labels."""
+    """The data to build for, the noise process where the plugin brings none (None for the default), and the
+    number of noise labels."""
 
     name: str = ""
     shape: tuple[int, ...] = (3,)
     num_classes: int = 0
-    noise: str = DEFAULTS[Slot.noise]
+    noise: str | None = None
     noise_labels: int = 1
 
 
@@ -110,7 +108,10 @@ class Bench:
     def _factory(self, slot: Slot) -> tuple[Callable[..., Any], Any]:
         if slot in self.plugin.provides:
             return self.plugin.provides[slot], self.config
-        name = self.case.noise if slot is Slot.noise else DEFAULTS[slot]
+        name = self.case.noise if slot is Slot.noise else None
+        name = name or SLOTS[slot].default_for(self.case.shape)
+        if name is None:
+            raise KeyError(f"{slot} (no plugin fills this slot by default)")
         other = load(find(name))
         return other.provides[slot], configure(other.config, {}, name)
 
@@ -120,7 +121,7 @@ class _Earlier(Mapping[Slot, Any]):
 
     def __init__(self, bench: Bench, slot: Slot) -> None:
         self._bench = bench
-        self._slots = ORDER[: ORDER.index(slot)]
+        self._slots = RECIPE_SLOTS[: RECIPE_SLOTS.index(slot)]
 
     def __getitem__(self, slot: Slot) -> Any:
         if slot not in self._slots:
@@ -135,9 +136,9 @@ class _Earlier(Mapping[Slot, Any]):
 
 
 def _of_kind(slot: Slot, built: Any) -> Any:
-    kind = (KINDS | FREE_KINDS)[slot]
+    kind = SLOTS[slot].holds
     require(
         isinstance(built, kind),
-        f"the factory of '{slot}' must return a {kind_name(kind)}, not a {type(built).__name__}",
+        f"the factory of '{slot}' must return a {class_name(kind)}, not a {type(built).__name__}",
     )
     return built

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from scmkit.composing.compose import dataset_of
+from scmkit.composing.datasets import dataset_of
 from scmkit.data.derived import data_digest
 from scmkit.errors import DataError, RunError
 from scmkit.runs import checkpoint

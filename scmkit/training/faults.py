@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from scmkit.composing.blame import blaming
 from scmkit.composing.build import build, named_key
-from scmkit.composing.compose import dataset_of
+from scmkit.composing.datasets import dataset_of
 from scmkit.composing.recipe import Recipe
 from scmkit.errors import RunError
 from scmkit.interfaces import (

@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from scmkit.composing.build import Assembly, build_free
-from scmkit.composing.compose import dataset_of
+from scmkit.composing.datasets import dataset_of
 from scmkit.data import Loader
 from scmkit.errors import NonFiniteError
 from scmkit.interfaces import AbstractTracker, Conditioning, Sample

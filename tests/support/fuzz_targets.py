@@ -16,7 +16,8 @@ from PIL import Image
 from scmkit_cli.options import by_plugin, counts, parse_settings
 
 from scmkit import compose
-from scmkit.composing.recipe import Recipe, read_recipe, read_run_recipe
+from scmkit.composing.recipe import Recipe
+from scmkit.composing.recipe_file import read_recipe, read_run_recipe
 from scmkit.data import Store, StoreWriter, import_data
 from scmkit.data.readers.idx import is_idx, open_idx
 from scmkit.data.readers.npz import open_npz

@@ -13,7 +13,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from scmkit.arguments import as_count, as_labels, as_samples, as_seed
 from scmkit.composing.blame import blaming
-from scmkit.composing.compose import dataset_of
+from scmkit.composing.datasets import dataset_of
 from scmkit.errors import UsageError
 from scmkit.evaluation.likelihood.density import LogLikelihood, log_likelihood
 from scmkit.interfaces import AbstractModel, Conditioning, DataSpec, Split

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scmkit.composing.compose import dataset_of
+from scmkit.composing.datasets import dataset_of
 from scmkit.composing.footprint import count_parameters
 from scmkit.composing.recipe import Recipe
 from scmkit.errors import Interrupted, Preempted, RunError, ScmkitError, UsageError

@@ -1,0 +1,99 @@
+"""Which options every part of a recipe has: those that plugins recommend, and over them the user's."""
+
+import dataclasses
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from scmkit.composing.dotted import only, part, section
+from scmkit.composing.entries import find
+from scmkit.composing.filling import Filling
+from scmkit.composing.loading import load
+from scmkit.composing.recipe import PluginRecord, Recipe
+from scmkit.errors import OptionError, did_you_mean
+from scmkit.plugin import MODEL_SLOTS, Makes, Plugin, Slot
+from scmkit.settings import PLAYER_OPTIONS, TrainingSettings, configure
+
+
+def makes(filling: Filling) -> Makes:
+    """The kind of model that the loss leaves behind."""
+    made = filling.owner(Slot.loss).makes
+    assert made is not None, "a plugin that fills the loss slot says what it makes"
+    return made
+
+
+def recommended(filling: Filling, dataset: Mapping[str, PluginRecord]) -> dict[str, Any]:
+    """The settings that the owners of slots recommend for parts of the recipe, and over them the data set's.
+
+    Of several owners the first named wins; settings for the kind of model win over those for any.
+    """
+    names = reversed(dict.fromkeys(filling.owners.values()))
+    plugins: list[Plugin] = [filling.plugins[name][1] for name in names]
+    plugins += [load(find(f"{record.package}:{name}")) for name, record in dataset.items()]
+    layers = [plugin.settings for plugin in plugins]
+    layers += [plugin.settings_for.get(makes(filling), {}) for plugin in plugins]
+    settings = {key: value for layer in layers for key, value in layer.items()}
+    return only(settings, {*filling.plugins, "train"})
+
+
+def options_of_model(recipe: Recipe) -> dict[str, Any]:
+    """The options of the plugins that make up the model of a recipe."""
+    names = {recipe.slots[slot] for slot in MODEL_SLOTS}
+    return {
+        f"{name}.{option}": value
+        for name in names
+        for option, value in recipe.plugins[name].config.items()
+    }
+
+
+def player_settings(
+    filling: Filling,
+    settings: Mapping[str, Any],
+    given: Mapping[str, Any],
+    train: TrainingSettings,
+) -> dict[str, dict[str, Any]]:
+    """The training settings that players beside the generator have of their own, by name.
+
+    `settings` holds the options of the plugin that fills the loss slot; only the user's `given` settings are
+    for players.
+    """
+    loss = filling.owner(Slot.loss)
+    config = configure(loss.config, section(settings, filling.owners[Slot.loss]), loss.name)
+    own = {}
+    for name, player in loss.players(config, train).items():
+        asked = {"ema": "none", **player.settings, **section(given, name)}
+        foreign = [option for option in asked if option not in PLAYER_OPTIONS]
+        if foreign:
+            raise OptionError(
+                f"setting '{name}.{foreign[0]}': a player has no such setting of its own"
+                f"{did_you_mean(foreign[0], PLAYER_OPTIONS)} (it has: {', '.join(PLAYER_OPTIONS)})"
+            )
+        checked = configure(TrainingSettings, asked, name)
+        own[name] = {option: getattr(checked, option) for option in asked}
+    return own
+
+
+def refuse_undotted(given: Mapping[str, Any]) -> None:
+    """Raises `OptionError` for a setting that names no option."""
+    for key in given:
+        if not key.partition(".")[2]:
+            raise OptionError(f"setting '{key}': write it as PLUGIN.OPTION=VALUE")
+
+
+def refuse_strangers(given: Mapping[str, Any], parts: Collection[str]) -> None:
+    """Raises `OptionError` for a setting of what is not among the parts of the recipe."""
+    for key in given:
+        name = part(key)
+        if name not in parts:
+            raise OptionError(
+                f"setting '{key}': '{name}' is not part of this recipe"
+                f"{did_you_mean(name, parts)} (parts: {', '.join(sorted(parts))})"
+            )
+
+
+def records(filling: Filling, settings: Mapping[str, Any]) -> dict[str, PluginRecord]:
+    """Every plugin with its package, version and all of its options, by name."""
+    found = {}
+    for name, (entry, plugin) in sorted(filling.plugins.items()):
+        config = configure(plugin.config, section(settings, name), name)
+        found[name] = PluginRecord(entry.package, entry.version, dataclasses.asdict(config))
+    return found
