@@ -23,7 +23,14 @@ from scmkit.models.conditioning import ScalarConditions, SecondLabel
 from scmkit.plugin import Context, Plugin, Slot
 from scmkit.types import Key, Scalar
 from scmkit_plugins.layers.linear import dropout, layer_keys
-from scmkit_plugins.layers.magnitude import MPLayer, mp_cat, mp_silu, mp_sum, normalised, pixel_norm
+from scmkit_plugins.layers.magnitude import (
+    MPLayer,
+    mp_cat,
+    mp_pixel_norm,
+    mp_silu,
+    mp_sum,
+    normalised,
+)
 from scmkit_plugins.layers.resample import check_halvings, double, halve
 
 Image = Float[Array, "h w c"]
@@ -86,7 +93,7 @@ class Attention(eqx.Module):
 
     def __call__(self, x: Image, attention: AbstractAttention) -> Image:
         h, w, c = x.shape
-        qkv = pixel_norm(self.qkv(x).reshape(h * w, 3, c // self.head_dim, self.head_dim))
+        qkv = mp_pixel_norm(self.qkv(x).reshape(h * w, 3, c // self.head_dim, self.head_dim))
         return self.out(attention(qkv[:, 0], qkv[:, 1], qkv[:, 2]).reshape(h, w, c))
 
 
@@ -141,7 +148,7 @@ class Block(eqx.Module):
         if self.resample != "keep":
             x = halve(x) if self.resample == "down" else double(x)
         if not self.decoder:
-            x = pixel_norm(x if self.skip is None else self.skip(x))
+            x = mp_pixel_norm(x if self.skip is None else self.skip(x))
         y = mp_silu(self.modulation(self.conv0(mp_silu(x)), emb))
         y = self.conv1(dropout(y, self.dropout, key))
         if self.decoder and self.skip is not None:
