@@ -12,7 +12,6 @@ from jaxtyping import Array, Float
 from scmkit.errors import UsageError
 from scmkit.interfaces import (
     AbstractAttention,
-    AbstractImporter,
     AbstractNetwork,
     AbstractNorm,
     AbstractTimeEmbedding,
@@ -297,16 +296,10 @@ class EDM2(AbstractNetwork):
         return run(block, h, emb, self.attention, key)
 
 
-def build_importer(config: EDM2Options) -> AbstractImporter:
-    from scmkit_plugins.importers.edm2 import EDM2Importer
-
-    return EDM2Importer()
-
-
 plugin = Plugin(
     name="edm2",
     summary="EDM2's magnitude-preserving U-Net, xxs to xxl (arXiv 2312.02696)",
-    provides={Slot.network: EDM2, Slot.importer: build_importer},
+    provides={Slot.network: EDM2},
     config=EDM2Options,
     example=((3, 64, 64), 1000),
     settings={"adaptive-double-norm.weights": "normalised", "adaptive-double-norm.shift": False},

@@ -7,7 +7,6 @@ from annotated_types import Gt
 from jaxtyping import Array, Float
 
 from scmkit.interfaces import (
-    AbstractImporter,
     AbstractNoiseProcess,
     AbstractParameterization,
     Coefficients,
@@ -77,19 +76,9 @@ def build_parameterization(
     return EDMParameterization(process=context.noise, sigma_data=context.data.sigma_data)
 
 
-def build_importer(config: VarianceExploding) -> AbstractImporter:
-    from scmkit_plugins.importers.ddpmpp import DDPMPPImporter
-
-    return DDPMPPImporter()
-
-
 plugin = Plugin(
     name="edm",
     summary="variance-exploding process with EDM preconditioning (arXiv 2206.00364)",
-    provides={
-        Slot.noise: itself,
-        Slot.parameterization: build_parameterization,
-        Slot.importer: build_importer,
-    },
+    provides={Slot.noise: itself, Slot.parameterization: build_parameterization},
     config=VarianceExploding,
 )

@@ -80,7 +80,8 @@ class TrigFlowParameterization(AbstractParameterization):
 
 
 def build_process(config: Options, context: Context, *, key: Key) -> TrigFlowProcess:
-    return TrigFlowProcess(sigma_data=context.data.sigma_data, options=config)
+    # Pyright takes the abstract `ratio_max` for a field.
+    return TrigFlowProcess(sigma_data=context.data.sigma_data, options=config)  # pyright: ignore[reportCallIssue]
 
 
 def build_parameterization(
