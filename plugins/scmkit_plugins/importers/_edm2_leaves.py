@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from scmkit_plugins.importers._unet import Given, Place, Structure, kernel, matrix
+from scmkit_plugins.importers._unet import Given, kernel, matrix
+from scmkit_plugins.layers.unet_levels import Place, Structure
 
 LAYERS = {"conv_res0": "conv0", "conv_res1": "conv1", "conv_skip": "skip"}
 LAYERS |= {"attn_qkv": "attention/qkv", "attn_proj": "attention/out"}

@@ -10,17 +10,7 @@ import numpy as np
 from scmkit.interfaces import AbstractImporter, DataSpec, Imported
 from scmkit.plugin import Slot
 from scmkit_plugins.importers._ddpmpp_leaves import leaves_of
-from scmkit_plugins.importers._unet import (
-    Given,
-    Place,
-    Sizes,
-    Structure,
-    check,
-    side_of,
-    structure,
-    surplus,
-    without,
-)
+from scmkit_plugins.importers._unet import Given, Sizes, check, side_of, structure, surplus, without
 from scmkit_plugins.importers._unet_arguments import (
     argument,
     positive,
@@ -28,6 +18,7 @@ from scmkit_plugins.importers._unet_arguments import (
     refuse_unknown,
 )
 from scmkit_plugins.layers.resample import FILTERS
+from scmkit_plugins.layers.unet_levels import Place, Structure
 from scmkit_plugins.processes import edm
 
 SETTINGS = ("channels", "multipliers", "blocks", "attention_resolutions")
@@ -196,7 +187,7 @@ def _wanted(given: Mapping[str, Given], levels: Structure) -> dict[str, Sizes]:
             **affine("norm1", place.out),
             **affine("conv1", place.out, place.out, 3, 3),
         }
-        if place.resamples or place.in_ != place.out:
+        if place.resample != "keep" or place.in_ != place.out:
             layers |= affine("skip", place.out, place.in_, 1, 1)
         if place.attends:
             layers |= affine("norm2", place.out)

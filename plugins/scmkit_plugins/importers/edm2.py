@@ -10,16 +10,7 @@ import numpy as np
 from scmkit.interfaces import AbstractImporter, DataSpec, Imported
 from scmkit.plugin import Slot
 from scmkit_plugins.importers._edm2_leaves import leaves_of
-from scmkit_plugins.importers._unet import (
-    Given,
-    Sizes,
-    Structure,
-    check,
-    side_of,
-    structure,
-    surplus,
-    without,
-)
+from scmkit_plugins.importers._unet import Given, Sizes, check, side_of, structure, surplus, without
 from scmkit_plugins.importers._unet_arguments import (
     argument,
     positive,
@@ -27,6 +18,7 @@ from scmkit_plugins.importers._unet_arguments import (
     refuse_unknown,
     said,
 )
+from scmkit_plugins.layers.unet_levels import Structure
 from scmkit_plugins.networks import edm2
 from scmkit_plugins.networks.edm2 import CHANNELS
 
