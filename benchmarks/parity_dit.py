@@ -208,7 +208,7 @@ def skeleton(case: Case) -> Any:
         source="parity", shape=shape, num_classes=case.classes, shift=(0.0,), scale=(1.0,)
     )
     # The original's frequencies exclude their lower end.
-    time = positional.PositionalOptions(channels=256, min_frequency=1e-4 ** (127 / 128))
+    time = positional.PositionalEmbedding(channels=256, min_frequency=1e-4 ** (127 / 128))
     size = dit.DiTOptions(width=case.width, depth=case.depth, heads=case.heads, patch=case.patch)
 
     def build() -> Any:
@@ -216,7 +216,7 @@ def skeleton(case: Case) -> Any:
         for slot, part, options in (
             (Slot.embedding, positional, time),
             (Slot.norm, adaln, NoOptions()),
-            (Slot.attention, xla_attention, NoOptions()),
+            (Slot.attention, xla_attention, xla_attention.XLAAttention()),
             (Slot.network, dit, size),
         ):
             factory = part.plugin.provides[slot]

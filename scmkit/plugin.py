@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, is_dataclass
 from enum import StrEnum
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from scmkit.interfaces import (
     AbstractAttention,
@@ -128,6 +128,14 @@ Samplers, data sets, metrics, trackers and importers are part of no model: their
 """
 
 
+C = TypeVar("C")
+
+
+def itself(config: C, *args: Any, **kwargs: Any) -> C:
+    """The factory of a plugin whose `config` is the class that fills the slot: its fields are the options."""
+    return config
+
+
 StartsFrom = Literal["teacher", "weights", "scratch"]
 """Whether training needs a pretrained diffusion model, takes no more than its weights, or neither."""
 
@@ -185,8 +193,9 @@ class Plugin:
     - `name`: the entry point's name.
     - `summary`: one line for listings.
     - `provides`: for each slot it fills, a factory (see `Factory`).
-    - `config`: a frozen dataclass of options with defaults; constraints by `typing.Annotated` with
-        `annotated_types` (`Gt(0)`) are checked. Its field docstrings are shown by `plugins info`.
+    - `config`: a frozen dataclass of options with defaults, or the Equinox module that fills the slot, its
+        factory then `itself`; constraints by `typing.Annotated` with `annotated_types` (`Gt(0)`) are
+        checked. Its field docstrings are shown by `plugins info`.
     - `suggests`: plugins for slots that nobody named, such as the sampler that fits a loss.
     - `settings`: recommended settings of other plugins and of training, under the names `--set` takes
         (`"train.lr"`, `"log-normal.mean"`). A data set's win over a loss's, the user's over all.

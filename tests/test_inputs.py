@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from scmkit_cli.edit import _read
+from scmkit_cli.edit_images import _read
 
 from scmkit.composing.recipe_file import read_recipe
 from scmkit.data import import_data

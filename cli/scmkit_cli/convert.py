@@ -42,12 +42,13 @@ def convert(
 
     from scmkit import Run, count_parameters
     from scmkit.runs.convert import convert, restore_exported
-    from scmkit_cli.summary import print_recipe
+    from scmkit_cli.summary import print_model
 
     made: Run = (
         restore_exported(file, dest) if source == "scmkit" else convert(source, file, dest, given)
     )
-    print_recipe(made.recipe)
+    # It was trained elsewhere, or as an earlier run: the recipe has no plan of it.
+    print_model(made.recipe)
     say(f"{'parameters':<15} {count_parameters(made.recipe):,}", err=True)
     say(f"next            scmkit sample {dest}", err=True)
     if made.recipe.makes == "diffusion":

@@ -26,15 +26,16 @@ from scmkit_cli import (
     train,
     tune,
 )
+from scmkit_cli.mistyped import explained
 from scmkit_cli.streams import prepared, stoppable
 from scmkit_cli.terminal import say
 
 
 class _Commands(TyperGroup):
-    """The commands; what a plugin raises is blamed on it before typer makes an exit code of it."""
+    """The commands; their errors are explained before typer makes boxes and exit codes of them."""
 
     def invoke(self, ctx: Any) -> Any:
-        with blaming():
+        with blaming(), explained():
             return super().invoke(ctx)
 
 

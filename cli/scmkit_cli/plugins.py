@@ -1,6 +1,6 @@
 """`scmkit plugins`."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -9,6 +9,10 @@ from scmkit.errors import ScmkitError, UsageError
 from scmkit_cli.options import Settings, by_plugin, parse_settings
 from scmkit_cli.streams import alone, print_json
 from scmkit_cli.terminal import say
+
+if TYPE_CHECKING:
+    from scmkit.plugin import Plugin
+    from scmkit.settings import TrainingSettings
 
 STARTS = {
     "teacher": "a teacher, which it needs throughout",
@@ -81,7 +85,7 @@ def info(
     ] = None,
     settings: Settings = None,
 ) -> None:
-    """Describe a plugin: its slots, summary and options; of a network also its size.
+    """Describe a plugin: its slots, summary and options, who plays in a method, and a network's size.
 
     Sizes are of every preset that was not set, computed from shapes: nothing is allocated.
 
@@ -98,6 +102,7 @@ def info(
         from scmkit.composing.entries import find
         from scmkit.composing.loading import load
         from scmkit.plugin import Slot
+        from scmkit_cli.players import print_players
         from scmkit_cli.sizes import print_sizes
 
         entry = find(name)
@@ -114,6 +119,7 @@ def info(
         for makes, suits in plugin.settings_for.items():
             shown = " ".join(f"--set {key}={value}" for key, value in suits.items())
             say(f"suggests for {makes} models: {shown}")
+        print_players(plugin, *_configured(plugin, entry.name, parse_settings(settings)))
         options = option_help(plugin.config)
         sizes = print_sizes if Slot.network in plugin.provides else None
     if options:
@@ -124,6 +130,17 @@ def info(
             say(f"      {option.summary}")
     if sizes:
         sizes(name, beside or [], shape, classes, parse_settings(settings))
+
+
+def _configured(
+    plugin: "Plugin", name: str, settings: dict[str, Any]
+) -> "tuple[Any, TrainingSettings]":
+    """The plugin's options and the training settings that a recipe with these settings would have."""
+    from scmkit.settings import TrainingSettings, configure
+
+    given = by_plugin({**plugin.settings, **settings})
+    own, train = given.get(name, {}), given.get("train", {})
+    return configure(plugin.config, own, name), configure(TrainingSettings, train, "train")
 
 
 @app.command()

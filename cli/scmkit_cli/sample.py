@@ -95,9 +95,14 @@ def sample(
         reference, _ = data.read("test", np.arange(min(data.size("test"), 2000)))
         save_png(out, vector_picture(x.reshape(n, -1), reference.reshape(len(reference), -1)))
     drawn = min(n, classes)  # Of the first ones only, where fewer are asked for than there are.
+    if drawn == 1 and index is None:
+        index = 0
     of = f" of classes {listed(drawn, names[:drawn])} in turn" if classes else ""
     if index is not None:
         of = f" of class '{names[index]}' (number {index})" if names else f" of class {index}"
     guided_by = "" if guidance is None else f", guidance {guidance:g}"
-    say(f"{n} samples{of}, {sampler}, {count} step{'s' if count > 1 else ''}{guided_by}", err=True)
+    drew, took = (
+        f"{k} {noun}{'s' if k > 1 else ''}" for k, noun in ((n, "sample"), (count, "step"))
+    )
+    say(f"{drew}{of}, {sampler}, {took}{guided_by}", err=True)
     say(str(out))

@@ -8,18 +8,23 @@ from scmkit_cli.terminal import say
 
 
 def print_recipe(recipe: Recipe) -> None:
-    """Slots, data and teacher, on stderr."""
+    """Data, slots, plan of training and teacher, on stderr."""
+    print_model(recipe)
+    t = recipe.train
+    plan = f"{t.steps} steps of {t.batch_size}, {t.optimizer} {t.lr:g} {t.schedule}, ema {t.ema}"
+    say(f"{'training':<15} {plan}", err=True)
+    if isinstance(recipe.teacher, TeacherRecord):
+        say(f"{'teacher':<15} {recipe.teacher.path}", err=True)
+
+
+def print_model(recipe: Recipe) -> None:
+    """Data and slots, on stderr."""
     data = recipe.data
     classes = f", {data.num_classes} classes" if data.num_classes else ""
     say(f"data            {data.source} {'x'.join(map(str, data.shape))}{classes}", err=True)
     for slot, name in recipe.slots.items():
         if slot is not Slot.dataset:
             say(f"{slot:<15} {name}", err=True)
-    t = recipe.train
-    plan = f"{t.steps} steps of {t.batch_size}, {t.optimizer} {t.lr:g} {t.schedule}, ema {t.ema}"
-    say(f"{'training':<15} {plan}", err=True)
-    if isinstance(recipe.teacher, TeacherRecord):
-        say(f"{'teacher':<15} {recipe.teacher.path}", err=True)
 
 
 def print_finished(run: Run) -> None:

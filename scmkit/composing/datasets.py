@@ -80,6 +80,11 @@ def dataset_of(recipe: Recipe) -> AbstractDataset:
     Raises `DataError` that says what has changed where it is another one by now.
     """
     if Slot.dataset not in recipe.slots:
+        if not exists(Path(recipe.data.source)):
+            raise DataError(
+                f"{recipe.data.source}: the store that the run was trained on is gone; move it back there, "
+                "or put a link there to where it is now"
+            )
         dataset = Store(recipe.data.source)
     else:
         name = recipe.slots[Slot.dataset]

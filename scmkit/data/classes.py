@@ -69,7 +69,7 @@ def class_name(index: int, names: Sequence[str]) -> str:
 def listed(num_classes: int, names: Sequence[str]) -> str:
     """The classes in a few words: `0 to 9`, `'ant', 'bee'`, or the first and the last of many."""
     if not names:
-        return f"0 to {num_classes - 1}"
+        return f"0 to {num_classes - 1}" if num_classes > 1 else "0"
     quoted = [f"'{name}'" for name in names]
     if len(quoted) > LISTED:
         quoted = [*quoted[: LISTED - 2], "...", quoted[-1]]

@@ -1,19 +1,14 @@
 """Writing a store: streamed, and complete or not there at all."""
 
-import contextlib
-import glob
 import json
 import os
 import shutil
-import uuid
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 from jaxtyping import Int, Shaped
 
-from scmkit.data.digest import RunningDigest, rows_at_once
 from scmkit.data.layout import (
     FORMAT,
     METADATA_FILE,
@@ -22,14 +17,12 @@ from scmkit.data.layout import (
     StoredDtype,
     StoreMetadata,
     as_read,
-    create_labels,
-    create_samples,
-    samples_per_shard,
 )
+from scmkit.data.shards import SplitWriter
+from scmkit.data.staging import hidden_folder, remove_abandoned
 from scmkit.data.statistics import RunningStatistics
-from scmkit.data.store import from_uint8
 from scmkit.errors import DataError, RunError
-from scmkit.interfaces import Split, SplitDigest
+from scmkit.interfaces import Split
 from scmkit.storage.files import plain_path, sync_directory, write_durably
 from scmkit.storage.locks import DirectoryLock
 
@@ -41,69 +34,6 @@ def refuse_existing(path: Path) -> None:
             f"{path}: exists already, and a store is never overwritten; "
             f"choose another DEST or remove it first"
         )
-
-
-class _SplitWriter:
-    """Collects samples into whole shards, so that each shard is written once."""
-
-    def __init__(
-        self, folder: Path, shape: tuple[int, ...], dtype: StoredDtype, labelled: bool
-    ) -> None:
-        self._samples = create_samples(folder / "samples", shape, dtype)
-        self._labels = create_labels(folder / "labels") if labelled else None
-        _, self._shard = samples_per_shard(shape, np.dtype(dtype).itemsize)
-        self._buffer = np.empty((self._shard, *shape), dtype)
-        self._buffered_labels = np.empty(self._shard, np.int32)
-        self._filled = 0
-        self._written = 0
-        self._digest = RunningDigest()
-
-    @property
-    def size(self) -> int:
-        return self._written + self._filled
-
-    @property
-    def digest(self) -> SplitDigest:
-        """Of all that was flushed."""
-        return self._digest.result()
-
-    def append(
-        self, samples: Shaped[np.ndarray, "n *shape"], labels: Int[np.ndarray, " n"] | None
-    ) -> None:
-        taken = 0
-        while taken < len(samples):
-            count = min(self._shard - self._filled, len(samples) - taken)
-            target = slice(self._filled, self._filled + count)
-            self._buffer[target] = samples[taken : taken + count]
-            if labels is not None:
-                self._buffered_labels[target] = labels[taken : taken + count]
-            self._filled += count
-            taken += count
-            if self._filled == self._shard:
-                self.flush()
-
-    def flush(self) -> None:
-        if not self._filled:
-            return
-        start, stop = self._written, self._written + self._filled
-        samples, labels = self._buffer[: self._filled], self._buffered_labels[: self._filled]
-        self._samples = _extend(self._samples, start, stop, samples)
-        if self._labels is not None:
-            self._labels = _extend(self._labels, start, stop, labels)
-        rows = rows_at_once(samples.shape[1:])
-        for first in range(0, len(samples), rows):
-            block = samples[first : first + rows]
-            self._digest.update(
-                from_uint8(block) if block.dtype == np.uint8 else block,
-                None if self._labels is None else labels[first : first + rows],
-            )
-        self._written, self._filled = stop, 0
-
-
-def _extend(array: Any, start: int, stop: int, values: Shaped[np.ndarray, "..."]) -> Any:
-    array = array.resize(exclusive_max=[stop, *array.shape[1:]], expand_only=True).result()
-    array[start:stop].write(values).result()
-    return array
 
 
 class StoreWriter:
@@ -145,7 +75,7 @@ class StoreWriter:
         self._folder: Path | None = None
         self._lock: DirectoryLock | None = None
         self._made: list[Path] = []
-        self._splits: dict[Split, _SplitWriter] = {}
+        self._splits: dict[Split, SplitWriter] = {}
         self._statistics = RunningStatistics(shape[0])
 
     def __enter__(self) -> "StoreWriter":
@@ -156,11 +86,11 @@ class StoreWriter:
                 if not parent.exists():
                     parent.mkdir()
                     self._made.append(parent)
-            _remove_abandoned(target)
-            folder, self._lock = _hidden_folder(target)
+            remove_abandoned(target)
+            folder, self._lock = hidden_folder(target)
             self._folder = folder
             for split in SPLITS:
-                writer = _SplitWriter(
+                writer = SplitWriter(
                     folder / split, self.shape, self.dtype, labelled=self.num_classes > 0
                 )
                 self._splits[split] = writer
@@ -282,43 +212,6 @@ class StoreWriter:
             f"{self.path}: cannot write the store ({text}); "
             f"check that the place is writable and has room"
         )
-
-
-def _hidden_folder(target: Path) -> tuple[Path, DirectoryLock]:
-    """A new folder beside `target`, and a lock on it by which others see that its writer lives.
-
-    Locked is the file of the metadata, which is there from the beginning to the end: a lock of its own
-    would have to be removed before the folder takes its name, and a writer killed then looks alive.
-    """
-    for attempt in range(5):
-        folder = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
-        folder.mkdir()
-        lock = DirectoryLock(folder, METADATA_FILE)
-        try:
-            lock.__enter__()
-            # Before it was locked, another writer may have taken it for abandoned.
-            if (folder / METADATA_FILE).exists():
-                return folder, lock
-            lock.__exit__(None, None, None)
-        except RunError:
-            shutil.rmtree(folder, ignore_errors=True)
-            if attempt == 4:
-                raise
-    raise OSError("others take its folder for abandoned")
-
-
-def _remove_abandoned(target: Path) -> None:
-    """Removes what killed writers of the same store left: folders whose lock nobody holds."""
-    for folder in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
-        if folder.is_symlink():
-            continue  # No writer makes one, and what it points to is another's.
-        if not (folder / METADATA_FILE).exists():
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-            continue
-        with contextlib.suppress(RunError), DirectoryLock(folder, METADATA_FILE) as lock:
-            if lock.held:
-                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _check_labels(

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from scmkit.errors import UsageError
 from scmkit.interfaces import AbstractTimeEmbedding, Conditioning
@@ -76,6 +76,28 @@ class SecondLabel(eqx.Module):
         return features @ self.weight
 
 
+def with_end(
+    x: Float[Array, " dim"],
+    end: SecondLabel | None,
+    embedding: AbstractTimeEmbedding,
+    c_noise: Float[Array, " k"],
+) -> Float[Array, " dim"]:
+    """`x`, and what the time at which a flow map's jump ends adds to it."""
+    return x if end is None else x + end(embedding(c_noise[1:]))
+
+
+def class_row(cond: Conditioning, num_classes: int) -> Int[Array, ""] | None:
+    """The row of a sample's class in a table whose row `num_classes` stands for "no label".
+
+    None for a network without classes; raises `UsageError` if that was given a label.
+    """
+    if num_classes:
+        return jnp.asarray(num_classes if cond.label is None else cond.label)
+    if cond.label is not None:
+        raise UsageError("this network was built without classes but was given a label")
+    return None
+
+
 class ConditioningEmbedding(eqx.Module):
     """A two-layer SiLU network of the time features, plus one learned vector per class.
 
@@ -119,14 +141,11 @@ class ConditioningEmbedding(eqx.Module):
     def __call__(self, c_noise: Float[Array, " k"], cond: Conditioning) -> Float[Array, " dim"]:
         """The embedding, passed through a last SiLU: ready for a modulation's linear layer."""
         hidden = self.first(self.embedding(c_noise[:1]))
-        if self.end is not None:
-            hidden = hidden + self.end(self.embedding(c_noise[1:]))
+        hidden = with_end(hidden, self.end, self.embedding, c_noise)
         emb = self.second(jax.nn.silu(hidden))
+        row = class_row(cond, 0 if self.labels is None else self.labels.shape[0] - 1)
         if self.labels is not None:
-            none = self.labels.shape[0] - 1
-            emb = emb + self.labels[jnp.asarray(none) if cond.label is None else cond.label]
-        elif cond.label is not None:
-            raise UsageError("this network was built without classes but was given a label")
+            emb = emb + self.labels[row]
         return jax.nn.silu(emb + self.scalars(cond))
 
 

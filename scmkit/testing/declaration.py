@@ -6,6 +6,8 @@ import inspect
 import json
 import re
 
+import equinox as eqx
+
 from scmkit.plugin import API_VERSION, Plugin, Slot
 from scmkit.settings import configure, option_help
 from scmkit.testing.check import require
@@ -62,7 +64,9 @@ def required_modules_are_installed(plugin: Plugin) -> None:
 def options_are_a_frozen_dataclass_with_defaults(plugin: Plugin) -> None:
     config = plugin.config
     params = getattr(config, "__dataclass_params__", None)
-    require(params is not None and params.frozen, f"{config.__name__} must be a frozen dataclass")
+    # Equinox freezes its modules itself.
+    frozen = issubclass(config, eqx.Module) or (params is not None and params.frozen)
+    require(frozen, f"{config.__name__} must be a frozen dataclass")
     for field in dataclasses.fields(config):
         has_default = field.default is not dataclasses.MISSING
         require(

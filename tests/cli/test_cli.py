@@ -16,7 +16,9 @@ from scmkit_cli.main import app, main
 from scmkit_plugins.datasets import digits
 from typer.main import get_command
 
+from scmkit import compose, dataset_of
 from scmkit.data import StoreWriter
+from scmkit.errors import DataError
 
 TINY = [
     *("--set", "mlp.width=8", "--set", "mlp.depth=1", "--set", "mlp.embedding_dim=8"),
@@ -428,6 +430,14 @@ def test_resume(scmkit, run):
         (["edit", "superres", "RUN", "--factor", "3"], "blocks of 3x3 pixels do not fill"),
         (["edit", "interpolate", "RUN", "--index", "1"], "name two samples"),
         (["plugins", "info", "nope"], "no plugin 'nope'"),
+        (["sample", "RUN", "--seed", "-1"], "--seed -1: give a whole number from 0 to 4294967295"),
+        (["sample", "RUN", "--n", "many"], "--n many: give a whole number from 1 to 2147483647"),
+        (["edit", "stroke", "RUN", "--angle", "2"], "--angle 2: give a number from 0.01 to 1.57"),
+        (["train", "--steps", "1.5"], "--steps 1.5: give a whole number"),
+        (["train", "--on-nonfinite", "go"], "'go' is not one of 'stop', 'skip', "),
+        (["train", "--stepps", "5"], "no such option: --stepps"),
+        (["sample"], "missing argument 'run'; see `scmkit sample --help`"),
+        (["sampel"], "no such command 'sampel'"),
         (["train", "--data", "photos.store"], "photos.store: no such folder; create a store with"),
         (["train", "--data", "photos"], "no data 'photos': no plugin has that name, and no store"),
     ],
@@ -441,6 +451,55 @@ def test_errors_are_one_line_and_exit_2(scmkit, run, tmp_path, monkeypatch, argv
     assert message.replace("RUN", str(run)) in line
     assert "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_every_bound_of_a_number_is_explained_in_one_line(scmkit):
+    """Whichever command and option: the value, and what is allowed."""
+
+    def bounded(command, words):
+        for parameter in getattr(command, "params", ()):
+            low = getattr(getattr(parameter, "type", parameter), "min", None)
+            if low is not None:
+                yield [*words, parameter.opts[0], str(low - 1)], low
+        for name, inner in getattr(command, "commands", {}).items():
+            yield from bounded(inner, [*words, name])
+
+    found = list(bounded(get_command(app), []))
+    assert len(found) > 40
+    for argv, low in found:
+        code, out, err = scmkit(*argv)
+        assert (code, out) == (2, ""), argv
+        [line] = err.splitlines()
+        assert line.startswith(f"error: {argv[-2]} {argv[-1]}: give a "), line
+        assert f" {low}" in line
+
+
+def test_who_plays_in_a_method(scmkit):
+    code, out, _ = scmkit("plugins", "info", "dmd2", "--set", "dmd2.updates=3")
+    assert code == 0
+    start = out.splitlines().index("plays (10000 turns, an update each *):")
+    assert out.splitlines()[start + 1 : start + 3] == [
+        "  fake       ***  another copy of the model, which starts as the teacher",
+        "  generator  *    the model, which starts as the teacher",
+    ]
+    _, out, _ = scmkit("plugins", "info", "progressive-distillation", "--set", "train.steps=80")
+    assert "  teacher    ~  follows the generator's newest weights, starts as the teacher" in out
+    assert "  stages     |  0 -- 20 -- 40 -- 60 -- 80, the optimizer new in each" in out
+    _, out, _ = scmkit("plugins", "info", "sct")
+    assert "plays" not in out
+
+
+def test_a_store_that_is_gone(tmp_path):
+    with StoreWriter(tmp_path / "store", shape=(2,), dtype="float32") as writer:
+        writer.append("train", np.eye(2, dtype=np.float32))
+    recipe = compose(["diffusion"], data=str(tmp_path / "store"))
+    (tmp_path / "store").rename(tmp_path / "elsewhere")
+    with pytest.raises(
+        DataError, match="the store that the run was trained on is gone; move it back"
+    ):
+        dataset_of(recipe)
+    (tmp_path / "store").symlink_to(tmp_path / "elsewhere")
+    assert dataset_of(recipe).shape == (2,)
 
 
 def test_images_to_edit_that_are_damaged(scmkit, run, tmp_path):

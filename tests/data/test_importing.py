@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from import_files import RNG, Z, anything, as_pixels, everything, images, refused, save
 from mnist_format import idx
 from PIL import Image
-from scmkit_cli.data import app, describe
+from scmkit_cli.data import app
+from scmkit_cli.data_facts import describe
 from typer.testing import CliRunner
 
 from scmkit.data import Store, import_data
@@ -542,6 +543,7 @@ def test_import_and_info(tmp_path):
     assert "36 train and 4 test images of shape 3x4x4, 4 classes" in done.stdout
     done = CliRunner().invoke(app, ["info", dest, "--json", "--png", png])
     facts = json.loads(done.stdout)
+    assert done.stderr.splitlines() == [png]
     assert facts == {"data": dest} | describe(Store(dest))
     assert (facts["kind"], facts["train"], facts["num_classes"]) == ("images", 36, 4)
     with Image.open(png) as grid:
@@ -579,6 +581,7 @@ def test_info_draws_vectors_too(tmp_path):
     png = tmp_path / "dots.png"
     done = CliRunner().invoke(app, ["info", str(tmp_path / "store"), "--png", str(png)])
     assert "90 train and 10 test vectors of shape 2, no labels" in done.stdout
+    assert done.stdout.splitlines()[-1] == str(png)
     assert png.stat().st_size > 0
     blocked = ["info", str(tmp_path / "store"), "--png", str(png / "x.png")]
     done = CliRunner().invoke(app, blocked)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from programs import attention_calls, multiplications
 from scenes import scene_for
-from scmkit_plugins.methods._tangent import ConsistencyLoss
+from scmkit_plugins.methods._tangent import ConsistencyLoss, ConsistencyOptions
 from scmkit_plugins.modulation.positional import PositionalEmbedding
 from scmkit_plugins.processes.edm import EDMParameterization, VarianceExploding
 from scmkit_plugins.processes.flow_matching import RectifiedFlow, VelocityParameterization
@@ -99,8 +99,8 @@ def test_trigflow_terms_are_algorithm_1(getkey):
 def make_loss(**changes):
     options = {"normalize": "l2", "constant": 0.1, "warmup_steps": 0} | changes
     return ConsistencyLoss(
-        log_weight=LogWeight(PositionalEmbedding(channels=16, min_frequency=1e-4, dim=16)),
-        **options,
+        log_weight=LogWeight(PositionalEmbedding(channels=16)),
+        options=ConsistencyOptions(**options),
     )
 
 

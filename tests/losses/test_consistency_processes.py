@@ -9,7 +9,7 @@ import jax.random as jr
 import numpy as np
 import pytest
 from scenes import scene_for
-from scmkit_plugins.methods._tangent import ConsistencyLoss
+from scmkit_plugins.methods._tangent import ConsistencyLoss, ConsistencyOptions
 from scmkit_plugins.processes.edm import EDMParameterization, VarianceExploding
 from scmkit_plugins.processes.flow_matching import RectifiedFlow, VelocityParameterization
 from scmkit_plugins.processes.preconditioned import Preconditioned
@@ -151,9 +151,7 @@ def test_terms_are_trigflows(param):
 def make_loss():
     return ConsistencyLoss(
         log_weight=LogWeight(Label()),
-        normalize="l2",
-        constant=0.1,
-        warmup_steps=10,
+        options=ConsistencyOptions(warmup_steps=10),
     )
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from exact import Identity
 from scenes import scene_for
-from scmkit_plugins.methods.diffusion import DiffusionLoss
+from scmkit_plugins.methods.diffusion import DiffusionLoss, Options
 from scmkit_plugins.modulation.positional import PositionalEmbedding
 from scmkit_plugins.processes.edm import EDMParameterization, VarianceExploding
 from scmkit_plugins.processes.flow_matching import RectifiedFlow, VelocityParameterization
@@ -22,9 +22,9 @@ from scmkit.losses import LogWeight
 SD = 0.5
 PROPOSAL = LogNormal(-0.8, 1.6)
 LOSS = DiffusionLoss(
-    log_weight=LogWeight(PositionalEmbedding(channels=8, min_frequency=1e-4, dim=8)),
+    log_weight=LogWeight(PositionalEmbedding(channels=8)),
     num_classes=3,
-    label_dropout=0.25,
+    options=Options(label_dropout=0.25),
 )
 PARAMS = {
     "trigflow": TrigFlowParameterization(TrigFlowProcess(SD), SD),

@@ -14,6 +14,7 @@ import pytest
 from scmkit_plugins.importers.ddpmpp import DDPMPPImporter, from_songunet
 from scmkit_plugins.layers import xla_attention
 from scmkit_plugins.layers.resample import FILTERS, downsample, upsample
+from scmkit_plugins.layers.unet_levels import Place
 from scmkit_plugins.modulation import adaptive_double_norm, additive_group_norm, positional
 from scmkit_plugins.networks import ddpmpp, unet
 
@@ -389,7 +390,8 @@ def test_dropout_is_a_function_of_its_key(getkey):
 
 def test_initial_weights_are_xaviers():
     config, norm = ddpmpp.DDPMPPOptions(channels=8), additive_group_norm.AdditiveGroupNorm
-    block = ddpmpp.Block(16, 32, config, attend=True, norm=norm, key=jr.key(0))
+    place = Place("block", 8, 16, 32, attends=True)
+    block = ddpmpp.Block(place, config, norm=norm, key=jr.key(0))
     assert isinstance(block.norm1, norm)
     assert block.attention is not None
     assert block.skip is not None

@@ -6,7 +6,14 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from scmkit_plugins.layers.magnitude import MPLayer, mp_cat, mp_silu, mp_sum, normalised, pixel_norm
+from scmkit_plugins.layers.magnitude import (
+    MPLayer,
+    mp_cat,
+    mp_pixel_norm,
+    mp_silu,
+    mp_sum,
+    normalised,
+)
 from scmkit_plugins.networks.edm2 import EDM2
 
 from scmkit import Conditioning, build_model, compose, count_parameters
@@ -60,10 +67,10 @@ def test_every_layer_preserves_magnitudes():
     assert rms(mp_silu(x)) == pytest.approx(1, abs=0.01)
     assert rms(mp_sum(x[..., :32], y, 0.3)) == pytest.approx(1, abs=0.01)
     assert rms(mp_cat(x, y)) == pytest.approx(1, abs=0.01)
-    both = mp_cat(pixel_norm(x), pixel_norm(y))
+    both = mp_cat(mp_pixel_norm(x), mp_pixel_norm(y))
     powers = [float(jnp.sum(half**2)) for half in (both[..., :64], both[..., 64:])]
     assert powers[0] == pytest.approx(powers[1], rel=1e-3)
-    np.testing.assert_allclose(jnp.mean(pixel_norm(3 * x) ** 2, axis=-1), 1, atol=1e-3)
+    np.testing.assert_allclose(jnp.mean(mp_pixel_norm(3 * x) ** 2, axis=-1), 1, atol=1e-3)
 
 
 def test_weights_are_used_normalised_whatever_their_scale():
@@ -96,7 +103,7 @@ def test_the_optimizer_step_forces_normalised_weights_and_nothing_else_does():
 
 def test_a_zero_pixel_has_a_finite_derivative():
     for value in (jnp.zeros(4), jnp.asarray([0.0, 0.0, 1e-30, 0.0])):
-        out, slope = jax.jvp(pixel_norm, (value,), (jnp.ones(4),))
+        out, slope = jax.jvp(mp_pixel_norm, (value,), (jnp.ones(4),))
         assert np.isfinite(out).all()
         assert np.isfinite(slope).all()
     np.testing.assert_allclose(normalised(jnp.zeros((3, 2))), 0)

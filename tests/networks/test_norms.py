@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scmkit_plugins.layers.normalize import group_norm, layer_norm, rms_norm
 from scmkit_plugins.modulation import adagn, adaln, adaptive_double_norm
-from scmkit_plugins.modulation.adaptive_double_norm import AdaptiveDoubleNorm, pixel_norm
+from scmkit_plugins.modulation.adaptive_double_norm import AdaptiveDoubleNorm, pnorm
 
 from scmkit.interfaces import AbstractNorm, DataSpec, NormFactory
 from scmkit.plugin import Context, Slot
@@ -96,11 +96,11 @@ def test_adagn_is_one_plus_scale_and_shift(getkey):
     np.testing.assert_allclose(norm(x, emb), expected, atol=1e-5)
 
 
-def test_pixel_norm_is_scale_invariant_with_slope_1e4_at_zero(getkey):
+def test_pnorm_is_scale_invariant_with_slope_1e4_at_zero(getkey):
     a = jr.normal(getkey(), (64,))
-    np.testing.assert_allclose(pixel_norm(1e3 * a), pixel_norm(a), rtol=1e-4)
-    np.testing.assert_allclose(jnp.mean(pixel_norm(a) ** 2), 1, rtol=1e-5)
-    _, slope = jax.jvp(pixel_norm, (jnp.zeros(64),), (a,))
+    np.testing.assert_allclose(pnorm(1e3 * a), pnorm(a), rtol=1e-4)
+    np.testing.assert_allclose(jnp.mean(pnorm(a) ** 2), 1, rtol=1e-5)
+    _, slope = jax.jvp(pnorm, (jnp.zeros(64),), (a,))
     np.testing.assert_allclose(slope, 1e4 * a, rtol=1e-5)
 
 
@@ -109,7 +109,7 @@ def test_double_norm_follows_the_paper(getkey):
     assert jnp.std(norm.modulation.weight) > 0.2  # 8**-0.5: never zero-initialised
     x, emb = jr.normal(getkey(), (5, 16)), jr.normal(getkey(), (8,))
     s, b = jnp.split(norm.modulation(emb), 2)
-    expected = rms_norm(x) * pixel_norm(s)[None] + pixel_norm(b)[None]
+    expected = rms_norm(x) * pnorm(s)[None] + pnorm(b)[None]
     np.testing.assert_allclose(norm(x, emb), expected, atol=1e-5)
     # The whole layer, not only pnorm, forgets the size of its modulation.
     louder = eqx.tree_at(

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from scmkit_plugins.importers._unet import Structure
 from scmkit_plugins.importers.ddpmpp import DDPMPPImporter
 from scmkit_plugins.importers.edm2 import EDM2Importer
+from scmkit_plugins.layers.unet_levels import Structure
 
 from scmkit import Conditioning, Run, build_model, compose, resume, sample, train
 from scmkit.data import StoreWriter
@@ -90,23 +90,23 @@ def test_the_order_of_a_file_does_not_matter(edm2, tmp_path):
 def test_blocks_come_in_the_order_of_execution():
     levels = Structure((16, 8), (4, 6), blocks=2, attended=(8,))
     encoder, decoder = levels.encoder(3), levels.decoder(3, last_attends=True)
-    assert [(p.name, p.in_, p.out, p.resamples, p.attends) for p in encoder] == [
-        ("enc.16x16_block0", 3, 4, False, False),
-        ("enc.16x16_block1", 4, 4, False, False),
-        ("enc.8x8_down", 4, 4, True, False),
-        ("enc.8x8_block0", 4, 6, False, True),
-        ("enc.8x8_block1", 6, 6, False, True),
+    assert [(p.name, p.in_, p.out, p.resample, p.attends) for p in encoder] == [
+        ("enc.16x16_block0", 3, 4, "keep", False),
+        ("enc.16x16_block1", 4, 4, "keep", False),
+        ("enc.8x8_down", 4, 4, "down", False),
+        ("enc.8x8_block0", 4, 6, "keep", True),
+        ("enc.8x8_block1", 6, 6, "keep", True),
     ]
-    assert [(p.name, p.in_, p.out, p.resamples, p.attends) for p in decoder] == [
-        ("dec.8x8_in0", 6, 6, False, True),
-        ("dec.8x8_in1", 6, 6, False, False),
-        ("dec.8x8_block0", 12, 6, False, False),
-        ("dec.8x8_block1", 12, 6, False, False),
-        ("dec.8x8_block2", 10, 6, False, True),
-        ("dec.16x16_up", 6, 6, True, False),
-        ("dec.16x16_block0", 10, 4, False, False),
-        ("dec.16x16_block1", 8, 4, False, False),
-        ("dec.16x16_block2", 7, 4, False, False),
+    assert [(p.name, p.in_, p.out, p.resample, p.attends) for p in decoder] == [
+        ("dec.8x8_in0", 6, 6, "keep", True),
+        ("dec.8x8_in1", 6, 6, "keep", False),
+        ("dec.8x8_block0", 12, 6, "keep", False),
+        ("dec.8x8_block1", 12, 6, "keep", False),
+        ("dec.8x8_block2", 10, 6, "keep", True),
+        ("dec.16x16_up", 6, 6, "up", False),
+        ("dec.16x16_block0", 10, 4, "keep", False),
+        ("dec.16x16_block1", 8, 4, "keep", False),
+        ("dec.16x16_block2", 7, 4, "keep", False),
     ]
 
 

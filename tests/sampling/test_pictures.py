@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 from import_files import RNG, images, save
-from scmkit_cli.data import _in_turn
+from scmkit_cli.data_picture import _in_turn
 from scmkit_cli.options import class_names, class_of
 
 from scmkit import Recipe, compose

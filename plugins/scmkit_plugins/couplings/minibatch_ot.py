@@ -6,7 +6,7 @@ import jax.random as jr
 import optax
 
 from scmkit.interfaces import AbstractCoupling, Sample
-from scmkit.plugin import Context, NoOptions, Plugin, Slot
+from scmkit.plugin import Plugin, Slot, itself
 from scmkit.types import Key
 
 
@@ -26,12 +26,9 @@ class MinibatchOT(AbstractCoupling):
         return Sample(batch.x0, batch.cond, eps[order])
 
 
-def build(config: NoOptions, context: Context, *, key: Key) -> MinibatchOT:
-    return MinibatchOT()
-
-
 plugin = Plugin(
     name="minibatch-ot",
     summary="noise assigned to a batch by exact optimal transport (arXiv 2302.00482)",
-    provides={Slot.coupling: build},
+    provides={Slot.coupling: itself},
+    config=MinibatchOT,
 )

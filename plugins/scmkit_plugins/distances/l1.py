@@ -4,8 +4,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from scmkit.interfaces import AbstractDistance
-from scmkit.plugin import Context, NoOptions, Plugin, Slot
-from scmkit.types import Key, Scalar
+from scmkit.plugin import Plugin, Slot, itself
+from scmkit.types import Scalar
 
 
 class L1(AbstractDistance):
@@ -15,12 +15,9 @@ class L1(AbstractDistance):
         return jnp.sum(jnp.abs(x - y))
 
 
-def build(config: NoOptions, context: Context, *, key: Key) -> L1:
-    return L1()
-
-
 plugin = Plugin(
     name="l1",
     summary="the sum of absolute differences",
-    provides={Slot.distance: build},
+    provides={Slot.distance: itself},
+    config=L1,
 )

@@ -2,11 +2,11 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
 from scmkit.weights import listed
+from scmkit_plugins.layers.unet_levels import Structure
 
 Given = tuple[str, np.ndarray]
 """A parameter's name in the file, and its array."""
@@ -16,59 +16,6 @@ Sizes = tuple[int | None, ...]
 
 NAME = re.compile(r"(enc|dec)\.(\d{1,5})x\2_([^.]+)\.(.+)")
 BLOCK = re.compile(r"block(\d{1,2})")
-
-
-@dataclass(frozen=True)
-class Place:
-    """A block of a U-Net: its name in the file, its channels, and what it does beside convolving."""
-
-    name: str
-    in_: int
-    out: int
-    resamples: bool
-    attends: bool
-
-
-@dataclass(frozen=True)
-class Structure:
-    """The levels of a U-Net from the finest on: image heights, channels, and those with attention."""
-
-    sides: tuple[int, ...]
-    widths: tuple[int, ...]
-    blocks: int
-    attended: tuple[int, ...]
-
-    def encoder(self, stem: int) -> list[Place]:
-        """The encoder's blocks in the order of execution, after a first convolution to `stem` channels."""
-        places, width = [], stem
-        for level, (side, out) in enumerate(zip(self.sides, self.widths, strict=True)):
-            name = f"enc.{side}x{side}"
-            if level:
-                places.append(Place(f"{name}_down", width, width, True, False))
-            for i in range(self.blocks):
-                attends = side in self.attended
-                places.append(Place(f"{name}_block{i}", width, out, False, attends))
-                width = out
-        return places
-
-    def decoder(self, stem: int, *, last_attends: bool) -> list[Place]:
-        """The decoder's blocks; `last_attends` where of a level's blocks only the last has attention."""
-        skips = [stem, *(place.out for place in self.encoder(stem))]
-        places, width = [], self.widths[-1]
-        for level, (side, out) in reversed(
-            list(enumerate(zip(self.sides, self.widths, strict=True)))
-        ):
-            name = f"dec.{side}x{side}"
-            if level == len(self.sides) - 1:
-                places.append(Place(f"{name}_in0", width, width, False, True))
-                places.append(Place(f"{name}_in1", width, width, False, False))
-            else:
-                places.append(Place(f"{name}_up", width, width, True, False))
-            for i in range(self.blocks + 1):
-                attends = side in self.attended and (i == self.blocks or not last_attends)
-                places.append(Place(f"{name}_block{i}", width + skips.pop(), out, False, attends))
-                width = out
-        return places
 
 
 def structure(given: Mapping[str, Given], conv: str, attention: tuple[str, ...]) -> Structure:

@@ -2,25 +2,24 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from scmkit.interfaces import AbstractImporter, DataSpec, Imported
-from scmkit_plugins._ddpmpp_leaves import leaves_of
-from scmkit_plugins._unet_arguments import argument, positive, refuse_other, refuse_unknown
-from scmkit_plugins.importers._unet import (
-    Given,
-    Place,
-    Sizes,
-    Structure,
-    check,
-    side_of,
-    structure,
-    surplus,
-    without,
+from scmkit.plugin import Slot
+from scmkit_plugins.importers._ddpmpp_leaves import leaves_of
+from scmkit_plugins.importers._unet import Given, Sizes, check, side_of, structure, surplus, without
+from scmkit_plugins.importers._unet_arguments import (
+    argument,
+    positive,
+    refuse_other,
+    refuse_unknown,
 )
 from scmkit_plugins.layers.resample import FILTERS
+from scmkit_plugins.layers.unet_levels import Place, Structure
+from scmkit_plugins.processes import edm
 
 SETTINGS = ("channels", "multipliers", "blocks", "attention_resolutions")
 SETTINGS += ("embedding_multiplier", "resample", "heads")
@@ -188,7 +187,7 @@ def _wanted(given: Mapping[str, Given], levels: Structure) -> dict[str, Sizes]:
             **affine("norm1", place.out),
             **affine("conv1", place.out, place.out, 3, 3),
         }
-        if place.resamples or place.in_ != place.out:
+        if place.resample != "keep" or place.in_ != place.out:
             layers |= affine("skip", place.out, place.in_, 1, 1)
         if place.attends:
             layers |= affine("norm2", place.out)
@@ -234,3 +233,11 @@ def _filter(given: Mapping[str, Given]) -> str:
         if all(k.shape == outer.shape and np.allclose(k, outer, atol=1e-6) for k in kernels):
             return name
     raise ValueError("its resample_filter is neither [1, 1] nor [1, 3, 3, 1]")
+
+
+def build(config: edm.VarianceExploding) -> DDPMPPImporter:
+    return DDPMPPImporter()
+
+
+plugin = replace(edm.plugin, provides={**edm.plugin.provides, Slot.importer: build})
+"""EDM's process and preconditioning, and with them the reader of its published weights."""

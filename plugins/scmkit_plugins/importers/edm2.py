@@ -2,34 +2,30 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from scmkit.interfaces import AbstractImporter, DataSpec, Imported
-from scmkit_plugins._unet_arguments import argument, positive, refuse_other, refuse_unknown, said
-from scmkit_plugins.importers._unet import (
-    Given,
-    Place,
-    Sizes,
-    Structure,
-    check,
-    kernel,
-    matrix,
-    side_of,
-    structure,
-    surplus,
-    without,
+from scmkit.plugin import Slot
+from scmkit_plugins.importers._edm2_leaves import leaves_of
+from scmkit_plugins.importers._unet import Given, Sizes, check, side_of, structure, surplus, without
+from scmkit_plugins.importers._unet_arguments import (
+    argument,
+    positive,
+    refuse_other,
+    refuse_unknown,
+    said,
 )
+from scmkit_plugins.layers.unet_levels import Structure
+from scmkit_plugins.networks import edm2
 from scmkit_plugins.networks.edm2 import CHANNELS
 
 LATENT_SHIFT, LATENT_STD = (5.81, 3.25, 0.12, -2.15), (4.17, 4.62, 3.71, 3.28)
 """Mean and standard deviation of the latents EDM2 was trained on (its `training/encoders.py`)."""
 
 SIGMA_DATA = 0.5
-LAYERS = {"conv_res0": "conv0", "conv_res1": "conv1", "conv_skip": "skip"}
-LAYERS |= {"attn_qkv": "attention/qkv", "attn_proj": "attention/out"}
-
 OPTIONS = {
     "label_balance": "edm2.label_balance",
     "concat_balance": "edm2.concat_balance",
@@ -77,7 +73,7 @@ class EDM2Importer(AbstractImporter):
             plugins=("edm", "fourier", "mp-gain", "edm2", "diffusion"),
             settings={**_sizes(given, levels), **made},
             data=_data(images, levels.sides[0], classes, metadata),
-            leaves={f"network/{leaf}": value for leaf, value in _leaves(given, levels).items()},
+            leaves={f"network/{leaf}": value for leaf, value in leaves_of(given, levels).items()},
             dropped=dropped,
             assumed=tuple(
                 option
@@ -210,41 +206,9 @@ def _latents(
     return None
 
 
-def _leaves(given: Mapping[str, Given], levels: Structure) -> dict[str, Given]:
-    top, width = levels.sides[0], levels.widths[0]
-    leaves = {
-        "first/weight": kernel(given[f"enc.{top}x{top}_conv.weight"]),
-        "last/weight": kernel(given["out_conv.weight"]),
-        "gain": given["out_gain"],
-        "conditioning/time/weight": matrix(given["emb_noise.weight"]),
-        "conditioning/embedding/frequencies": _turns(given["emb_fourier.freqs"]),
-        "conditioning/embedding/phases": _turns(given["emb_fourier.phases"]),
-    }
-    if "emb_label.weight" in given:
-        leaves["conditioning/label/weight"] = matrix(given["emb_label.weight"])
-    for i, place in enumerate(levels.encoder(width)):
-        leaves |= _block(given, place, f"encoder/{i}")
-    for i, place in enumerate(levels.decoder(width, last_attends=False)):
-        leaves |= _block(given, place, f"decoder/{i}")
-    return leaves
+def build(config: edm2.EDM2Options) -> EDM2Importer:
+    return EDM2Importer()
 
 
-def _block(given: Mapping[str, Given], place: Place, ours: str) -> dict[str, Given]:
-    found = {
-        f"{ours}/modulation/linear/weight": matrix(given[f"{place.name}.emb_linear.weight"]),
-        f"{ours}/modulation/gain": given[f"{place.name}.emb_gain"],
-    }
-    for name, leaf in LAYERS.items():
-        if (key := f"{place.name}.{name}.weight") in given:
-            found[f"{ours}/{leaf}/weight"] = kernel(given[key])
-    if (leaf := f"{ours}/attention/qkv/weight") in found:
-        # Theirs are (channels, q k v) along the outputs, ours (q k v, channels), whatever the heads.
-        source, w = found[leaf]
-        split = w.reshape(*w.shape[:-1], -1, 3)
-        found[leaf] = (source, np.moveaxis(split, -1, -2).reshape(w.shape))
-    return found
-
-
-def _turns(given: Given) -> Given:
-    """From radians to turns, with an axis for the noise label."""
-    return given[0], (given[1].astype(np.float64) / (2 * np.pi)).astype(np.float32)[None]
+plugin = replace(edm2.plugin, provides={**edm2.plugin.provides, Slot.importer: build})
+"""The network, and with it the reader of its published weights."""

@@ -24,7 +24,7 @@ def unit_rms(
     return (y / (eps + rms)).astype(x.dtype)
 
 
-def pixel_norm(x: Float[Array, "*space c"]) -> Float[Array, "*space c"]:
+def mp_pixel_norm(x: Float[Array, "*space c"]) -> Float[Array, "*space c"]:
     """Unit RMS over the channels at each position."""
     return unit_rms(x, (-1,))
 

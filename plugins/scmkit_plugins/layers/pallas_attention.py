@@ -1,6 +1,5 @@
 """Fused attention with its tangent: Pallas kernels on a GPU, XLA elsewhere."""
 
-from dataclasses import dataclass
 from typing import Literal
 
 import equinox as eqx
@@ -8,22 +7,16 @@ from jaxtyping import Array, Float
 
 from scmkit import attention
 from scmkit.interfaces import AbstractAttention
-from scmkit.plugin import Context, Plugin, Slot
-from scmkit.types import Key
-
-
-@dataclass(frozen=True)
-class PallasAttentionOptions:
-    """Options of the fused attention."""
-
-    implementation: Literal["auto", "mosaic", "triton", "xla"] = "auto"
-    """Kernel on CUDA: the fastest that supports the call, or this one. Other platforms use XLA."""
+from scmkit.plugin import Plugin, Slot, itself
 
 
 class PallasAttention(AbstractAttention):
     """`scmkit.attention`: memory linear in the tokens, and one pass for output and tangent."""
 
-    implementation: Literal["mosaic", "triton", "xla"] | None = eqx.field(static=True)
+    implementation: Literal["auto", "mosaic", "triton", "xla"] = eqx.field(
+        static=True, default="auto"
+    )
+    """Kernel on CUDA: the fastest that supports the call, or this one. Other platforms use XLA."""
 
     def __call__(
         self,
@@ -31,16 +24,13 @@ class PallasAttention(AbstractAttention):
         k: Float[Array, "tokens heads head_dim"],
         v: Float[Array, "tokens heads head_dim"],
     ) -> Float[Array, "queries heads head_dim"]:
-        return attention(q, k, v, implementation=self.implementation)
-
-
-def build(config: PallasAttentionOptions, context: Context, *, key: Key) -> PallasAttention:
-    return PallasAttention(None if config.implementation == "auto" else config.implementation)
+        chosen = None if self.implementation == "auto" else self.implementation
+        return attention(q, k, v, implementation=chosen)
 
 
 plugin = Plugin(
     name="pallas-attention",
     summary="Fused attention with its tangent: Mosaic GPU, Triton or XLA",
-    provides={Slot.attention: build},
-    config=PallasAttentionOptions,
+    provides={Slot.attention: itself},
+    config=PallasAttention,
 )

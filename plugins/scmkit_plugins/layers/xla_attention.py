@@ -5,8 +5,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from scmkit.interfaces import AbstractAttention
-from scmkit.plugin import Context, NoOptions, Plugin, Slot
-from scmkit.types import Key, sum_dtype
+from scmkit.plugin import Plugin, Slot, itself
+from scmkit.types import sum_dtype
 
 
 class XLAAttention(AbstractAttention):
@@ -37,12 +37,9 @@ class XLAAttention(AbstractAttention):
         return jnp.swapaxes((out / total).astype(v.dtype), 0, 1)
 
 
-def build(config: NoOptions, context: Context, *, key: Key) -> XLAAttention:
-    return XLAAttention()
-
-
 plugin = Plugin(
     name="xla-attention",
     summary="Softmax attention in plain XLA, on every platform",
-    provides={Slot.attention: build},
+    provides={Slot.attention: itself},
+    config=XLAAttention,
 )

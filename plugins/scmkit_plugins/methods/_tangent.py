@@ -1,6 +1,6 @@
 """The continuous-time consistency objective, shared by sCT and sCD."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import jax
@@ -50,10 +50,7 @@ class ConsistencyLoss(AbstractLoss):
     """
 
     log_weight: LogWeight
-    normalize: Normalization
-    constant: float
-    warmup_steps: int
-    derivative: Derivative = "jvp"
+    options: ConsistencyOptions
     guidance_range: tuple[float, ...] = ()
 
     def __call__(self, model: Model, scene: Scene, sample: Sample, *, key: Key) -> LossOutput:
@@ -63,7 +60,7 @@ class ConsistencyLoss(AbstractLoss):
             low, high = self.guidance_range
             strength = jr.uniform(jr.fold_in(key, 3), minval=low, maxval=high)
             cond = Conditioning(cond.label, {"guidance": strength})
-        process, param = model.process, model.parameterization
+        o, process, param = self.options, model.process, model.parameterization
         t = scene.proposal.sample(process, key=k_time)
         point = noised(process, Sample(sample.x0, cond, sample.eps), t, key=k_noise)
         weight = param.weight(t)
@@ -72,11 +69,11 @@ class ConsistencyLoss(AbstractLoss):
             point,
             jax.lax.stop_gradient(scene.tangent(point)),
             weight=weight,
-            derivative=self.derivative,
+            derivative=o.derivative,
             key=k_dropout,
         )
-        r = jnp.minimum(1.0, (scene.step + 1) / max(self.warmup_steps, 1)).astype(F.dtype)
-        g = bound((1 - r) * stable + r * whole, self.normalize, self.constant)
+        r = jnp.minimum(1.0, (scene.step + 1) / max(o.warmup_steps, 1)).astype(F.dtype)
+        g = bound((1 - r) * stable + r * whole, o.normalize, o.constant)
         moved = network_gain(param, t) * (F - jax.lax.stop_gradient(F))
         error = jnp.mean((moved - g) ** 2)
         w = self.log_weight(param.coefficients(t).noise)
@@ -97,9 +94,6 @@ def build_loss(
     """
     return ConsistencyLoss(
         log_weight=LogWeight(context.embedding),
-        normalize=config.normalize,
-        constant=config.constant,
-        warmup_steps=min(config.warmup_steps, context.train.steps),
-        derivative=config.derivative,
+        options=replace(config, warmup_steps=min(config.warmup_steps, context.train.steps)),
         guidance_range=guidance_range,
     )

@@ -16,6 +16,14 @@ from scmkit.types import Key
 from scmkit_plugins.methods._data_tangent import build_data_tangent
 
 
+@dataclass(frozen=True)
+class Options:
+    """Options of diffusion training."""
+
+    label_dropout: Annotated[float, Ge(0), Le(1)] = 0.1
+    """Share of samples trained without their label, which guidance needs."""
+
+
 class DiffusionLoss(AbstractLoss):
     r"""Regression of the model's velocity onto the tangent, with learned uncertainty weighting.
 
@@ -30,7 +38,7 @@ class DiffusionLoss(AbstractLoss):
 
     log_weight: LogWeight
     num_classes: int
-    label_dropout: float
+    options: Options
 
     def __call__(self, model: Model, scene: Scene, sample: Sample, *, key: Key) -> LossOutput:
         k_time, k_noise, k_dropout, k_label = jr.split(key, 4)
@@ -40,7 +48,7 @@ class DiffusionLoss(AbstractLoss):
         target = jax.lax.stop_gradient(scene.tangent(point))
         cond = point.cond
         if cond.label is not None:
-            dropped = jr.bernoulli(k_label, self.label_dropout)
+            dropped = jr.bernoulli(k_label, self.options.label_dropout)
             cond = Conditioning(jnp.where(dropped, self.num_classes, cond.label))
         c = param.coefficients(t)
         alpha, sigma, d_alpha, d_sigma = process.rates(t)
@@ -51,19 +59,11 @@ class DiffusionLoss(AbstractLoss):
         return LossOutput(jnp.exp(w) * mse - w, {"mse": mse}, process.ratio(t))
 
 
-@dataclass(frozen=True)
-class Options:
-    """Options of diffusion training."""
-
-    label_dropout: Annotated[float, Ge(0), Le(1)] = 0.1
-    """Share of samples trained without their label, which guidance needs."""
-
-
 def build_loss(config: Options, context: Context, *, key: Key) -> DiffusionLoss:
     return DiffusionLoss(
         log_weight=LogWeight(context.embedding),
         num_classes=context.data.num_classes,
-        label_dropout=config.label_dropout,
+        options=config,
     )
 
 

@@ -1,20 +1,27 @@
 """Metrics that see a set of vectors as balls that reach to each one's k-th nearest neighbour."""
 
+from dataclasses import dataclass
+from typing import Annotated
+
 import numpy as np
+from annotated_types import Gt
 from jaxtyping import Float, Int
 
 from scmkit.interfaces import AbstractMetric, Evaluation
 from scmkit_plugins.metrics._pairwise import nearest, squared_distances
 
 
+@dataclass(frozen=True)
 class AbstractManifoldMetric(AbstractMetric):
-    """A metric that compares samples with such balls; `k` counts the neighbours within each."""
+    """A metric that compares samples with such balls."""
 
+    k: Annotated[int, Gt(0)] = 3
+    """Each vector reaches to its k-th nearest neighbour."""
     larger_is_better = True
 
-    def __init__(self, k: int) -> None:
-        self.k = k
-        self.needs = f"more than {k} samples and more than {k} real ones"
+    @property
+    def needs(self) -> str:
+        return f"more than {self.k} samples and more than {self.k} real ones"
 
     def applies(self, evaluation: Evaluation) -> bool:
         return min(len(evaluation.samples), len(evaluation.reference)) > self.k

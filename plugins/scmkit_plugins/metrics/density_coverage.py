@@ -6,11 +6,12 @@ from typing import Annotated
 from annotated_types import Gt
 
 from scmkit.interfaces import Evaluation
-from scmkit.plugin import Plugin, Slot
+from scmkit.plugin import Plugin, Slot, itself
 from scmkit_plugins.metrics._manifold import AbstractManifoldMetric, memberships, radii
 from scmkit_plugins.metrics._pairwise import nearest
 
 
+@dataclass(frozen=True)
 class Density(AbstractManifoldMetric):
     """In how many real vectors' reach a sample lies on average, over `k`: 1 for fresh real data.
 
@@ -18,11 +19,14 @@ class Density(AbstractManifoldMetric):
     crowd in the middle of the data (arXiv 2002.09797, Equation 3).
     """
 
+    k: Annotated[int, Gt(0)] = 5
+
     def __call__(self, evaluation: Evaluation) -> float:
         counts = memberships(evaluation.samples, evaluation.reference, self.k)
         return float(counts.mean() / self.k)
 
 
+@dataclass(frozen=True)
 class Coverage(AbstractManifoldMetric):
     r"""The share of real vectors with a sample within their reach.
 
@@ -31,37 +35,23 @@ class Coverage(AbstractManifoldMetric):
     (arXiv 2002.09797, Equation 4 and Section 3.3).
     """
 
+    k: Annotated[int, Gt(0)] = 5
+
     def __call__(self, evaluation: Evaluation) -> float:
         real = evaluation.reference
         return float((nearest(real, evaluation.samples) <= radii(real, self.k)).mean())
 
 
-@dataclass(frozen=True)
-class Options:
-    """Options of density and coverage."""
-
-    k: Annotated[int, Gt(0)] = 5
-    """Each vector reaches to its k-th nearest neighbour."""
-
-
-def build_density(config: Options) -> Density:
-    return Density(config.k)
-
-
-def build_coverage(config: Options) -> Coverage:
-    return Coverage(config.k)
-
-
 density = Plugin(
     name="density",
     summary="how densely real data surrounds the samples (larger is better; arXiv 2002.09797)",
-    provides={Slot.metric: build_density},
-    config=Options,
+    provides={Slot.metric: itself},
+    config=Density,
 )
 
 coverage = Plugin(
     name="coverage",
     summary="share of real data with a sample within reach (larger is better; arXiv 2002.09797)",
-    provides={Slot.metric: build_coverage},
-    config=Options,
+    provides={Slot.metric: itself},
+    config=Coverage,
 )

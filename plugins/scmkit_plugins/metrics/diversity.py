@@ -1,13 +1,16 @@
 """Diversity of samples, as a multiple of that of real data."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from jaxtyping import Float
 
 from scmkit.interfaces import AbstractMetric, Evaluation
-from scmkit.plugin import NoOptions, Plugin, Slot
+from scmkit.plugin import Plugin, Slot, itself
 from scmkit_plugins.metrics._pairwise import pair_mean
 
 
+@dataclass(frozen=True)
 class Diversity(AbstractMetric):
     r"""$E\|X - X'\| / E\|Y - Y'\|$, the mean distance of two samples over that of two real vectors.
 
@@ -32,12 +35,9 @@ def _spread(vectors: Float[np.ndarray, "n d"]) -> float:
     return pair_mean(np.sqrt, vectors, vectors) * n / (n - 1)
 
 
-def build(config: NoOptions) -> Diversity:
-    return Diversity()
-
-
 plugin = Plugin(
     name="diversity",
     summary="mean distance of two samples over that of two real vectors (1: as diverse as real data)",
-    provides={Slot.metric: build},
+    provides={Slot.metric: itself},
+    config=Diversity,
 )

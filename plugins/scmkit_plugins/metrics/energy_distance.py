@@ -1,13 +1,16 @@
 """Energy distance."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from jaxtyping import Float, Int
 
 from scmkit.interfaces import AbstractMetric, Evaluation
-from scmkit.plugin import NoOptions, Plugin, Slot
+from scmkit.plugin import Plugin, Slot, itself
 from scmkit_plugins.metrics._pairwise import pair_mean, shares, weighted_pair_sums
 
 
+@dataclass(frozen=True)
 class EnergyDistance(AbstractMetric):
     r"""$2 E\|X - Y\| - E\|X - X'\| - E\|Y - Y'\|$, as a V-statistic: never negative.
 
@@ -33,12 +36,9 @@ class EnergyDistance(AbstractMetric):
         return 2 * across - within - pair_mean(np.sqrt, y, y)
 
 
-def build(config: NoOptions) -> EnergyDistance:
-    return EnergyDistance()
-
-
 plugin = Plugin(
     name="energy-distance",
     summary="energy distance",
-    provides={Slot.metric: build},
+    provides={Slot.metric: itself},
+    config=EnergyDistance,
 )

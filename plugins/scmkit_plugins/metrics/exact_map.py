@@ -1,11 +1,14 @@
 """Error to the exact map, where the data's density is known."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from scmkit.interfaces import AbstractMetric, Evaluation
-from scmkit.plugin import NoOptions, Plugin, Slot
+from scmkit.plugin import Plugin, Slot, itself
 
 
+@dataclass(frozen=True)
 class ExactMapError(AbstractMetric):
     """RMS over samples and coordinates of the difference to the exact end of each PF-ODE path.
 
@@ -24,12 +27,9 @@ class ExactMapError(AbstractMetric):
         return float(np.sqrt((difference**2).mean()))
 
 
-def build(config: NoOptions) -> ExactMapError:
-    return ExactMapError()
-
-
 plugin = Plugin(
     name="exact-map",
     summary="RMS error to the exact PF-ODE map, where the density is known",
-    provides={Slot.metric: build},
+    provides={Slot.metric: itself},
+    config=ExactMapError,
 )

@@ -1,13 +1,16 @@
 """Kernel Inception distance."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from jaxtyping import Float
 
 from scmkit.interfaces import AbstractMetric, Evaluation
-from scmkit.plugin import NoOptions, Plugin, Slot
+from scmkit.plugin import Plugin, Slot, itself
 from scmkit_plugins.metrics._pairwise import products
 
 
+@dataclass(frozen=True)
 class KernelInceptionDistance(AbstractMetric):
     r"""The unbiased estimate of $\mathrm{MMD}^2$ with $k(x, y) = (x \cdot y / d + 1)^3$.
 
@@ -43,12 +46,9 @@ def _within(a: Float[np.ndarray, "n d"]) -> float:
     return float(_total(a, a) - alike) / (len(a) * (len(a) - 1))
 
 
-def build(config: NoOptions) -> KernelInceptionDistance:
-    return KernelInceptionDistance()
-
-
 plugin = Plugin(
     name="kid",
     summary="kernel Inception distance: unbiased MMD^2, cubic kernel (arXiv 1801.01401)",
-    provides={Slot.metric: build},
+    provides={Slot.metric: itself},
+    config=KernelInceptionDistance,
 )

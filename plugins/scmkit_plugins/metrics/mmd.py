@@ -8,7 +8,7 @@ from annotated_types import Gt
 from jaxtyping import Float, Int
 
 from scmkit.interfaces import AbstractMetric, Evaluation
-from scmkit.plugin import Plugin, Slot
+from scmkit.plugin import Plugin, Slot, itself
 from scmkit_plugins.metrics._pairwise import (
     PairFunction,
     pair_mean,
@@ -21,6 +21,7 @@ SUBSET = 2000
 """Vectors of the reference whose distances the median is taken of, at most."""
 
 
+@dataclass(frozen=True)
 class MMD(AbstractMetric):
     r"""$\sqrt{E\,k(X,X') + E\,k(Y,Y') - 2 E\,k(X,Y)}$, Gaussian kernel, as a V-statistic.
 
@@ -28,10 +29,10 @@ class MMD(AbstractMetric):
     Equation 5 and Section 8).
     """
 
-    needs = "real samples that differ"
+    scale: Annotated[float, Gt(0)] = 1.0
+    """Kernel bandwidth, in median distances of the reference."""
 
-    def __init__(self, scale: float) -> None:
-        self.scale = scale
+    needs = "real samples that differ"
 
     def applies(self, evaluation: Evaluation) -> bool:
         return self._bandwidth(evaluation.reference) > 0
@@ -65,21 +66,9 @@ class MMD(AbstractMetric):
         return self.scale**2 * float(np.median(square[~np.eye(len(some), dtype=bool)]))
 
 
-@dataclass(frozen=True)
-class Options:
-    """Options of the maximum mean discrepancy."""
-
-    scale: Annotated[float, Gt(0)] = 1.0
-    """Kernel bandwidth, in median distances of the reference."""
-
-
-def build(config: Options) -> MMD:
-    return MMD(config.scale)
-
-
 plugin = Plugin(
     name="mmd",
     summary="maximum mean discrepancy, Gaussian kernel",
-    provides={Slot.metric: build},
-    config=Options,
+    provides={Slot.metric: itself},
+    config=MMD,
 )

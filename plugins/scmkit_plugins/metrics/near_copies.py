@@ -8,10 +8,11 @@ from annotated_types import Gt, Lt
 from jaxtyping import Bool, Float, Int
 
 from scmkit.interfaces import AbstractMetric, Evaluation
-from scmkit.plugin import Plugin, Slot
+from scmkit.plugin import Plugin, Slot, itself
 from scmkit_plugins.metrics._pairwise import nearest
 
 
+@dataclass(frozen=True)
 class NearCopies(AbstractMetric):
     """The share of samples closer to their nearest training point than almost all real test data.
 
@@ -19,10 +20,10 @@ class NearCopies(AbstractMetric):
     `quantile` itself, a model that memorises more.
     """
 
-    finds_training_data = True
+    quantile: Annotated[float, Gt(0), Lt(1)] = 0.05
+    """The share that fresh data scores."""
 
-    def __init__(self, quantile: float) -> None:
-        self.quantile = quantile
+    finds_training_data = True
 
     def applies(self, evaluation: Evaluation) -> bool:
         return True
@@ -41,21 +42,9 @@ class NearCopies(AbstractMetric):
         return near < np.quantile(real, self.quantile)
 
 
-@dataclass(frozen=True)
-class Options:
-    """Options of the near-copy count."""
-
-    quantile: Annotated[float, Gt(0), Lt(1)] = 0.05
-    """The share that fresh data scores."""
-
-
-def build(config: Options) -> NearCopies:
-    return NearCopies(config.quantile)
-
-
 plugin = Plugin(
     name="near-copies",
     summary="share of samples that are near copies of training data (fresh data: 0.05)",
-    provides={Slot.metric: build},
-    config=Options,
+    provides={Slot.metric: itself},
+    config=NearCopies,
 )

@@ -1,12 +1,7 @@
 """Improved precision and recall: how real samples are, and how much of the data they cover."""
 
-from dataclasses import dataclass
-from typing import Annotated
-
-from annotated_types import Gt
-
 from scmkit.interfaces import Evaluation
-from scmkit.plugin import Plugin, Slot
+from scmkit.plugin import Plugin, Slot, itself
 from scmkit_plugins.metrics._manifold import AbstractManifoldMetric, memberships
 
 
@@ -31,32 +26,16 @@ class Recall(AbstractManifoldMetric):
         return float((memberships(evaluation.reference, evaluation.samples, self.k) > 0).mean())
 
 
-@dataclass(frozen=True)
-class Options:
-    """Options of precision and recall."""
-
-    k: Annotated[int, Gt(0)] = 3
-    """Each vector reaches to its k-th nearest neighbour."""
-
-
-def build_precision(config: Options) -> Precision:
-    return Precision(config.k)
-
-
-def build_recall(config: Options) -> Recall:
-    return Recall(config.k)
-
-
 precision = Plugin(
     name="precision",
     summary="share of samples within reach of real data (larger is better; arXiv 1904.06991)",
-    provides={Slot.metric: build_precision},
-    config=Options,
+    provides={Slot.metric: itself},
+    config=Precision,
 )
 
 recall = Plugin(
     name="recall",
     summary="share of real data within reach of samples (larger is better; arXiv 1904.06991)",
-    provides={Slot.metric: build_recall},
-    config=Options,
+    provides={Slot.metric: itself},
+    config=Recall,
 )

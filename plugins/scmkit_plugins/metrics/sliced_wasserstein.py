@@ -8,12 +8,13 @@ from annotated_types import Gt
 from jaxtyping import Float, Int
 
 from scmkit.interfaces import AbstractMetric, Evaluation
-from scmkit.plugin import Plugin, Slot
+from scmkit.plugin import Plugin, Slot, itself
 
 BLOCK = 1 << 19
 """Projections that are held at once, per set of vectors: 4 MiB in float64, or one direction's."""
 
 
+@dataclass(frozen=True)
 class SlicedWasserstein(AbstractMetric):
     r"""The mean over random directions of the 1-D Wasserstein-1 distance of the projections.
 
@@ -22,9 +23,10 @@ class SlicedWasserstein(AbstractMetric):
     Section 3).
     """
 
-    def __init__(self, projections: int, seed: int) -> None:
-        self.projections = projections
-        self.seed = seed
+    projections: Annotated[int, Gt(0)] = 256
+    """Number of directions."""
+    seed: int = 0
+    """Seed of the directions."""
 
     def applies(self, evaluation: Evaluation) -> bool:
         return True
@@ -59,23 +61,9 @@ def _steps(
     return edges[:-1] // m, edges[:-1] // n, np.diff(edges) / (n * m)
 
 
-@dataclass(frozen=True)
-class Options:
-    """Options of the sliced Wasserstein distance."""
-
-    projections: Annotated[int, Gt(0)] = 256
-    """Number of directions."""
-    seed: int = 0
-    """Seed of the directions."""
-
-
-def build(config: Options) -> SlicedWasserstein:
-    return SlicedWasserstein(config.projections, config.seed)
-
-
 plugin = Plugin(
     name="sliced-wasserstein",
     summary="sliced Wasserstein-1 distance",
-    provides={Slot.metric: build},
-    config=Options,
+    provides={Slot.metric: itself},
+    config=SlicedWasserstein,
 )

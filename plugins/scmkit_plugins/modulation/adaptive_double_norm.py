@@ -20,7 +20,7 @@ NORMS: dict[str, Callable[..., Array]] = {"rms": rms_norm, "group": group_norm}
 
 
 @dataclass(frozen=True)
-class AdaptiveDoubleNormOptions:
+class Options:
     """Options of adaptive double normalization."""
 
     norm: Literal["rms", "group"] = "rms"
@@ -31,7 +31,7 @@ class AdaptiveDoubleNormOptions:
     """How the linear layer is parameterized: plain, or of weights forced to unit RMS (EDM2)."""
 
 
-def pixel_norm(a: Float[Array, " c"]) -> Float[Array, " c"]:
+def pnorm(a: Float[Array, " c"]) -> Float[Array, " c"]:
     r"""$a / \sqrt{\mathrm{mean}_c\, a^2 + 10^{-8}}$: unit RMS whatever the scale of `a`."""
     return rms_norm(a, eps=1e-8)
 
@@ -44,53 +44,37 @@ class AdaptiveDoubleNorm(AbstractNorm):
     """
 
     modulation: Linear | MPLayer
-    normalize: Callable[..., Array] = eqx.field(static=True)
-    shift: bool = eqx.field(static=True)
+    options: Options = eqx.field(static=True)
 
-    def __init__(
-        self,
-        channels: int,
-        dim: int,
-        *,
-        normalize: Callable[..., Array] = rms_norm,
-        shift: bool = True,
-        normalised: bool = False,
-        key: Key,
-    ) -> None:
+    def __init__(self, channels: int, dim: int, *, options: Options = Options(), key: Key) -> None:
         # Never zero: pnorm has slope 1e4 at 0, and s = 0 would silence the layer. The scale starts
         # about 1, so that few channels begin with their sign turned.
-        out = (2 if shift else 1) * channels
-        if normalised:
+        out = (2 if options.shift else 1) * channels
+        if options.weights == "normalised":
             self.modulation = MPLayer(dim, out, key=key)
         else:
             modulation = Linear(dim, out, key=key)
             bias = modulation.bias.at[:channels].set(1.0)
             self.modulation = eqx.tree_at(lambda m: m.bias, modulation, bias)
-        self.normalize = normalize
-        self.shift = shift
+        self.options = options
 
     def __call__(
         self, x: Float[Array, "*space c"], emb: Float[Array, " dim"]
     ) -> Float[Array, "*space c"]:
-        modulation, y = self.modulation(emb), self.normalize(x)
-        if not self.shift:
-            return y * last_axis(pixel_norm(modulation), x)
+        modulation, y = self.modulation(emb), NORMS[self.options.norm](x)
+        if not self.options.shift:
+            return y * last_axis(pnorm(modulation), x)
         s, b = jnp.split(modulation, 2)
-        return y * last_axis(pixel_norm(s), x) + last_axis(pixel_norm(b), x)
+        return y * last_axis(pnorm(s), x) + last_axis(pnorm(b), x)
 
 
-def build(config: AdaptiveDoubleNormOptions, context: Context, *, key: Key) -> NormFactory:
-    return partial(
-        AdaptiveDoubleNorm,
-        normalize=NORMS[config.norm],
-        shift=config.shift,
-        normalised=config.weights == "normalised",
-    )
+def build(config: Options, context: Context, *, key: Key) -> NormFactory:
+    return partial(AdaptiveDoubleNorm, options=config)
 
 
 plugin = Plugin(
     name="adaptive-double-norm",
     summary="Adaptive double normalization (sCM, arXiv 2410.11081, Section 4.1)",
     provides={Slot.norm: build},
-    config=AdaptiveDoubleNormOptions,
+    config=Options,
 )

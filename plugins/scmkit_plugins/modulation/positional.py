@@ -1,6 +1,5 @@
 """Positional embedding of the noise labels."""
 
-from dataclasses import dataclass
 from typing import Annotated
 
 import jax.numpy as jnp
@@ -9,18 +8,7 @@ from annotated_types import Ge, Gt, Le
 from jaxtyping import Array, Float
 
 from scmkit.interfaces import AbstractTimeEmbedding
-from scmkit.plugin import Context, Plugin, Slot
-from scmkit.types import Key
-
-
-@dataclass(frozen=True)
-class PositionalOptions:
-    """Options of the positional embedding."""
-
-    channels: Annotated[int, Ge(2)] = 256
-    """Features of a time, an even number."""
-    min_frequency: Annotated[float, Gt(0), Le(1)] = 1e-4
-    """Lowest angular frequency; the highest is 1."""
+from scmkit.plugin import Plugin, Slot, itself
 
 
 class PositionalEmbedding(AbstractTimeEmbedding):
@@ -30,9 +18,21 @@ class PositionalEmbedding(AbstractTimeEmbedding):
     tangent (arXiv 2410.11081, Section 4.1). The factor makes the RMS of the features exactly 1.
     """
 
-    channels: int
-    min_frequency: float
-    dim: int
+    channels: Annotated[int, Ge(2)] = 256
+    """Features of a time, an even number."""
+    min_frequency: Annotated[float, Gt(0), Le(1)] = 1e-4
+    """Lowest angular frequency; the highest is 1."""
+
+    def __check_init__(self) -> None:
+        if self.channels % 2:
+            raise ValueError(
+                f"the positional embedding pairs a cosine with a sine: set positional.channels to an "
+                f"even number, not {self.channels}"
+            )
+
+    @property
+    def dim(self) -> int:
+        return self.channels
 
     def __call__(self, c_noise: Float[Array, " k"]) -> Float[Array, " dim"]:
         frequencies = np.geomspace(1, self.min_frequency, self.channels // 2, dtype=np.float32)
@@ -41,22 +41,9 @@ class PositionalEmbedding(AbstractTimeEmbedding):
         return np.float32(np.sqrt(2)) * features.ravel()
 
 
-def build(config: PositionalOptions, context: Context, *, key: Key) -> PositionalEmbedding:
-    if config.channels % 2:
-        raise ValueError(
-            f"the positional embedding pairs a cosine with a sine: set positional.channels to an "
-            f"even number, not {config.channels}"
-        )
-    return PositionalEmbedding(
-        channels=config.channels,
-        min_frequency=config.min_frequency,
-        dim=config.channels,
-    )
-
-
 plugin = Plugin(
     name="positional",
     summary="Positional time embedding, frequencies 1 to 1e-4 (sCM, arXiv 2410.11081)",
-    provides={Slot.embedding: build},
-    config=PositionalOptions,
+    provides={Slot.embedding: itself},
+    config=PositionalEmbedding,
 )

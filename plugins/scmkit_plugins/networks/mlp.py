@@ -14,6 +14,7 @@ from scmkit.interfaces import AbstractNetwork, AbstractNorm, Conditioning, NormF
 from scmkit.models.conditioning import ConditioningEmbedding
 from scmkit.plugin import Context, Plugin, Slot
 from scmkit.types import Key
+from scmkit_plugins.layers.conditioning import conditioning
 from scmkit_plugins.layers.linear import Linear, dropout, layer_keys
 from scmkit_plugins.layers.normalize import rms_norm
 
@@ -75,14 +76,7 @@ class MLP(AbstractNetwork):
         size = math.prod(context.data.shape)
         width, dim = config.width, config.embedding_dim
         k_cond, k_first, k_last, *k_blocks = jr.split(key, 3 + config.depth)
-        self.conditioning = ConditioningEmbedding(
-            context.embedding,
-            dim,
-            context.data.num_classes,
-            noise_labels=context.noise_labels,
-            conditions=context.conditions,
-            key=k_cond,
-        )
+        self.conditioning = conditioning(context, dim, key=k_cond)
         self.first = Linear(size, width, key=k_first)
         self.blocks = tuple(
             MLPBlock(width, dim, config.dropout, norm=context.norm, key=k) for k in k_blocks

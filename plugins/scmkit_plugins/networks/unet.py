@@ -20,9 +20,11 @@ from scmkit.interfaces import (
 from scmkit.models.conditioning import ConditioningEmbedding
 from scmkit.plugin import Context, Plugin, Slot
 from scmkit.types import Key
+from scmkit_plugins.layers.conditioning import conditioning
 from scmkit_plugins.layers.convolution import Conv
 from scmkit_plugins.layers.linear import Linear, dropout, layer_keys
 from scmkit_plugins.layers.resample import check_halvings, double, halve
+from scmkit_plugins.layers.self_attention import over_positions
 
 Image = Float[Array, "h w c"]
 
@@ -70,9 +72,8 @@ class AttentionBlock(eqx.Module):
         self.head_dim = head_dim
 
     def __call__(self, x: Image, emb: Float[Array, " dim"], attention: AbstractAttention) -> Image:
-        h, w, c = x.shape
-        qkv = self.qkv(self.norm(x, emb)).reshape(h * w, 3, c // self.head_dim, self.head_dim)
-        return x + self.out(attention(qkv[:, 0], qkv[:, 1], qkv[:, 2]).reshape(h, w, c))
+        qkv, heads = self.qkv(self.norm(x, emb)), x.shape[-1] // self.head_dim
+        return x + self.out(over_positions(attention, qkv, heads))
 
 
 class Block(eqx.Module):
@@ -145,14 +146,7 @@ class UNet(AbstractNetwork):
         def block(in_: int, out: int, attend: bool) -> Block:
             return Block(in_, out, attend, config=config, norm=context.norm, key=next(keys))
 
-        self.conditioning = ConditioningEmbedding(
-            context.embedding,
-            config.embedding_dim,
-            context.data.num_classes,
-            noise_labels=context.noise_labels,
-            conditions=context.conditions,
-            key=next(keys),
-        )
+        self.conditioning = conditioning(context, config.embedding_dim, key=next(keys))
         self.attention = context.attention
         self.first = Conv(shape[0], config.channels, key=next(keys))
 

@@ -1,23 +1,25 @@
 """EDM: the variance-exploding process with EDM's preconditioning."""
 
+from typing import Annotated
+
 import jax.numpy as jnp
+from annotated_types import Gt
 from jaxtyping import Array, Float
 
 from scmkit.interfaces import (
-    AbstractImporter,
     AbstractNoiseProcess,
     AbstractParameterization,
     Coefficients,
 )
-from scmkit.plugin import Context, Plugin, Slot
+from scmkit.plugin import Context, Plugin, Slot, itself
 from scmkit.types import Key, Scalar
-from scmkit_plugins.processes._options import NoiseOptions
 
 
 class VarianceExploding(AbstractNoiseProcess):
     r"""$x_t = x_0 + t\,\varepsilon$: time is the noise level, in the data's units (arXiv 2206.00364)."""
 
-    ratio_max: float = 80.0
+    ratio_max: Annotated[float, Gt(0)] = 80.0
+    """Noise-to-signal ratio at which sampling starts."""
 
     def alpha(self, t: Scalar) -> Scalar:
         return jnp.ones_like(t)
@@ -63,12 +65,8 @@ class EDMParameterization(AbstractParameterization):
         return self.ddim_jump(t, s)
 
 
-def build_process(config: NoiseOptions, context: Context, *, key: Key) -> VarianceExploding:
-    return VarianceExploding(ratio_max=config.ratio_max)
-
-
 def build_parameterization(
-    config: NoiseOptions, context: Context, *, key: Key
+    config: VarianceExploding, context: Context, *, key: Key
 ) -> EDMParameterization:
     if not isinstance(context.noise, VarianceExploding):
         raise TypeError(
@@ -78,19 +76,9 @@ def build_parameterization(
     return EDMParameterization(process=context.noise, sigma_data=context.data.sigma_data)
 
 
-def build_importer(config: NoiseOptions) -> AbstractImporter:
-    from scmkit_plugins.importers.ddpmpp import DDPMPPImporter
-
-    return DDPMPPImporter()
-
-
 plugin = Plugin(
     name="edm",
     summary="variance-exploding process with EDM preconditioning (arXiv 2206.00364)",
-    provides={
-        Slot.noise: build_process,
-        Slot.parameterization: build_parameterization,
-        Slot.importer: build_importer,
-    },
-    config=NoiseOptions,
+    provides={Slot.noise: itself, Slot.parameterization: build_parameterization},
+    config=VarianceExploding,
 )

@@ -1,18 +1,21 @@
 """Flow matching: the straight-line process with a raw velocity network."""
 
+from typing import Annotated
+
 import jax.numpy as jnp
+from annotated_types import Gt
 from jaxtyping import Array, Float
 
 from scmkit.interfaces import AbstractNoiseProcess, AbstractParameterization, Coefficients
-from scmkit.plugin import Context, Plugin, Slot
+from scmkit.plugin import Context, Plugin, Slot, itself
 from scmkit.types import Key, Scalar
-from scmkit_plugins.processes._options import NoiseOptions
 
 
 class RectifiedFlow(AbstractNoiseProcess):
     r"""$x_t = (1 - t)\, x_0 + t\,\varepsilon$, $t \in [0, 1)$ (arXiv 2209.03003, 2210.02747)."""
 
-    ratio_max: float = 80.0
+    ratio_max: Annotated[float, Gt(0)] = 80.0
+    """Noise-to-signal ratio at which sampling starts."""
 
     def alpha(self, t: Scalar) -> Scalar:
         return 1 - t
@@ -48,12 +51,8 @@ class VelocityParameterization(AbstractParameterization):
         return jnp.ones_like(t), s - t
 
 
-def build_process(config: NoiseOptions, context: Context, *, key: Key) -> RectifiedFlow:
-    return RectifiedFlow(ratio_max=config.ratio_max)
-
-
 def build_parameterization(
-    config: NoiseOptions, context: Context, *, key: Key
+    config: RectifiedFlow, context: Context, *, key: Key
 ) -> VelocityParameterization:
     if not isinstance(context.noise, RectifiedFlow):
         raise TypeError(
@@ -66,6 +65,6 @@ def build_parameterization(
 plugin = Plugin(
     name="flow-matching",
     summary="rectified flow with a raw velocity network (arXiv 2210.02747)",
-    provides={Slot.noise: build_process, Slot.parameterization: build_parameterization},
-    config=NoiseOptions,
+    provides={Slot.noise: itself, Slot.parameterization: build_parameterization},
+    config=RectifiedFlow,
 )

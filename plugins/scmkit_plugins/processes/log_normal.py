@@ -1,6 +1,5 @@
 """Log-normal time proposal."""
 
-from dataclasses import dataclass
 from typing import Annotated
 
 import jax.numpy as jnp
@@ -8,7 +7,7 @@ import jax.random as jr
 from annotated_types import Gt
 
 from scmkit.interfaces import AbstractNoiseProcess, AbstractProposal
-from scmkit.plugin import Context, Plugin, Slot
+from scmkit.plugin import Plugin, Slot, itself
 from scmkit.types import Key, Scalar
 
 
@@ -19,31 +18,19 @@ class LogNormal(AbstractProposal):
     TrigFlow, EDM's $\ln\sigma$, the logit-normal of flow matching (arXiv 2410.11081, Section 3).
     """
 
-    mean: float
-    std: float
+    mean: float = -1.0
+    """Mean of the log ratio."""
+    std: Annotated[float, Gt(0)] = 1.4
+    """Standard deviation of the log ratio."""
 
     def sample(self, process: AbstractNoiseProcess, *, key: Key) -> Scalar:
         ratio = jnp.exp(self.mean + self.std * jr.normal(key))
         return process.time_at(jnp.minimum(ratio, process.ratio_max))
 
 
-@dataclass(frozen=True)
-class Options:
-    """Where training looks, in log noise-to-signal ratio."""
-
-    mean: float = -1.0
-    """Mean of the log ratio."""
-    std: Annotated[float, Gt(0)] = 1.4
-    """Standard deviation of the log ratio."""
-
-
-def build(config: Options, context: Context, *, key: Key) -> LogNormal:
-    return LogNormal(config.mean, config.std)
-
-
 plugin = Plugin(
     name="log-normal",
     summary="log-normal proposal of noise levels",
-    provides={Slot.proposal: build},
-    config=Options,
+    provides={Slot.proposal: itself},
+    config=LogNormal,
 )

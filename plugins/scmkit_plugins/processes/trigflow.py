@@ -1,6 +1,11 @@
 """TrigFlow: the process and parameterization of the sCM paper."""
 
+from dataclasses import dataclass
+from typing import Annotated
+
+import equinox as eqx
 import jax.numpy as jnp
+from annotated_types import Gt
 from jaxtyping import Array, Float
 
 from scmkit.interfaces import (
@@ -10,7 +15,14 @@ from scmkit.interfaces import (
 )
 from scmkit.plugin import Context, Plugin, Slot
 from scmkit.types import Key, Scalar
-from scmkit_plugins.processes._options import NoiseOptions
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of the TrigFlow process."""
+
+    ratio_max: Annotated[float, Gt(0)] = 80.0
+    """Noise-to-signal ratio at which sampling starts."""
 
 
 class TrigFlowProcess(AbstractNoiseProcess):
@@ -20,7 +32,11 @@ class TrigFlowProcess(AbstractNoiseProcess):
     """
 
     sigma_data: float
-    ratio_max: float = 80.0
+    options: Options = eqx.field(static=True, default=Options())
+
+    @property
+    def ratio_max(self) -> float:
+        return self.options.ratio_max
 
     def alpha(self, t: Scalar) -> Scalar:
         return jnp.cos(t)
@@ -63,12 +79,13 @@ class TrigFlowParameterization(AbstractParameterization):
         return jnp.cos(t - s), -self.sigma_data * jnp.sin(t - s)
 
 
-def build_process(config: NoiseOptions, context: Context, *, key: Key) -> TrigFlowProcess:
-    return TrigFlowProcess(sigma_data=context.data.sigma_data, ratio_max=config.ratio_max)
+def build_process(config: Options, context: Context, *, key: Key) -> TrigFlowProcess:
+    # Pyright takes the abstract `ratio_max` for a field.
+    return TrigFlowProcess(sigma_data=context.data.sigma_data, options=config)  # pyright: ignore[reportCallIssue]
 
 
 def build_parameterization(
-    config: NoiseOptions, context: Context, *, key: Key
+    config: Options, context: Context, *, key: Key
 ) -> TrigFlowParameterization:
     if not isinstance(context.noise, TrigFlowProcess):
         raise TypeError(
@@ -82,5 +99,5 @@ plugin = Plugin(
     name="trigflow",
     summary="TrigFlow process and parameterization (sCM, arXiv 2410.11081)",
     provides={Slot.noise: build_process, Slot.parameterization: build_parameterization},
-    config=NoiseOptions,
+    config=Options,
 )

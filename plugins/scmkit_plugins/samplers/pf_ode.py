@@ -77,13 +77,9 @@ class PFODESampler(AbstractSampler):
         return SamplerOutput(at_end(solution), evaluations(solution, o.solver, o.controller))
 
 
-def build(config: Options) -> PFODESampler:
-    return PFODESampler(config)
-
-
 plugin = Plugin(
     name="pf-ode",
     summary="the probability-flow ODE by any diffrax solver",
-    provides={Slot.sampler: build},
+    provides={Slot.sampler: PFODESampler},
     config=Options,
 )

@@ -1,10 +1,7 @@
 """An `.npz` file, streamed: nothing is unpickled and no array is loaded whole."""
 
-import math
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,91 +10,12 @@ from jaxtyping import Int, Shaped
 from scmkit.data.classes import numbered
 from scmkit.data.layout import StoredDtype
 from scmkit.data.readers.names import KEYS, UNSURE, choose_arrays
-from scmkit.data.readers.source import Block, Source, rows_per_block
+from scmkit.data.readers.npz_member import Member, read_member, reading, reason_of
+from scmkit.data.readers.source import Block, Source
 from scmkit.errors import DataError
 from scmkit.interfaces import Split
 from scmkit.storage.containment import unpacked
 from scmkit.storage.npy import read_header
-
-
-@dataclass(frozen=True)
-class _Member:
-    """One array of the file, of which the header has been read and checked."""
-
-    path: Path
-    key: str
-    shape: tuple[int, ...]
-    dtype: np.dtype
-
-    def stream(self) -> Iterator[Shaped[np.ndarray, "n *shape"]]:
-        """The rows of the array in blocks."""
-        rows = rows_per_block(self.shape[1:], self.dtype.itemsize)
-        with (
-            _reading(self.path, self.key),
-            zipfile.ZipFile(self.path) as archive,
-            archive.open(self.key + ".npy") as stream,
-        ):
-            read_header(stream)
-            for start in range(0, self.shape[0], rows):
-                shape = (min(rows, self.shape[0] - start), *self.shape[1:])
-                wanted = math.prod(shape) * self.dtype.itemsize
-                data = stream.read(wanted)
-                if len(data) != wanted:
-                    raise EOFError(f"it ends {wanted - len(data)} bytes early")
-                yield np.frombuffer(data, self.dtype).reshape(shape)
-            # The checksum is compared when the end is met.
-            stream.read(1)
-
-
-@contextmanager
-def _reading(path: Path, key: str) -> Iterator[None]:
-    """Turns what zipfile and numpy raise for a damaged file into a `DataError`."""
-    try:
-        yield
-    # What damaged headers make numpy, ast, zipfile and zlib raise has no common base.
-    except Exception as error:
-        raise DataError(
-            f"{path}: array '{key}' is damaged ({_reason(error)}); save the file again"
-        ) from error
-
-
-def _reason(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
-
-
-def _member(archive: zipfile.ZipFile, path: Path, key: str) -> _Member:
-    where = f"{path}: array '{key}'"
-    with _reading(path, key):
-        info = archive.getinfo(key + ".npy")
-        # Others, which numpy never writes, may ask for gigabytes before they unpack a byte.
-        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise ValueError("it is compressed in an unknown way")
-        with archive.open(info) as stream:
-            header = read_header(stream)
-    shape, dtype = header.shape, header.dtype
-    if header.kind.endswith("O"):
-        raise DataError(
-            f"{where} holds Python objects, which scmkit does not unpickle; "
-            f"save it as an array of numbers"
-        )
-    if dtype is None:
-        raise DataError(f"{where} is {header.kind!r}, no array of numbers; save it as one")
-    if header.fortran and len(shape) > 1:
-        raise DataError(
-            f"{where} is in Fortran order, which cannot be streamed; "
-            f"save np.ascontiguousarray of it"
-        )
-    if not shape or min(shape) < 1:
-        raise DataError(f"{where} has shape {shape} and holds no samples; save at least one")
-    expected = header.start + math.prod(shape) * dtype.itemsize
-    if info.file_size != expected:
-        raise DataError(
-            f"{where} is damaged: {info.file_size} bytes, but shape {shape} of {dtype} makes "
-            f"{expected}; save the file again"
-        )
-    if problem := unpacked(path, math.prod(shape[1:]) * dtype.itemsize):
-        raise DataError(f"{where} has shape {shape}: a sample of it {problem}")
-    return _Member(path, key, shape, dtype)
 
 
 def open_npz(path: Path, *, labels: bool | None = None) -> Source:
@@ -114,14 +32,14 @@ def open_npz(path: Path, *, labels: bool | None = None) -> Source:
         archive = zipfile.ZipFile(path)
     except Exception as error:
         raise DataError(
-            f"{path}: not an .npz file ({_reason(error)}); write it with numpy.savez"
+            f"{path}: not an .npz file ({reason_of(error)}); write it with numpy.savez"
         ) from error
     with archive:
         held = dict.fromkeys(archive.namelist())
         arrays = [name[:-4] for name in held if name.endswith(".npy")]
         chosen = choose_arrays(path, arrays, labels is not False)
-        samples: dict[Split, _Member] = {
-            split: _member(archive, path, x) for split, x in chosen.samples.items()
+        samples: dict[Split, Member] = {
+            split: read_member(archive, path, x) for split, x in chosen.samples.items()
         }
         found: dict[Split, np.ndarray] = {}
         unused = {name: "no array" for name in held if not name.endswith(".npy")} | chosen.unused
@@ -191,18 +109,18 @@ def _origin(
     return f"array '{key}'" + (f" with labels '{labels[split]}'" if split in found else "")
 
 
-def _could_be_labels(archive: zipfile.ZipFile, path: Path, key: str, samples: _Member) -> bool:
+def _could_be_labels(archive: zipfile.ZipFile, path: Path, key: str, samples: Member) -> bool:
     """Whether an array whose name alone says little has one whole number for each sample."""
-    with _reading(path, key), archive.open(key + ".npy") as stream:
+    with reading(path, key), archive.open(key + ".npy") as stream:
         header = read_header(stream)
     n = samples.shape[0]
     return header.shape in ((n,), (n, 1)) and header.dtype is not None and header.dtype.kind in "iu"
 
 
 def _labels(
-    archive: zipfile.ZipFile, path: Path, key: str, samples: _Member
+    archive: zipfile.ZipFile, path: Path, key: str, samples: Member
 ) -> Int[np.ndarray, " n"]:
-    member = _member(archive, path, key)
+    member = read_member(archive, path, key)
     n = samples.shape[0]
     if member.shape not in ((n,), (n, 1)) or member.dtype.kind not in "iu":
         raise DataError(
@@ -223,7 +141,7 @@ def _labels(
 _Convert = Callable[[np.ndarray], np.ndarray]
 
 
-def _layout(path: Path, member: _Member) -> tuple[tuple[int, ...], StoredDtype, _Convert]:
+def _layout(path: Path, member: Member) -> tuple[tuple[int, ...], StoredDtype, _Convert]:
     """Shape and dtype of a sample as stored, and the function that brings a block there."""
     where = f"{path}: array '{member.key}'"
     shape, floating = member.shape[1:], member.dtype.kind == "f"

@@ -1,15 +1,14 @@
 """The cosine noise process."""
 
 import math
-from dataclasses import dataclass
 from typing import Annotated
 
 import jax.numpy as jnp
 from annotated_types import Gt
 
 from scmkit.interfaces import AbstractNoiseProcess
-from scmkit.plugin import Context, Plugin, Slot
-from scmkit.types import Key, Scalar
+from scmkit.plugin import Plugin, Slot, itself
+from scmkit.types import Scalar
 
 
 class Cosine(AbstractNoiseProcess):
@@ -19,7 +18,8 @@ class Cosine(AbstractNoiseProcess):
     TrigFlow's process for `sigma_data = 1`, in units of a quarter turn.
     """
 
-    ratio_max: float = 80.0
+    ratio_max: Annotated[float, Gt(0)] = 80.0
+    """Noise-to-signal ratio at which sampling starts."""
 
     def alpha(self, t: Scalar) -> Scalar:
         return jnp.cos(math.pi / 2 * t)
@@ -31,21 +31,9 @@ class Cosine(AbstractNoiseProcess):
         return 2 / math.pi * jnp.arctan(ratio)
 
 
-@dataclass(frozen=True)
-class Options:
-    """Options of the cosine process."""
-
-    ratio_max: Annotated[float, Gt(0)] = 80.0
-    """Noise-to-signal ratio at which sampling starts."""
-
-
-def build(config: Options, context: Context, *, key: Key) -> Cosine:
-    return Cosine(ratio_max=config.ratio_max)
-
-
 plugin = Plugin(
     name="cosine",
     summary="cosine noise process: alpha = cos(pi t / 2), sigma = sin(pi t / 2)",
-    provides={Slot.noise: build},
-    config=Options,
+    provides={Slot.noise: itself},
+    config=Cosine,
 )

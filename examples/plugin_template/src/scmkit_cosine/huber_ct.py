@@ -1,7 +1,6 @@
 """Discrete-time consistency training with the pseudo-Huber metric."""
 
 import math
-from dataclasses import dataclass
 from typing import Annotated
 
 import jax
@@ -12,7 +11,7 @@ from annotated_types import Ge, Gt
 from scmkit.interfaces import AbstractLoss, LossOutput, Sample, Scene
 from scmkit.losses import arrived, noised
 from scmkit.models.model import Model
-from scmkit.plugin import Context, Plugin, Slot
+from scmkit.plugin import Plugin, Slot, itself
 from scmkit.types import Key, Scalar
 
 
@@ -30,9 +29,16 @@ class HuberConsistencyLoss(AbstractLoss):
     `x_r` comes from the tangent slot: the same noise for `sct`, a DDIM step of the teacher for `scd`.
     """
 
-    gap: float
-    halvings: int
-    constant: float
+    gap: Annotated[float, Gt(0)] = 0.5
+    """First relative gap between the two noise-to-signal ratios, below 1."""
+    halvings: Annotated[int, Ge(0)] = 6
+    """Times the gap is halved during training."""
+    constant: Annotated[float, Gt(0)] = 0.00054
+    """The pseudo-Huber constant for each of the sample's values, times the root of their number."""
+
+    def __check_init__(self) -> None:
+        if self.gap >= 1:
+            raise ValueError(f"gap={self.gap} must be below 1")
 
     def gap_at(self, progress: Scalar) -> Scalar:
         """The gap at a share of training, from 0 to 1."""
@@ -54,31 +60,11 @@ class HuberConsistencyLoss(AbstractLoss):
         return LossOutput(distance / (gap * ratio), {"distance": distance, "gap": gap}, ratio)
 
 
-@dataclass(frozen=True)
-class Options:
-    """Options of discrete-time consistency training."""
-
-    gap: Annotated[float, Gt(0)] = 0.5
-    """First relative gap between the two noise-to-signal ratios, below 1."""
-    halvings: Annotated[int, Ge(0)] = 6
-    """Times the gap is halved during training."""
-    constant: Annotated[float, Gt(0)] = 0.00054
-    """The pseudo-Huber constant for each of the sample's values, times the root of their number."""
-
-    def __post_init__(self) -> None:
-        if self.gap >= 1:
-            raise ValueError(f"gap={self.gap} must be below 1")
-
-
-def build(config: Options, context: Context, *, key: Key) -> HuberConsistencyLoss:
-    return HuberConsistencyLoss(gap=config.gap, halvings=config.halvings, constant=config.constant)
-
-
 plugin = Plugin(
     name="huber-ct",
     summary="discrete-time consistency training, pseudo-Huber metric, shrinking gap",
-    provides={Slot.loss: build},
-    config=Options,
+    provides={Slot.loss: itself},
+    config=HuberConsistencyLoss,
     # What fits the loss where the user names nothing: who moves x_t, who samples, where training looks.
     suggests={Slot.tangent: "sct", Slot.sampler: "consistency"},
     settings={"log-normal.mean": -1.1, "log-normal.std": 2.0, "train.lr": 1e-4},

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from scmkit_plugins.importers._unet import Given, Structure
+from scmkit_plugins.importers._unet import Given
+from scmkit_plugins.layers.unet_levels import Structure
 
 LAYERS = {"norm0": "norm0", "conv0": "conv0", "affine": "norm1/affine", "norm1": "norm1/norm"}
 LAYERS |= {"conv1": "conv1", "skip": "skip"}
