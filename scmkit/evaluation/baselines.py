@@ -6,9 +6,6 @@ from jaxtyping import Float, Int
 _EIGENVECTORS = 4096
 """Dimensions up to which a covariance matrix is decomposed."""
 
-REAL_LIMIT = 20_000
-"""Real samples that are read of a split, unless more are asked for."""
-
 
 def subset(rng: np.random.Generator, size: int, limit: int) -> Int[np.ndarray, " k"]:
     """All of `size` indices, or `limit` random ones in order."""
