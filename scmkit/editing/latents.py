@@ -82,8 +82,11 @@ def interpolate(
     $$\frac{\sin((1 - w)\,\Omega)}{\sin \Omega}\, a + \frac{\sin(w\,\Omega)}{\sin \Omega}\, b$$
 
     with $\Omega$ the angle between them. Latents of $D$ values lie near a sphere of radius $\sqrt D$; a
-    straight line would leave it. `a` and `b` must not be opposite to each other.
+    straight line would leave it. `a` and `b` must not be opposite to each other. Raises `ValueError` where
+    their shapes differ.
     """
+    if jnp.shape(a) != jnp.shape(b):
+        raise ValueError(f"a has shape {jnp.shape(a)}, b {jnp.shape(b)}: give two of one shape")
     left, right = a / jnp.linalg.norm(a.reshape(-1)), b / jnp.linalg.norm(b.reshape(-1))
     # Exact for small angles, too, where the arc cosine is not.
     apart, along = (jnp.linalg.norm(v.reshape(-1)) for v in (left - right, left + right))
