@@ -1,4 +1,4 @@
-"""What generated samples are seen beside: some real data, and draws of a Gaussian fit."""
+"""Baselines beside generated samples: some real data, and draws from a Gaussian fit."""
 
 import numpy as np
 from jaxtyping import Float, Int

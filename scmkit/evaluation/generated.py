@@ -63,7 +63,7 @@ class Drawing:
         """The samples of so many steps in each space; `progress` is told how many there are."""
         parts, nfe, seconds = [[] for _ in spaces], [], []
         for out, took in _timed(self.batches(steps)):
-            samples = self.data.denormalise(np.asarray(out.x))
+            samples = self.data.denormalize(np.asarray(out.x))
             for found, space in zip(parts, spaces, strict=True):
                 found.append(space(samples))
             nfe.append(np.asarray(out.nfe))
@@ -89,7 +89,7 @@ class Drawing:
         process, (noise_key, _) = self.model.process, self._keys
         noise = prior(self.model, self.data, self.n, key=noise_key)
         ends = jax.vmap(lambda x: ours.consistency(process, x, process.t_max))(noise)
-        return self.data.denormalise(np.asarray(ends))
+        return self.data.denormalize(np.asarray(ends))
 
 
 def _timed(batches: Iterator[SamplerOutput]) -> Iterator[tuple[SamplerOutput, float]]:

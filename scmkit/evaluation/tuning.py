@@ -107,7 +107,7 @@ class Scoring:
         start = prior(self.model, self.data, self.n, key=k_noise)
         steps = len(angles) + 1
         out = draw(self.model, sampler, start, self.cond, steps=steps, key=k_sampler)
-        x = self.data.denormalise(np.asarray(out.x)).reshape(self.n, -1)
+        x = self.data.denormalize(np.asarray(out.x)).reshape(self.n, -1)
         return Evaluation(x, self.reference, self.reference)
 
     def score(self, evaluation: Evaluation) -> float:

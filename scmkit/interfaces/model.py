@@ -1,4 +1,4 @@
-"""Models: what samplers, teachers and losses hold."""
+"""Models, which samplers, tangent estimators and losses hold."""
 
 import abc
 
@@ -12,7 +12,7 @@ from scmkit.types import AbstractVar, Key, Scalar, as_time
 
 
 class AbstractModel(eqx.Module):
-    r"""An output `F` that knows what it means, on one sample.
+    r"""A network with the meaning of its output `F`, on one sample.
 
     $f(x_t, t) = c_{skip} x_t + c_{out} F$, with the coefficients of the parameterization. Time is in the
     process's own units, an array or a Python number, and float32 whatever the sample's dtype.

@@ -1,4 +1,4 @@
-"""What a model takes, and the errors of one that is given something else."""
+"""The inputs of a model, and the errors for anything else."""
 
 import math
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from scmkit.types import Scalar
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a model was built and trained for, as far as it is known.
+    """The inputs that a model was built and trained for, as far as they are known.
 
     **Attributes:**
 

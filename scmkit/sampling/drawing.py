@@ -70,7 +70,7 @@ def draw(
     steps: int,
     key: Key,
 ) -> SamplerOutput:
-    """The samples that given noise leads to, in the model's units, a batch of `BATCH` at a time.
+    """The samples that the given noise leads to, in the model's units, `BATCH` at a time.
 
     Samplers with `traces_steps` are compiled once for all numbers of steps. Raises `UsageError` for less
     than one step, and for conditions of another number of samples.
@@ -178,4 +178,4 @@ def sample(
     cond = with_guidance(cond, n, guidance)
     noise = prior(model, data, n, key=k_noise)
     out = draw(model, method, noise, cond, steps=steps, key=k_sampler)
-    return data.denormalise(np.asarray(out.x))
+    return data.denormalize(np.asarray(out.x))
