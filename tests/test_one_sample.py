@@ -10,7 +10,7 @@ from scmkit_plugins.samplers.consistency import ConsistencySampler
 
 from scmkit import Conditioning, Guided, build_model, compose, log_likelihood, sample
 from scmkit.editing import encode, interpolate
-from scmkit.errors import UsageError
+from scmkit.errors import InputError, UsageError
 from scmkit.interfaces import DataSpec
 from scmkit.sampling import draw
 
@@ -56,7 +56,7 @@ MODEL, FLOW_MAP = of("diffusion"), of("meanflow")
     ],
 )
 def test_what_is_not_one_sample_is_refused(call, message):
-    with pytest.raises(ValueError, match=message) as caught:
+    with pytest.raises(InputError, match=message) as caught:
         call()
     assert "\n" not in str(caught.value)
 
@@ -66,7 +66,7 @@ def test_samples_have_a_condition_each():
     with pytest.raises(UsageError, match=r"conditions of shape \(4,\): give one for each of 3"):
         draw(MODEL, ConsistencySampler(()), noise, LABELS, steps=1, key=jr.key(0))
     other = DataSpec("none", (3,), 4, (0.0,) * 3, (1.0,) * 3)
-    with pytest.raises(ValueError, match=r"x_t has shape \(3,\), and must have \(2,\)"):
+    with pytest.raises(InputError, match=r"x_t has shape \(3,\), and must have \(2,\)"):
         sample(MODEL, other, 4)
 
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from scmkit.errors import InputError
 from scmkit.interfaces import Conditioning
 from scmkit.types import Scalar
 
@@ -33,7 +34,7 @@ class Inputs:
         cond: Conditioning,
         s: Scalar | float | None = None,
     ) -> None:
-        """Raises `ValueError` for what is not one sample at one time, such as a batch.
+        """Raises `InputError` for anything but one sample at one time, such as a batch.
 
         Shapes are known while JAX traces, so that nothing of this is left in a compiled program. For the same
         reason times are looked at only where they are numbers of Python's or numpy's.
@@ -48,12 +49,12 @@ class Inputs:
             if time is None or isinstance(time, jax.Array):
                 continue
             if not (math.isfinite(time) and time >= 0):
-                raise ValueError(f"{name} is {time}: a time is a finite number of at least 0")
+                raise InputError(f"{name} is {time}: a time is a finite number of at least 0")
 
 
 def _expect(name: str, got: tuple[int, ...], due: tuple[int, ...]) -> None:
     if got != due:
-        raise ValueError(
+        raise InputError(
             f"{name} has shape {got}, and must have {due}: a model takes one sample at one time, and "
             "jax.vmap of it a batch"
         )

@@ -28,7 +28,7 @@ class Model(AbstractModel):
     `precision` is the dtype in which the network computes; its weights, the time path, and what goes
     in and comes out stay float32: in bfloat16 it would ruin `dF/dt`. With `noise_labels` of 2 it is a flow
     map, whose network is also told the noise label of the time `s` where its jump ends. `inputs` says what
-    it was built for; anything else, such as a batch, is refused with a `ValueError`.
+    it was built for; anything else, such as a batch, is refused with an `InputError`.
     """
 
     parameterization: AbstractParameterization
