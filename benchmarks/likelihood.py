@@ -67,7 +67,7 @@ def measure(run: Run, n: int | None) -> dict[str, Any]:
             "interval": list(found.interval),
             "nfe": float(found.nfe.mean()),
             "n": len(found.bits),
-            "dequantisation": found.dequantisation,
+            "dequantisation": found.dequantization,
             "ratio_min": found.ratio_min,
             "seconds, compiling included": time.perf_counter() - start,
         }

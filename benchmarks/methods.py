@@ -104,7 +104,7 @@ def fit(
     rng = np.random.default_rng(7)
     for _ in range(steps):
         x0, _ = dataset.read("train", rng.integers(0, dataset.size("train"), batch))
-        sample = Sample(jnp.asarray(data.normalise(x0)))
+        sample = Sample(jnp.asarray(data.normalize(x0)))
         state, _ = step((setting, sample, key, hold), state)
     sampler = build_free(Slot.sampler, *recipe.recorded(recipe.sampler))
     return state.generator.ema, sampler, density

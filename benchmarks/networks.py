@@ -88,7 +88,7 @@ def plain_dit(network: dit.DiT) -> tuple[dict[str, Any], Forward]:
         "last": affine(network.last),
     }
     c, side, _ = network.shape
-    p, heads, grid = network.patch, blocks.heads, side // network.patch
+    p, heads, grid = network.options.patch, blocks.heads, side // network.options.patch
     width = network.first.bias.size
     positions = dit.sincos_positions(network.grid, width).astype(np.float32)[None]
     half = cond.embedding.dim // 2

@@ -202,13 +202,15 @@ def skeleton(case: Case) -> Any:
 
     from scmkit.interfaces import DataSpec
     from scmkit.plugin import Context, NoOptions, Slot
+    from scmkit.settings import configure
 
     shape = (case.channels, case.side, case.side)
     data = DataSpec(
         source="parity", shape=shape, num_classes=case.classes, shift=(0.0,), scale=(1.0,)
     )
     # The original's frequencies exclude their lower end.
-    time = positional.PositionalEmbedding(channels=256, min_frequency=1e-4 ** (127 / 128))
+    least = {"channels": 256, "min_frequency": 1e-4 ** (127 / 128)}
+    time = configure(positional.PositionalEmbedding, least, "positional")
     size = dit.DiTOptions(width=case.width, depth=case.depth, heads=case.heads, patch=case.patch)
 
     def build() -> Any:

@@ -80,7 +80,7 @@ def measure(run: Run, n: int) -> tuple[dict[str, Any], dict[str, float]]:
     scale = float(ends[True].std())
     lines = {
         "training data": distance(real[:n]),
-        "exact PF-ODE": distance(data.denormalise(np.asarray(ends[True]))),
+        "exact PF-ODE": distance(data.denormalize(np.asarray(ends[True]))),
     }
     curves = {}
     for label, (name, options) in SAMPLERS.items():
@@ -92,7 +92,7 @@ def measure(run: Run, n: int) -> tuple[dict[str, Any], dict[str, float]]:
                 continue
             nfe, x = drawn(sampler, steps)
             curve["nfe"].append(nfe)
-            curve["energy distance"].append(distance(data.denormalise(np.asarray(x))))
+            curve["energy distance"].append(distance(data.denormalize(np.asarray(x))))
             if sampler.deterministic(steps):
                 error = x - ends[name != "pf-ode"]
                 curve["rms"].append(float(jnp.sqrt(jnp.mean(error**2))) / scale)

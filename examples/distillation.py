@@ -1,4 +1,4 @@
-r"""Distil a flow-matching teacher into a TrigFlow student, on handwritten digits.
+r"""Distill a flow-matching teacher into a TrigFlow student, on handwritten digits.
 
 Every affine process $x_t = \alpha(t)\, x_0 + \sigma(t)\, \varepsilon$ is one process up to a change of time
 and scale; what two of them share is the noise-to-signal ratio $\rho = \sigma / \alpha$. The student at
@@ -43,8 +43,8 @@ def print_table(rows: list[Row]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Distil a teacher of another noise process.")
-    parser.add_argument("--teacher", type=Path, help="a run to distil; otherwise one is trained")
+    parser = argparse.ArgumentParser(description="Distill a teacher of another noise process.")
+    parser.add_argument("--teacher", type=Path, help="a run to distill; otherwise one is trained")
     parser.add_argument("--steps", type=int, help="steps of each training")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where runs go")
     args = parser.parse_args()

@@ -59,9 +59,9 @@ def round_trip(run: scmkit.Run, images: np.ndarray, labels: np.ndarray | None) -
     """The RMS error of encoding and decoding, in the data's units."""
     data, model = run.recipe.data, run.diffusion_model
     cond = Conditioning(None if labels is None else jnp.asarray(labels))
-    latents = jax.vmap(lambda x, c: encode(model, x, c))(jnp.asarray(data.normalise(images)), cond)
+    latents = jax.vmap(lambda x, c: encode(model, x, c))(jnp.asarray(data.normalize(images)), cond)
     back = jax.vmap(lambda z, c: decode(model, z, c))(latents, cond)
-    return float(np.sqrt(np.mean((data.denormalise(np.asarray(back)) - images) ** 2)))
+    return float(np.sqrt(np.mean((data.denormalize(np.asarray(back)) - images) ** 2)))
 
 
 def main() -> None:

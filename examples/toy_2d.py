@@ -1,4 +1,4 @@
-r"""Two dimensions: train a diffusion teacher, distil it, and look at one and two sampling steps.
+r"""Two dimensions: train a diffusion teacher, distill it, and look at one and two sampling steps.
 
 The teacher is trained under the TrigFlow process $x_t = \cos t\, x_0 + \sin t\, z$. Its network gives the
 velocity of the probability-flow ODE, $dx/dt = \sigma_d F(x_t / \sigma_d, t)$, and sampling means to integrate
@@ -34,7 +34,9 @@ BOTH = {"train.schedule": "cosine", "train.checkpoint_every": 2000, "train.sampl
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Train and distil a diffusion model in the plane.")
+    parser = argparse.ArgumentParser(
+        description="Train and distill a diffusion model in the plane."
+    )
     parser.add_argument("--steps", type=int, help="steps of each training, instead of 6000")
     parser.add_argument("--samples", type=int, default=4000, help="points in each panel")
     parser.add_argument("--out", type=Path, default=Path("toy_2d.png"), help="the picture")

@@ -24,6 +24,10 @@ class UsageError(ScmkitError):
     code = 2
 
 
+class InputError(UsageError, ValueError):
+    """A model was called with something that is not one sample at one time; a plugin that did so is named."""
+
+
 class PluginError(UsageError):
     """A plugin that cannot be used: unknown, ambiguous, broken, of another API, or in conflict."""
 

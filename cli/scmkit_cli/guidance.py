@@ -65,11 +65,6 @@ def guided(
         raise UsageError(
             f"--guidance: '{run.path}' has no classes to guide towards; name a weaker run with --guide"
         )
-    if guide is None and not run.recipe.drops_labels:
-        raise UsageError(
-            f"--guidance: '{run.path}' was trained with every label shown, and knows no prediction without "
-            "one to lead away from; name a weaker run with --guide"
-        )
     bounds = EVERYWHERE if interval is None else _parsed(interval)
     weaker = None if guide is None else Run.load(guide).model
     return Guided(run.model, strength, guide=weaker, interval=bounds)

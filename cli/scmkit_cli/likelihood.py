@@ -93,7 +93,7 @@ def likelihood(
             "probes": count,
             "nfe": float(found.nfe.mean()),
             "levels": found.levels,
-            "dequantisation": found.dequantisation,
+            "dequantisation": found.dequantization,
             "ratio_min": found.ratio_min,
             "given_labels": found.given_labels,
             "each": found.bits.tolist(),
@@ -104,7 +104,7 @@ def likelihood(
     method = trace if count is None else f"{trace}, {count} probe{'s' if count > 1 else ''}"
     say(f"bits/dim        {found.mean:.4f}  (95% interval {low:.4f} to {high:.4f})")
     say(f"samples         {len(found.bits)} of the {split} split{given}")
-    say(f"dequantisation  {found.dequantisation}")
+    say(f"dequantization  {found.dequantization}")
     say(f"density         at the noise-to-signal ratio {found.ratio_min:.4g}")
     say(f"trace           {method}")
     say(f"NFE             {found.nfe.mean():.1f}")

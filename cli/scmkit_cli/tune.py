@@ -53,6 +53,11 @@ def tune(
     say(f"{'':<8}  {'angles':<20}  {metric} to the training split, fresh noise")
     say(f"{'default':<8}  {_shown(found.default):<20}  {found.default_score:.5f}")
     say(f"{'found':<8}  {_shown(found.angles):<20}  {found.score:.5f}")
+    for angle, (low, high) in zip(found.angles, found.ties, strict=True):
+        if low < high:
+            say(
+                f"{angle:.3f} is the middle of candidates that score alike, from {low:.3f} to {high:.3f}"
+            )
     verdict = "better" if found.better else "no better than the default within its noise"
     say(f"gain {found.gain:.5f}, standard error {found.noise:.5f}: {verdict}")
     say(f"scmkit sample {run} --steps {steps} {option}")

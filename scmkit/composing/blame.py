@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 from scmkit.composing.entries import Entry, entries, first_line
-from scmkit.errors import PluginError, ScmkitError, Stopped
+from scmkit.errors import InputError, PluginError, ScmkitError, Stopped
 
 OWN = "scmkit"
 """The package whose plugins are suspected last: others call them, with whatever arguments."""
@@ -39,9 +39,10 @@ def blaming(suspects: Collection[Entry] | None = None) -> Iterator[None]:
     """
     try:
         yield
-    except (ScmkitError, GeneratorExit):
-        raise
     except BaseException as error:
+        told = isinstance(error, ScmkitError) and not isinstance(error, InputError)
+        if told or isinstance(error, GeneratorExit):
+            raise
         found = _at_fault(error, _foreign() if suspects is None else suspects)
         if not found or is_signal(error):
             raise

@@ -23,6 +23,7 @@ from scmkit.interfaces import (
     AbstractProposal,
     AbstractTangentEstimator,
 )
+from scmkit.models.inputs import Inputs
 from scmkit.models.model import Model
 from scmkit.plugin import MODEL_SLOTS, OPTIONAL_SLOTS, TRAINING_SLOTS, Context, Slot
 from scmkit.settings import configure
@@ -85,6 +86,7 @@ def _model(recipe: Recipe, key: Key) -> tuple[Model, dict[Slot, Any]]:
         network=built[Slot.network],
         precision=recipe.train.precision,
         noise_labels=recipe.noise_labels,
+        inputs=Inputs(tuple(recipe.data.shape), recipe.data.num_classes, recipe.drops_labels),
     )
     return model, built
 

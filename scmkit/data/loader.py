@@ -95,7 +95,7 @@ class Loader(Iterator[Batch]):
     def _load(self, position: int) -> Batch:
         with self._lock:
             samples, labels = self._dataset.read(self._split, self._indices(position))
-        x = np.asarray(self._spec.normalise(samples), np.float32)
+        x = np.asarray(self._spec.normalize(samples), np.float32)
         return x, None if labels is None else np.asarray(labels, np.int32)
 
     def __iter__(self) -> "Loader":

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from scmkit.errors import InputError
 from scmkit.interfaces import UNCONDITIONED, AbstractModel, Conditioning
 from scmkit.models.change_of_process import angular_velocity
 from scmkit.sampling import at_end, end_angles, integrate
@@ -82,8 +83,11 @@ def interpolate(
     $$\frac{\sin((1 - w)\,\Omega)}{\sin \Omega}\, a + \frac{\sin(w\,\Omega)}{\sin \Omega}\, b$$
 
     with $\Omega$ the angle between them. Latents of $D$ values lie near a sphere of radius $\sqrt D$; a
-    straight line would leave it. `a` and `b` must not be opposite to each other.
+    straight line would leave it. `a` and `b` must not be opposite to each other. Raises `InputError` where
+    their shapes differ.
     """
+    if jnp.shape(a) != jnp.shape(b):
+        raise InputError(f"a has shape {jnp.shape(a)}, b {jnp.shape(b)}: give two of one shape")
     left, right = a / jnp.linalg.norm(a.reshape(-1)), b / jnp.linalg.norm(b.reshape(-1))
     # Exact for small angles, too, where the arc cosine is not.
     apart, along = (jnp.linalg.norm(v.reshape(-1)) for v in (left - right, left + right))

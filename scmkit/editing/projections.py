@@ -1,4 +1,4 @@
-r"""What is known of a sample, as a projection.
+r"""Projections on the known part of a sample.
 
 Zero-shot editing asks for an invertible linear map $A$ after which some coordinates are known
 (arXiv 2303.01469, Algorithm 4). All it takes of $A$ is $P = A^{-1} M A$, with $M$ the mask of the known
@@ -32,7 +32,7 @@ class Pixels(eqx.Module):
 
 
 class Luminance(eqx.Module):
-    r"""The luminance of an RGB image: colourisation.
+    r"""The luminance of an RGB image: colorization.
 
     $q q^\top x$ for each pixel, $q$ the unit vector along Rec. 601's weights (arXiv 2303.01469,
     Appendix D). Raises `UsageError` for other than three channels.
@@ -40,7 +40,7 @@ class Luminance(eqx.Module):
 
     def __call__(self, x: Float[Array, "c h w"]) -> Float[Array, "c h w"]:
         if x.shape[0] != 3:
-            raise UsageError(f"colour has three channels, and this data has {x.shape[0]}")
+            raise UsageError(f"color has three channels, and this data has {x.shape[0]}")
         weights = jnp.asarray([0.2989, 0.5870, 0.1140], x.dtype)
         q = weights / jnp.linalg.norm(weights)
         return q[:, None, None] * jnp.tensordot(q, x, axes=1)[None]

@@ -48,11 +48,11 @@ def edit_samples(
     variations: int = 1,
     seed: int = 0,
 ) -> Float[np.ndarray, "n variations *shape"]:
-    """Samples of a consistency model that share with each of `samples` what is `known` of it.
+    """Samples of a consistency model that share the `known` part of each of `samples`.
 
-    From noise, or, where an `angle` is given (TrigFlow's time in radians, whatever the process), from
-    the samples noised that far: the smaller, the closer. `variations` have different noise. What
-    `known`, a projection in the data's units, keeps as it is comes back bit for bit; images stay within
+    They start from noise, or, where an `angle` is given (TrigFlow's time in radians, whatever the process),
+    from the samples noised that far: the smaller, the closer. `variations` have different noise. Values that
+    `known`, a projection in the data's units, keeps as they are come back bit for bit; images stay within
     [-1, 1]. (arXiv 2303.01469, Algorithm 4, see `edit`.)
     """
     samples, steps = as_samples(samples, data), as_count(steps, "steps")
@@ -61,13 +61,13 @@ def edit_samples(
     given = np.asarray(jax.vmap(known)(jnp.asarray(raw)))
     scale = jnp.asarray(data.scale, jnp.float32).reshape(-1, *[1] * (len(data.shape) - 1))
     inside = _Scaled(known, jnp.broadcast_to(scale, data.shape))
-    start = jnp.asarray(data.normalise(given if angle is None else raw))
+    start = jnp.asarray(data.normalize(given if angle is None else raw))
     classes = None if labels is None else as_labels(labels, data, len(samples))
     cond = Conditioning(None if classes is None else jnp.repeat(jnp.asarray(classes), variations))
     times = edit_times(model.parameterization, steps, angle)
     keys = jr.split(jr.key(as_seed(seed)), len(raw))
     x = in_batches(lambda *some: _edit(model, inside, times, *some), (start, cond, keys), BATCH)
-    made = data.denormalise(np.asarray(x))
+    made = data.denormalize(np.asarray(x))
     made = np.asarray(_agreeing(jnp.asarray(made), jnp.asarray(given), known, data))
     return made.reshape(len(samples), variations, *data.shape)
 
@@ -82,8 +82,8 @@ def interpolate_samples(
 ) -> Float[np.ndarray, "frames *shape"]:
     """A walk from one sample to another, through the latents of both; labels change half-way.
 
-    A diffusion run encodes and decodes; for a consistency run its teacher encodes, and it decodes in one
-    step. Raises `UsageError` for a consistency run without a teacher, which cannot encode.
+    A diffusion run encodes and decodes. For a consistency run its teacher encodes, and the run's own model
+    decodes in one step. Raises `UsageError` for a consistency run without a teacher, which cannot encode.
     """
     data, consistent = run.recipe.data, run.recipe.makes != "diffusion"
     teacher = run.teacher if consistent else None
@@ -95,13 +95,13 @@ def interpolate_samples(
         )
     cond = Conditioning(None if labels is None else jnp.asarray(as_labels(labels, data, 2)))
     a, b = eqx.filter_jit(jax.vmap(encode, (None, 0, 0)))(
-        encoder, jnp.asarray(data.normalise(samples)), cond
+        encoder, jnp.asarray(data.normalize(samples)), cond
     )
     weights = jnp.linspace(0, 1, frames)
     latents = jax.vmap(interpolate, (None, None, 0))(a, b, weights)
     nearest = jax.tree.map(lambda c: c[(weights > 0.5).astype(jnp.int32)], cond)
     back = eqx.filter_jit(jax.vmap(decode_at_once if consistent else decode, (None, 0, 0)))
-    return data.denormalise(np.asarray(back(run.model, latents, nearest)))
+    return data.denormalize(np.asarray(back(run.model, latents, nearest)))
 
 
 @eqx.filter_jit
@@ -126,8 +126,8 @@ def _agreeing(
     known: Projection,
     data: DataSpec,
 ) -> Float[Array, "n *shape"]:
-    """`made` with the known part once more put in, in the data's units: neither normalisation nor
-    clipping kept it. Projections on both sets in turn approach an image that is in both."""
+    """`made` with the known part once more put in, in the data's units: neither normalization nor
+    clipping has kept it. Projections on both sets in turn approach an image that is in both."""
     clipped = len(data.shape) == 3 and data.clip
 
     def once(_: Any, made: Array) -> Array:

@@ -40,7 +40,7 @@ def edit(
 
     for each time in turn, from $x = x_{start}$ (arXiv 2303.01469, Algorithm 4; `projections` says how $P$
     stands for its $A$ and mask). With times from the last noise level on, what `start` is besides
-    its known part does not matter: inpainting, colourisation, super-resolution. With nothing
+    its known part does not matter: inpainting, colorization, super-resolution. With nothing
     known and a lower first time it is stroke-guided generation (SDEdit, arXiv 2108.01073). One sample, in
     the model's units; values that `known` keeps as they are come back bit for bit.
 

@@ -1,13 +1,10 @@
-"""What generated samples are seen beside: some real data, and draws of a Gaussian fit."""
+"""Baselines beside generated samples: some real data, and draws from a Gaussian fit."""
 
 import numpy as np
 from jaxtyping import Float, Int
 
 _EIGENVECTORS = 4096
 """Dimensions up to which a covariance matrix is decomposed."""
-
-REAL_LIMIT = 20_000
-"""Real samples that are read of a split, unless more are asked for."""
 
 
 def subset(rng: np.random.Generator, size: int, limit: int) -> Int[np.ndarray, " k"]:

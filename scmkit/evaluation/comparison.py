@@ -17,7 +17,7 @@ Scores = tuple[dict[str, float], dict[str, Interval]]
 
 @dataclass(frozen=True)
 class Comparison:
-    """What samples are held against.
+    """The real data that samples are held against, in one space.
 
     **Attributes:**
 
@@ -57,7 +57,7 @@ class Comparison:
     def of_real(self, draws: Sequence[Int[np.ndarray, " n"]]) -> Scores:
         """Mean scores of draws from the pool; intervals are from their spread, where there are several.
 
-        Metrics that look for training data say nothing of it.
+        Metrics that look for copies of training data are left out: the pool may be training data.
         """
         values: dict[str, list[float]] = {}
         for draw in draws:

@@ -48,7 +48,7 @@ def tangent_norms(run: Run, *, points: int = 64, samples: int = 256, seed: int =
     size = dataset.size("train")
     chosen = np.sort(rng.choice(size, min(samples, size), replace=False))
     raw, labels = dataset.read("train", chosen)
-    x0 = jnp.asarray(data.normalise(raw))
+    x0 = jnp.asarray(data.normalize(raw))
     eps = jr.normal(jr.key(seed), x0.shape)
     cond = Conditioning(None if labels is None else jnp.asarray(labels))
     last = np.arctan(model.process.ratio_max / data.sigma_data)

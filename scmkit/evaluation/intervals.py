@@ -2,7 +2,7 @@ r"""Confidence intervals of metrics.
 
 The normal bootstrap (Efron and Tibshirani, 1993, Section 12.5): generated samples are drawn with replacement,
 and the interval is $m \pm 1.96\, s$, with the metric's value $m$ and the standard deviation $s$ of its values
-for the resamples. Percentiles of these would be off centre: a resample holds duplicates, whose distance is 0,
+for the resamples. Percentiles of these would be off center: a resample holds duplicates, whose distance is 0,
 which shifts every pairwise statistic. The reference stays as it is, so the interval tells how far the value
 would move with other noise, not with other real data. With 20 resamples it covers 93.5% (Student's t with 19
 degrees of freedom).

@@ -1,4 +1,4 @@
-"""What an evaluation returns."""
+"""The rows of an evaluation."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,18 +19,18 @@ def real_name(split: Split, fewer: int | None = None) -> str:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of an evaluation: what was held against real data, and how it did.
+    """One line of an evaluation: some samples, and their scores against real data.
 
     **Attributes:**
 
-    - `nfe`: network evaluations for one sample; None for what was not drawn from a model.
+    - `nfe`: network evaluations for one sample; None for samples that no model made.
     - `n`: the number of samples that the values are of.
-    - `missing`: the metrics without a value that were asked for, or are usual in the space, and why.
+    - `missing`: the metrics that have no value, and why; they were asked for, or are usual in the space.
     - `metrics`: values by metric, and in `intervals` the 95% confidence interval of each that has one.
     - `seconds`: time it took to draw one sample, `scmkit.sampling.drawing.BATCH` at once and without
-        compiling; None for what was not drawn.
+        compiling; None for samples that no model made.
     - `features`: by the plugin's name, the digest and the facts of each feature space that was used.
-    - `larger_is_better`: the metrics of which that is so.
+    - `larger_is_better`: the metrics whose larger values are better.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Row:
 
 
 def remarks(rows: Sequence[Row]) -> list[str]:
-    """What a table of rows does not show: metrics that drawn samples have no value of, and unequal `n`."""
+    """Notes below a table: the metrics that have no value for drawn samples, and rows of another `n`."""
     drawn = [row for row in rows if row.nfe is not None]
     without: dict[tuple[str, str], list[str]] = {}
     for row in drawn:

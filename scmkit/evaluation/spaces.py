@@ -18,7 +18,7 @@ BATCH = 256
 """The most samples that features are asked for at once."""
 
 Progress = Callable[[str, int, int], None]
-"""Told what is being done, how much of it is, and of how much."""
+"""Called with the name of the work, the number of samples it has done, and their number in all."""
 
 
 @dataclass(frozen=True)

@@ -1,22 +1,24 @@
 """The intermediate times of multistep consistency sampling, searched on the training split."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from jaxtyping import Float
 
 from scmkit.arguments import as_count, as_seed
 from scmkit.composing.blame import blaming
 from scmkit.composing.build import build_free
-from scmkit.composing.conformity import expect_number
+from scmkit.composing.conformity import expect_array, expect_number
 from scmkit.composing.datasets import dataset_of
 from scmkit.errors import UsageError
-from scmkit.evaluation import DATA, reason
-from scmkit.interfaces import AbstractMetric, Conditioning, Evaluation
+from scmkit.evaluation import DATA, RESAMPLES, reason
+from scmkit.evaluation.intervals import around, resampled_indices
+from scmkit.interfaces import AbstractMetric, AbstractModel, Conditioning, DataSpec, Evaluation
 from scmkit.plugin import Slot
 from scmkit.runs.run import Run
 from scmkit.sampling import draw, prior
@@ -35,17 +37,21 @@ Angles = tuple[float, ...]
 
 @dataclass(frozen=True)
 class Search:
-    """What a search found: smaller scores are better.
+    """The result of a search; smaller scores are better.
 
     **Attributes:**
 
-    - `angles`, `default`: the best times of the steps after the first and the sampler's own, radians.
+    - `angles`: the times found for the steps after the first, radians.
+    - `default`: the sampler's own times.
+    - `ties`: for each of `angles`, the lowest and the highest candidate that no score tells from the best.
     - `score`, `default_score`: means over fresh noise.
-    - `gain`: the mean of `default_score - score` over the same noise, and `noise` its standard error.
+    - `gain`: the mean of `default_score - score` over the same noise.
+    - `noise`: the standard error of `gain`.
     """
 
     angles: Angles
     default: Angles
+    ties: tuple[tuple[float, float], ...]
     score: float
     default_score: float
     gain: float
@@ -55,6 +61,70 @@ class Search:
     def better(self) -> bool:
         """Whether the gain is more than two standard errors."""
         return self.gain > 2 * self.noise
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A time that was tried, its score, and the scores of resamples of its samples."""
+
+    angle: float
+    score: float
+    resampled: Float[np.ndarray, " r"]
+
+
+def tied(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """The candidates that score like the best one, by angle.
+
+    The 95% interval of the difference of their scores holds 0; it is bootstrapped over the same resamples of
+    both, since both have the same noise.
+    """
+    best = min(candidates, key=lambda c: c.score)
+
+    def alike(c: Candidate) -> bool:
+        low, _ = around(c.score - best.score, c.resampled - best.resampled)
+        return low <= 0
+
+    return sorted(filter(alike, candidates), key=lambda c: c.angle)
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Scores of angles by a metric against real data, in which smaller is better."""
+
+    name: str
+    model: AbstractModel
+    data: DataSpec
+    metric: AbstractMetric
+    reference: Float[np.ndarray, "m d"]
+    cond: Conditioning
+    n: int
+    seed: int
+
+    def evaluation(self, angles: Angles, noise: int = 0) -> Evaluation:
+        """Samples with these angles, from set number `noise` of the noise."""
+        sampler = build_free(*SAMPLER, {"angles": angles})
+        k_noise, k_sampler = jr.split(jr.fold_in(jr.key(self.seed), noise))
+        start = prior(self.model, self.data, self.n, key=k_noise)
+        steps = len(angles) + 1
+        out = draw(self.model, sampler, start, self.cond, steps=steps, key=k_sampler)
+        x = self.data.denormalize(np.asarray(out.x)).reshape(self.n, -1)
+        return Evaluation(x, self.reference, self.reference)
+
+    def score(self, evaluation: Evaluation) -> float:
+        """The metric's value, negated where larger is better."""
+        if not self.metric.applies(evaluation):
+            raise UsageError(f"metric '{self.name}' cannot be computed here: {reason(self.metric)}")
+        value = expect_number(self.metric, "metric", self.metric(evaluation))
+        return -value if self.metric.larger_is_better else value
+
+    def candidate(self, angles: Angles) -> Candidate:
+        """The last of `angles` after those before it."""
+        evaluation = self.evaluation(angles)
+        value = self.score(evaluation)
+        indices = resampled_indices(self.n, RESAMPLES, self.seed)
+        values = self.metric.resampled(evaluation, indices)
+        expect_array(self.metric, "resampled metric", values, (RESAMPLES,), np.floating)
+        return Candidate(angles[-1], value, -values if self.metric.larger_is_better else values)
 
 
 @blaming()
@@ -73,8 +143,9 @@ def search_angles(
 
     One after the other, from the noise down, each by golden-section search below the one before, with the
     same noise for all candidates (arXiv 2303.01469, Section 3: times found greedily, by ternary search).
-    The test split is not looked at. What was found is then held against the default on fresh noise, since the
-    best of many scores flatters itself.
+    Where several candidates score alike within the noise of their samples (see `tied`), the middle one of
+    them is taken. The test split is not looked at. The angles found are then held against the default on
+    fresh noise, since the best of many scores flatters itself.
 
     **Arguments:**
 
@@ -92,54 +163,48 @@ def search_angles(
         )
     if steps < 2:
         raise UsageError(f"--steps {steps}: one step has no intermediate times, take at least two")
-    n, seed, evaluations = (
-        as_count(n, "n", least=2),
-        as_seed(seed),
-        as_count(evaluations, "evaluations", least=2),
-    )
+    n, seed = as_count(n, "n", least=2), as_seed(seed)
+    evaluations = as_count(evaluations, "evaluations", least=2)
     measure: AbstractMetric = build_free(Slot.metric, metric, (settings or {}).get(metric, {}))
     if measure.space not in (None, DATA):
         raise UsageError(f"metric '{metric}' works on features; search with one of data space")
-    model, data, dataset = run.model, run.recipe.data, dataset_of(run.recipe)
-    size = dataset.size("train")
-    chosen = np.sort(np.random.default_rng(seed).permutation(size)[:n])
+    model, dataset = run.model, dataset_of(run.recipe)
+    chosen = np.sort(np.random.default_rng(seed).permutation(dataset.size("train"))[:n])
     reference, labels = dataset.read("train", chosen)
     reference = reference.reshape(len(reference), -1)
     cond = Conditioning(None if labels is None else jnp.asarray(labels[np.arange(n) % len(labels)]))
-
-    def score(angles: Angles, of: int = 0) -> float:
-        sampler = build_free(*SAMPLER, {"angles": angles})
-        k_noise, k_sampler = jr.split(jr.fold_in(jr.key(seed), of))
-        noise = prior(model, data, n, key=k_noise)
-        out = draw(model, sampler, noise, cond, steps=len(angles) + 1, key=k_sampler)
-        x = data.denormalise(np.asarray(out.x)).reshape(n, -1)
-        evaluation = Evaluation(x, reference, reference)
-        if not measure.applies(evaluation):
-            raise UsageError(f"metric '{metric}' cannot be computed here: {reason(measure)}")
-        value = expect_number(measure, "metric", measure(evaluation))
-        return -value if measure.larger_is_better else value
-
-    def tried(angles: Angles) -> float:
-        value = score(angles)
-        progress(angles, value)
-        return value
+    scoring = Scoring(metric, model, run.recipe.data, measure, reference, cond, n, seed)
 
     found: Angles = ()
+    ties: list[tuple[float, float]] = []
     highest = math.atan(model.process.ratio_max / model.parameterization.sigma_data)
     for _ in range(steps - 1):
+        candidates: list[Candidate] = []
+
+        def tried(angle: float, before: Angles = found, seen: list = candidates) -> float:
+            seen.append(scoring.candidate((*before, angle)))
+            progress((*before, angle), seen[-1].score)
+            return seen[-1].score
+
         top = found[-1] if found else highest
-        low = min(LOWEST, top / 2)
-        best = golden_section(lambda a, before=found: tried((*before, a)), low, top, evaluations)
-        found = (*found, best)
-    found = tuple(round(a, 3) for a in found)
+        golden_section(tried, min(LOWEST, top / 2), top, evaluations)
+        alike = [round(c.angle, 3) for c in tied(candidates)]
+        found = (*found, alike[len(alike) // 2])
+        ties.append((alike[0], alike[-1]))
     default = tuple(float(build_free(*SAMPLER, {}).angle(i, steps)) for i in range(1, steps))
-    pairs = np.asarray([(score(default, i), score(found, i)) for i in range(1, CHECKS + 1)])
-    gains = pairs[:, 0] - pairs[:, 1]
+
+    def fresh(angles: Angles) -> Float[np.ndarray, " checks"]:
+        sets = range(1, CHECKS + 1)
+        return np.asarray([scoring.score(scoring.evaluation(angles, i)) for i in sets])
+
+    usual, ours = fresh(default), fresh(found)
+    gains = usual - ours
     return Search(
         angles=found,
         default=default,
-        score=float(pairs[:, 1].mean()),
-        default_score=float(pairs[:, 0].mean()),
+        ties=tuple(ties),
+        score=float(ours.mean()),
+        default_score=float(usual.mean()),
         gain=float(gains.mean()),
         noise=float(gains.std(ddof=1) / math.sqrt(CHECKS)),
     )

@@ -1,4 +1,4 @@
-"""What is measured where nobody says what."""
+"""The metrics and the space that are used where nobody names any."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,16 +11,16 @@ from scmkit.interfaces import AbstractDataset, AbstractMetric, Split
 from scmkit.plugin import Slot
 
 METRICS = ("energy-distance", "sliced-wasserstein", "mmd", "near-copies", "exact-map")
-"""What is computed in data space where no metric is named."""
+"""The metrics of data space where none is named."""
 
 FEATURE_METRICS = ("frechet-distance", "precision", "recall", "coverage", "classifier-score")
-"""The same in a feature space, as far as they are installed."""
+"""The metrics of a feature space where none is named, as far as they are installed."""
 
 DEFAULT_METRICS = {
     DATA: METRICS,
     "inception": ("fid", "kid", "inception-score", "precision", "recall", "coverage"),
 }
-"""The same by space, where it has a list of its own."""
+"""The metrics where none is named, by space; other spaces have `FEATURE_METRICS`."""
 
 CLASSIFIER = "classifier"
 """The features plugin in whose space images with classes are compared."""
@@ -49,7 +49,8 @@ def _installed() -> set[str]:
 def measures_of(
     names: Sequence[str], split: Split, options: Mapping[str, Mapping[str, Any]]
 ) -> tuple[dict[str, AbstractMetric], dict[str, str]]:
-    """The metrics by name, and why others are left out: they look for training data, which is the reference.
+    """The metrics by name, and for those that are left out the reason: they look for training data, and the
+    reference is training data.
 
     Raises `UsageError` where none is left.
     """
@@ -62,5 +63,5 @@ def measures_of(
 
 
 def reason(metric: AbstractMetric) -> str:
-    """Why a metric has no value, where it does not apply."""
+    """The reason why a metric has no value where it does not apply."""
     return f"it needs {metric.needs}" if metric.needs else "it does not apply"

@@ -1,4 +1,4 @@
-"""Weights that live on a set: what the optimizer's step is followed by."""
+"""Weights that live on a set, to which they are brought back after each step of the optimizer."""
 
 import abc
 from typing import TypeVar

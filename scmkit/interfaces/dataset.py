@@ -36,7 +36,7 @@ class AbstractDataset(abc.ABC):
     levels: int = 0
     """How many equally spaced values from -1 to 1 images are made of (256 for 8 bits); 0 if continuous."""
     class_names: tuple[str, ...] = ()
-    """What the classes are called, in the order of their indices; none where they have no names."""
+    """Names of the classes, in the order of their indices; empty where they have none."""
 
     @abc.abstractmethod
     def size(self, split: Split) -> int:
@@ -60,7 +60,7 @@ class AbstractDataset(abc.ABC):
 
     @abc.abstractmethod
     def statistics(self) -> Statistics:
-        """What normalisation needs to know of the training split."""
+        """The mean and standard deviation of the training split, by which data is normalized."""
 
     @abc.abstractmethod
     def density(self) -> AbstractDensity | None:
@@ -78,7 +78,7 @@ class SplitDigest:
 
 @dataclass(frozen=True)
 class DataDigest:
-    """What a data set is known again by."""
+    """Digests by which a data set is recognized."""
 
     train: SplitDigest
     test: SplitDigest
@@ -90,7 +90,7 @@ class DataDigest:
         return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()
 
     def differences(self, before: "DataDigest") -> Iterator[str]:
-        """What of this data is not as it was before, in words."""
+        """The differences of this data from what it was before, in words."""
         if self.class_names != before.class_names:
             yield f"its classes are {_listed(self.class_names)}, not {_listed(before.class_names)}"
         for split in ("train", "test"):
@@ -110,7 +110,7 @@ def _listed(names: tuple[str, ...]) -> str:
 
 @dataclass(frozen=True)
 class DataSpec:
-    r"""What a model needs to know of its data, kept in the recipe.
+    r"""The facts about the data that a model needs; they are kept in the recipe.
 
     The model sees $x = (raw - shift) \cdot scale$ per channel, of standard deviation `sigma_data`.
     """
@@ -124,9 +124,9 @@ class DataSpec:
     clip: bool = True
     """Whether samples of rank 3 are images in [-1, 1]; latents are not."""
     digest: DataDigest | None = None
-    """What the data is known again by; None where it was never looked at."""
+    """The digest by which the data is recognized; None where it was never computed."""
     class_names: tuple[str, ...] = ()
-    """What the classes are called; none where they have no names, or where it is not known."""
+    """Names of the classes; empty where they have none, or none are known."""
 
     def __post_init__(self) -> None:
         if self.class_names and len(self.class_names) != self.num_classes:
@@ -135,11 +135,11 @@ class DataSpec:
     def _channelwise(self, values: tuple[float, ...]) -> Shaped[np.ndarray, "..."]:
         return np.asarray(values, np.float32).reshape(-1, *[1] * (len(self.shape) - 1))
 
-    def normalise(self, raw: Float[np.ndarray, "n *shape"]) -> Float[np.ndarray, "n *shape"]:
+    def normalize(self, raw: Float[np.ndarray, "n *shape"]) -> Float[np.ndarray, "n *shape"]:
         """From the data's units to the model's."""
         return (raw - self._channelwise(self.shift)) * self._channelwise(self.scale)
 
-    def denormalise(self, x: Float[np.ndarray, "n *shape"]) -> Float[np.ndarray, "n *shape"]:
+    def denormalize(self, x: Float[np.ndarray, "n *shape"]) -> Float[np.ndarray, "n *shape"]:
         """From the model's units back to the data's; images are clipped to [-1, 1]."""
         return self.clipped(x / self._channelwise(self.scale) + self._channelwise(self.shift))
 

@@ -1,4 +1,4 @@
-"""Densities known in closed form: what trained models can be held against."""
+"""Densities known in closed form, with which trained models can be compared."""
 
 import abc
 

@@ -1,6 +1,7 @@
 """Averages and other copies of parameters that lag behind them."""
 
 import abc
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -32,10 +33,13 @@ class AbstractEMA(eqx.Module):
         """
         gain = self.gain(step)
 
-        def mix(old, new):
+        def mix(old: Any, new: Any) -> Any:
             return _interpolate(old, new, gain) if eqx.is_inexact_array(new) else new
 
-        return jtu.tree_map(mix, average, params)
+        # Leaf by leaf: a copy that starts as a teacher keeps what the teacher's type says of it.
+        old, structure = jtu.tree_flatten(average)
+        mixed = [mix(*pair) for pair in zip(old, jtu.tree_leaves(params), strict=True)]
+        return jtu.tree_unflatten(structure, mixed)
 
 
 def _interpolate(

@@ -22,7 +22,7 @@ class AbstractFeatures(abc.ABC):
     digest: str
     """Hex digest of all that the vectors depend on besides the samples, such as weights."""
     facts: Mapping[str, float | str]
-    """What a reader of the metrics should know of it, such as its accuracy on the test split."""
+    """Facts that a reader of the metrics should know, such as the accuracy on the test split."""
 
     @abc.abstractmethod
     def __call__(self, samples: Float[np.ndarray, "n *shape"]) -> Features:

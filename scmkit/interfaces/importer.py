@@ -1,4 +1,4 @@
-"""Importers: what the weights of other people's networks mean here."""
+"""Importers: the weights of other people's networks as those of a network here."""
 
 import abc
 from collections.abc import Mapping

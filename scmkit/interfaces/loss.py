@@ -14,8 +14,8 @@ from scmkit.types import Key, Keys
 class LossOutput(eqx.Module):
     """The loss of one sample; of a batch, each field with a leading axis.
 
-    `value` is differentiated. `metrics` are logged, as means and by noise level, for which `ratio`
-    says where the sample stood (`sigma / alpha`).
+    `value` is differentiated. `metrics` are logged, as means and by noise level; `ratio` is the sample's
+    noise-to-signal ratio `sigma / alpha`, by which they are sorted into levels.
     """
 
     value: Float[Array, "*batch"]
@@ -46,4 +46,4 @@ class AbstractBatchLoss(eqx.Module):
 
     @abc.abstractmethod
     def __call__(self, model: Any, scene: Scene, batch: Sample, *, keys: Keys) -> LossOutput:
-        """The losses at a batch of clean samples, whose mean is differentiated; one of `keys` a sample."""
+        """The losses at a batch of clean samples, whose mean is differentiated; each sample has a key."""

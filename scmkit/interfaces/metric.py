@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a metric may look at: vectors in one space, flattened samples or features of them.
+    """The data that a metric may look at: vectors in one space, flattened samples or features of them.
 
     `samples` are generated, `reference` is the split they are held against, `train` (some of) the training
     split. `probabilities` are the class probabilities of the samples, where the features classify. `exact`
@@ -43,7 +43,7 @@ class AbstractMetric(abc.ABC):
     finds_training_data: bool = False
     """Whether it looks for copies of `train`, so that it says nothing of training data itself."""
     needs: str = ""
-    """What is not there where it does not apply, for a message, such as `more than 3 samples`."""
+    """Completes the message "it needs ..." where the metric does not apply: `more than 3 samples`."""
 
     @abc.abstractmethod
     def applies(self, evaluation: Evaluation) -> bool:
@@ -56,5 +56,5 @@ class AbstractMetric(abc.ABC):
     def resampled(
         self, evaluation: Evaluation, indices: Int[np.ndarray, "r n"]
     ) -> Float[np.ndarray, " r"]:
-        """The values for the samples at each row of `indices`; for a metric to do faster, if it can."""
+        """The values for the samples at each row of `indices`; metrics may do it faster."""
         return np.asarray([self(evaluation.at(row)) for row in indices])

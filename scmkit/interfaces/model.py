@@ -1,4 +1,4 @@
-"""Models: what samplers, teachers and losses hold."""
+"""Models, which samplers, tangent estimators and losses hold."""
 
 import abc
 
@@ -12,7 +12,7 @@ from scmkit.types import AbstractVar, Key, Scalar, as_time
 
 
 class AbstractModel(eqx.Module):
-    r"""An output `F` that knows what it means, on one sample.
+    r"""A network with the meaning of its output `F`, on one sample.
 
     $f(x_t, t) = c_{skip} x_t + c_{out} F$, with the coefficients of the parameterization. Time is in the
     process's own units, an array or a Python number, and float32 whatever the sample's dtype.
@@ -55,8 +55,8 @@ class AbstractModel(eqx.Module):
     ) -> Float[Array, "*shape"]:
         """`f(x_t, t)`: the posterior mean after diffusion training, the end of the PF-ODE path after
         consistency training, the jump to the data of a flow map."""
-        t = as_time(t)
-        return self.parameterization.denoise(self.raw(x_t, t, cond, key=key), x_t, t)
+        F = self.raw(x_t, t, cond, key=key)
+        return self.parameterization.denoise(F, x_t, as_time(t))
 
     def velocity(
         self,
@@ -67,8 +67,8 @@ class AbstractModel(eqx.Module):
         key: Key | None = None,
     ) -> Float[Array, "*shape"]:
         """The PF-ODE velocity `dx_t/dt` of a diffusion model, and of a flow map, from its jump to `t`."""
-        t = as_time(t)
-        return self.parameterization.velocity(self.raw(x_t, t, cond, s=t, key=key), x_t, t)
+        F = self.raw(x_t, t, cond, s=t, key=key)
+        return self.parameterization.velocity(F, x_t, as_time(t))
 
     def jump(
         self,
@@ -84,6 +84,6 @@ class AbstractModel(eqx.Module):
 
         For a model of one time it is the DDIM step that takes `f` for the data.
         """
-        t, s = as_time(t), as_time(s)
-        a, b = self.parameterization.jump(t, s)
-        return a * x_t + b * self.raw(x_t, t, cond, s=s, key=key)
+        F = self.raw(x_t, t, cond, s=s, key=key)
+        a, b = self.parameterization.jump(as_time(t), as_time(s))
+        return a * x_t + b * F

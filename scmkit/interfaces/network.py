@@ -1,4 +1,4 @@
-"""Networks and what they are conditioned on."""
+"""Networks, and the conditions they are told."""
 
 import abc
 
@@ -9,7 +9,7 @@ from scmkit.types import Key
 
 
 class Conditioning(eqx.Module):
-    """What a sample is conditioned on; `Conditioning()` is nothing at all.
+    """The conditions of a sample; `Conditioning()` has none.
 
     `label` is the class index; the index `num_classes` and None both stand for "no label" (guidance
     needs the unconditional prediction). `scalars` are named numbers that the model is told, such as
@@ -23,7 +23,7 @@ class Conditioning(eqx.Module):
 
 
 UNCONDITIONED = Conditioning()
-"""The condition that says nothing."""
+"""The conditioning without any condition."""
 
 
 class AbstractNetwork(eqx.Module):

@@ -25,7 +25,7 @@ class AbstractNorm(eqx.Module):
 
 @runtime_checkable
 class NormFactory(Protocol):
-    """What fills the norm slot: networks need the layer at many widths."""
+    """A factory of layers, which fills the norm slot: networks need the layer at many widths."""
 
     def __call__(self, channels: int, dim: int, *, key: Key) -> AbstractNorm:
         """A layer for `channels` channels and an embedding of `dim` features."""
@@ -44,8 +44,8 @@ class AbstractGate(eqx.Module):
 class GatedNormFactory(NormFactory, Protocol):
     """A factory whose conditioning also gates the branches that its layers open (adaLN-Zero).
 
-    A network that meets one multiplies each branch by its gate, which starts the branch as it means
-    to (silent, for DiT), and so starts the branch's last layer with normal weights.
+    A network that is given one multiplies each branch by its gate. The gate decides how the branch starts
+    (silent, for DiT), so that the network starts the branch's last layer with normal weights.
     """
 
     def gate(self, channels: int, dim: int, *, key: Key) -> AbstractGate:

@@ -1,4 +1,4 @@
-"""Parameterizations: what the raw network's output means."""
+"""Parameterizations: the meaning of the raw network's output."""
 
 import abc
 

@@ -1,4 +1,4 @@
-"""What training is given: samples, and where on their paths they are looked at."""
+"""Samples, and points on their paths at which training looks at them."""
 
 import equinox as eqx
 from jaxtyping import Array, Float
@@ -21,7 +21,7 @@ class Sample(eqx.Module):
 class Point(eqx.Module):
     """A sample on its path at time `t`: `x_t = alpha(t) x0 + sigma(t) eps` where the path is the data's.
 
-    On a teacher's path `x0` and `eps` are those it left from.
+    On a teacher's path `x0` and `eps` are those from which the path started.
     """
 
     x0: Float[Array, "*shape"]

@@ -1,4 +1,4 @@
-"""What a loss may look at besides the model it trains."""
+"""The surroundings of a step of training, which a loss may look at besides the model it trains."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""What losses are made of: paths, kernels, weights and generators, each on one sample."""
+"""The parts that losses are made of: paths, kernels, weights and generators, each on one sample."""
 
 from scmkit.losses.derivatives import Derivative as Derivative
 from scmkit.losses.derivatives import derivative_along as derivative_along

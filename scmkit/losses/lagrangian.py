@@ -1,6 +1,6 @@
 r"""The Lagrangian kernel: how the end of a jump moves while `s` does.
 
-$\partial_s G(x_t, t, s) = v(G, s)$ characterises the flow map (arXiv 2511.19797; arXiv 2406.07507).
+$\partial_s G(x_t, t, s) = v(G, s)$ characterizes the flow map (arXiv 2511.19797; arXiv 2406.07507).
 """
 
 import equinox as eqx

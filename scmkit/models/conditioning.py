@@ -1,4 +1,4 @@
-"""What networks are told besides their input: times and conditions as one embedding vector."""
+"""Times and conditions as one embedding vector, which networks are told besides their input."""
 
 from collections.abc import Collection
 
@@ -14,7 +14,7 @@ from scmkit.interfaces import AbstractTimeEmbedding, Conditioning
 from scmkit.types import Key
 
 NEUTRAL = {"guidance": 1.0}
-"""What a scalar condition is where none is given; those not named here must be given."""
+"""The value of a scalar condition where none is given; a condition that is not listed here must be given."""
 
 
 class ScalarEmbedding(eqx.Module):
@@ -36,7 +36,7 @@ class ScalarEmbedding(eqx.Module):
 
 
 class ScalarConditions(eqx.Module):
-    """What the scalar conditions of a sample add to an embedding of size `dim`, each by its name."""
+    """The embeddings of a sample's scalar conditions, each by its name, as one vector of size `dim`."""
 
     embeddings: dict[str, ScalarEmbedding]
 
@@ -150,7 +150,7 @@ class ConditioningEmbedding(eqx.Module):
 
 
 def _linear(in_: int, out: int, *, key: Key) -> eqx.nn.Linear:
-    """A linear layer that keeps unit variance; equinox's own initialisation has a third of it."""
+    """A linear layer that keeps unit variance; equinox's own initialization has a third of it."""
     layer = eqx.nn.Linear(in_, out, key=key)
     weight = in_**-0.5 * jr.normal(key, (out, in_))
     return eqx.tree_at(lambda m: (m.weight, m.bias), layer, (weight, jnp.zeros(out)))

@@ -8,6 +8,8 @@ from scmkit.arguments import as_strength
 from scmkit.errors import UsageError
 from scmkit.interfaces import UNCONDITIONED, AbstractModel, AbstractParameterization, Conditioning
 from scmkit.models.change_of_process import velocity_under
+from scmkit.models.inputs import Inputs
+from scmkit.models.model import Model
 from scmkit.types import Key, Scalar, as_time
 
 EVERYWHERE = (0.0, float("inf"))
@@ -26,9 +28,11 @@ class Guided(AbstractModel):
 
     With no `guide`, the weaker model is this one without its label: classifier-free guidance
     (arXiv 2207.12598). With one, it is the guide, under the same condition: autoguidance
-    (arXiv 2406.02507). `interval` is the range of noise-to-signal ratios in which guidance acts
-    (arXiv 2404.07724). All of it is linear in the velocity, the denoised sample and the score alike.
-    A strength in the condition (its scalar `"guidance"`) wins over `strength`; 1 is no guidance.
+    (arXiv 2406.02507, Section 3). A guide that was built without classes is not told the label: this is
+    classifier-free guidance again, with a separate unconditional model (EDM2, arXiv 2312.02696, Appendix A).
+    `interval` is the range of noise-to-signal ratios in which guidance acts (arXiv 2404.07724). All of it is
+    linear in the velocity, the denoised sample and the score alike. A strength in the condition (its scalar
+    `"guidance"`) wins over `strength`; 1 is no guidance.
 
     **Arguments:**
 
@@ -37,8 +41,9 @@ class Guided(AbstractModel):
     - `strength`: $\omega$.
     - `interval`: `(lo, hi)`, noise-to-signal ratios.
 
-    Raises `UsageError` for a strength that is negative or not finite, and, when called, for one other than 1
-    with neither a label nor a guide to lead anywhere.
+    Raises `UsageError` for a strength that is negative or not finite; without a guide, for a model that was
+    trained with every label shown; and, when called, for a strength other than 1 with neither a label nor a
+    guide to lead anywhere.
     """
 
     model: AbstractModel
@@ -59,6 +64,11 @@ class Guided(AbstractModel):
     ) -> None:
         # A traced strength, such as one of many in a vmap, is not looked at.
         self.strength = as_strength(strength) if isinstance(strength, (int, float)) else strength
+        if guide is None and not _inputs(model).unlabeled:
+            raise UsageError(
+                "this model was trained with every label shown, and has no prediction without one for "
+                "guidance to lead away from; give a weaker model as the guide (--guide)"
+            )
         self.model = model
         self.guide = guide
         self.interval = interval
@@ -75,6 +85,7 @@ class Guided(AbstractModel):
         s: Scalar | float | None = None,
         key: Key | None = None,
     ) -> Float[Array, "*shape"]:
+        _inputs(self.model).check(x_t, t, cond, s)
         label, given = cond.label, cond.scalars.get("guidance")
         strength = jnp.asarray(self.strength, jnp.float32) if given is None else given
         t = as_time(t)
@@ -103,7 +114,7 @@ class Guided(AbstractModel):
         """The weaker model's output, in units of this model's."""
         if self.guide is None:
             return self.model.raw(x_t, t, s=s, key=key)
-        cond = Conditioning(label)
+        cond = Conditioning(None if _inputs(self.guide).classes == 0 else label)
         if eqx.tree_equal(self.guide.parameterization, self.parameterization) is True:
             return self.guide.raw(x_t, t, cond, s=s, key=key)
         # The velocity is affine in F, by numbers: v = a x_t + b F.
@@ -111,3 +122,10 @@ class Guided(AbstractModel):
         rest = self.parameterization.velocity(jnp.zeros_like(x_t), x_t, t)
         slope = self.parameterization.velocity(jnp.ones_like(x_t), jnp.zeros_like(x_t), t)
         return (velocity - rest) / slope
+
+
+def _inputs(model: AbstractModel) -> Inputs:
+    """What a model takes; of one that is neither a `Model` nor a guided one nothing is known."""
+    while isinstance(model, Guided):
+        model = model.model
+    return model.inputs if isinstance(model, Model) else Inputs()

@@ -13,6 +13,7 @@ from scmkit.interfaces import (
     AbstractParameterization,
     Conditioning,
 )
+from scmkit.models.inputs import Inputs
 from scmkit.types import Key, Scalar, as_time
 
 Precision = Literal["float32", "bfloat16"]
@@ -26,7 +27,8 @@ class Model(AbstractModel):
 
     `precision` is the dtype in which the network computes; its weights, the time path, and what goes
     in and comes out stay float32: in bfloat16 it would ruin `dF/dt`. With `noise_labels` of 2 it is a flow
-    map, whose network is also told the noise label of the time `s` where its jump ends.
+    map, whose network is also told the noise label of the time `s` where its jump ends. `inputs` says what
+    it was built for; anything else, such as a batch, is refused with an `InputError`.
     """
 
     parameterization: AbstractParameterization
@@ -34,6 +36,7 @@ class Model(AbstractModel):
     precision: Precision = eqx.field(static=True, default="float32")
     evaluations: int = eqx.field(static=True, default=1)
     noise_labels: int = eqx.field(static=True, default=1)
+    inputs: Inputs = eqx.field(static=True, default=Inputs())
 
     def raw(
         self,
@@ -44,6 +47,7 @@ class Model(AbstractModel):
         s: Scalar | float | None = None,
         key: Key | None = None,
     ) -> Float[Array, "*shape"]:
+        self.inputs.check(x_t, t, cond, s)
         t = as_time(t)
         c = self.parameterization.coefficients(t)
         labels = c.noise

@@ -1,4 +1,4 @@
-"""Charts as inline SVG, coloured by the page's style sheet and so legible in light and dark."""
+"""Charts as inline SVG, colored by the page's style sheet and so legible in light and dark."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from scmkit.reporting.markup import Html, element, join
 WIDTH, HEIGHT = 480, 270
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 44
 COLOURS = 8
-"""Hues of the style sheet (Okabe and Ito's, for every kind of colour vision), `c0` to `c7`."""
+"""Hues of the style sheet (Okabe and Ito's, for every kind of color vision), `c0` to `c7`."""
 LONGEST = 400
 """Points a line is drawn with; a longer one is averaged down."""
 
@@ -22,7 +22,7 @@ LONGEST = 400
 class Series:
     """One set of points.
 
-    `colour` is a class of the style sheet: `c0` to `c7`, `q0` to `q3` (low to high noise) or `grey`.
+    `color` is a class of the style sheet: `c0` to `c7`, `q0` to `q3` (low to high noise) or `gray`.
     `spread` holds the ends of each point's error bar, `shift` moves the marks aside by so many pixels. A NaN
     breaks a line.
     """
@@ -30,7 +30,7 @@ class Series:
     name: str
     x: Float[np.ndarray, " n"]
     y: Float[np.ndarray, " n"]
-    colour: str = "c0"
+    color: str = "c0"
     kind: Literal["line", "markers", "dots"] = "line"
     spread: Float[np.ndarray, "n 2"] | None = None
     shift: float = 0.0
@@ -60,15 +60,15 @@ class Chart:
     """Corners of a picture of the plane: one scale for both axes, without ticks (see `extent`)."""
 
 
-def colour_of(index: int) -> str:
-    """The colour of the run number `index`."""
+def color_of(index: int) -> str:
+    """The color of the run number `index`."""
     return f"c{index % COLOURS}"
 
 
 def legend(entries: Sequence[tuple[str, str]]) -> Html:
-    """Names beside their colours: pairs of a class and a name."""
+    """Names beside their colors: pairs of a class and a name."""
     items = [
-        element("li", element("span", class_=f"swatch {colour}"), name) for colour, name in entries
+        element("li", element("span", class_=f"swatch {color}"), name) for color, name in entries
     ]
     return element("ul", *items, class_="legend")
 
@@ -174,7 +174,7 @@ def _shapes(series: Series, x: Axis, y: Axis, across: Pixels, up: Pixels) -> Htm
             if np.isfinite(px + py):
                 title = element("title", f"{series.name}: {number(vy, 4)} at {number(vx)}")
                 marks.append(element("circle", title, cx=px, cy=py, r=4))
-    return element("g", *marks, class_=series.colour)
+    return element("g", *marks, class_=series.color)
 
 
 def _path(points: Float[np.ndarray, "n 2"]) -> str:
@@ -190,7 +190,7 @@ def _path(points: Float[np.ndarray, "n 2"]) -> str:
 
 
 def _averaged(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " m"]:
-    """Means of neighbours, `LONGEST` or fewer of them."""
+    """Means of neighbors, `LONGEST` or fewer of them."""
     size = -(-len(values) // LONGEST)
     whole = len(values) // size * size
     return values[:whole].reshape(-1, size).mean(1)

@@ -1,4 +1,4 @@
-"""What a run and its samples cost."""
+"""The cost of a run and its samples."""
 
 import sys
 

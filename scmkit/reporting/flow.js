@@ -6,7 +6,7 @@ for (const figure of document.querySelectorAll("figure.flow")) {
   const button = figure.querySelector("button"), slider = figure.querySelector("input");
   const output = figure.querySelector("output"), last = flow.frames.length - 1;
   const SECONDS = 5, TRAIL = 7, dark = matchMedia("(prefers-color-scheme: dark)");
-  const colour = name => getComputedStyle(figure).getPropertyValue("--" + name).trim();
+  const color = name => getComputedStyle(figure).getPropertyValue("--" + name).trim();
   let at = last, started = null;
 
   function dots(points, fill, radius) {
@@ -28,13 +28,13 @@ for (const figure of document.querySelectorAll("figure.flow")) {
 
   function draw() {
     pen.clearRect(0, 0, canvas.width, canvas.height);
-    dots(flow.reference, colour("grey"), 3);
+    dots(flow.reference, color("gray"), 3);
     Object.values(flow.ends).forEach((ends, i) => {
       pen.globalAlpha = 0.85;
-      dots(ends, colour("s" + (i + 1)), 4.5);
+      dots(ends, color("s" + (i + 1)), 4.5);
     });
     pen.globalAlpha = 0.3;
-    pen.strokeStyle = colour("s0");
+    pen.strokeStyle = color("s0");
     pen.lineWidth = 2;
     pen.beginPath();
     const now = between(at), trail = [now];
@@ -43,7 +43,7 @@ for (const figure of document.querySelectorAll("figure.flow")) {
       trail.forEach((points, k) => pen[k ? "lineTo" : "moveTo"](points[i], points[i + 1]));
     pen.stroke();
     pen.globalAlpha = 1;
-    dots(now, colour("s0"), 4.5);
+    dots(now, color("s0"), 4.5);
     slider.value = Math.round(at);
     output.textContent = "t = " + flow.times[Math.round(at)].toFixed(2);
   }

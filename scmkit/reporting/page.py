@@ -7,7 +7,7 @@ from scmkit.reporting.markup import Html, element, join
 from scmkit.reporting.section import Section
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
-"""What a browser lets the page do: show what is in it."""
+"""The content security policy: the page shows what is in it, and fetches nothing."""
 
 
 def page(title: str, subtitle: str, sections: Sequence[Section]) -> Html:

@@ -14,7 +14,7 @@ from scmkit.reporting.sections import (
     curves,
     flow,
     metrics,
-    neighbours,
+    neighbors,
     overview,
     samples,
     stability,
@@ -28,10 +28,10 @@ SECTIONS = {
     "Metrics": metrics.section,
     "Training": curves.section,
     "Stability": stability.section,
-    "Nearest neighbours": neighbours.section,
+    "Nearest neighbors": neighbors.section,
     "Commands": commands.section,
 }
-"""What a report consists of, in its order."""
+"""The sections of a report, in their order."""
 
 
 def report(

@@ -19,7 +19,7 @@ class Section:
 
     @property
     def anchor(self) -> str:
-        """Its place in links."""
+        """The fragment by which links name it."""
         return self.title.lower().replace(" ", "-")
 
     def html(self) -> Html:

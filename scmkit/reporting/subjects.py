@@ -1,4 +1,4 @@
-"""What a report is about: runs, each with its teacher where that is at hand."""
+"""The subjects of a report: runs, each with its teacher where that is at hand."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ from scmkit.interfaces import (
     DataSpec,
 )
 from scmkit.plugin import Slot
-from scmkit.reporting.charts import colour_of
+from scmkit.reporting.charts import color_of
 from scmkit.runs.run import Run
 from scmkit.sampling import class_captions, draw
 
@@ -32,7 +32,7 @@ COLUMNS, ROWS, VECTORS = 8, 10, 1500
 
 @dataclass(frozen=True)
 class Asked:
-    """What a report was asked for; None leaves the choice to it."""
+    """The options of a report; None leaves the choice to it."""
 
     steps: tuple[int, ...] | None = None
     n: int | None = None
@@ -43,11 +43,11 @@ class Asked:
 
 @dataclass
 class Subject:
-    """A run under a name and a colour of its own, with its teacher if there is one."""
+    """A run under a name and a color of its own, with its teacher if there is one."""
 
     name: str
     run: Run
-    colour: str
+    color: str
     asked: Asked
     teacher: "Subject | None" = None
     _drawn: dict[int, np.ndarray] = field(default_factory=dict)
@@ -122,11 +122,11 @@ class Subject:
             model, key = self.run.model, jr.key(self.asked.seed)
             start = model.process.sigma(model.process.t_max) * self.noise
             out = draw(model, self.sampler, start, self.cond, steps=steps, key=key)
-            self._drawn[steps] = self.data.denormalise(np.asarray(out.x))
+            self._drawn[steps] = self.data.denormalize(np.asarray(out.x))
         return self._drawn[steps]
 
     def shown(self, steps: int) -> str:
-        """How samples in `steps` steps are called."""
+        """The caption of samples in `steps` steps."""
         return f"{self.name}: {self.run.recipe.sampler}, {in_steps(steps)}"
 
     def reference(self, n: int) -> Float[np.ndarray, "m d"]:
@@ -144,8 +144,8 @@ def subjects_of(paths: Sequence[str | Path], asked: Asked) -> list[Subject]:
             raise UsageError(f"run '{path}' has no checkpoint yet: `scmkit resume {path}` first")
         if any(run.path.resolve() == s.run.path.resolve() for s in found):
             raise UsageError(f"run '{path}' is named twice")
-        colour = colour_of(len(found))
-        found.append(Subject(run.path.resolve().name, run, colour, asked))
+        color = color_of(len(found))
+        found.append(Subject(run.path.resolve().name, run, color, asked))
     names = [s.name for s in found]
     for subject in found:
         if names.count(subject.name) > 1:
@@ -170,7 +170,7 @@ def _find_teachers(found: list[Subject], asked: Asked) -> None:
                 continue
             name = f"{subject.name}, teacher"
             plain = Asked(n=asked.n, features=asked.features, seed=asked.seed)
-            known[path] = Subject(name, run, colour_of(len(known)), plain)
+            known[path] = Subject(name, run, color_of(len(known)), plain)
         subject.teacher = known[path]
 
 

@@ -28,7 +28,7 @@ def in_batches(
     size: int,
     done: Callable[[int], object] | None = None,
 ) -> PyTree[Array]:
-    """All that `each_batch` gives, joined; `done` is told after each batch how many samples it was."""
+    """All that `each_batch` gives, joined; after each batch `done` is called with its number of samples."""
     parts = []
     for part in each_batch(f, args, size):
         parts.append(part)

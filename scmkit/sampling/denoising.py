@@ -28,7 +28,7 @@ Step = Callable[[Int[Array, ""], Array, Any, Scalar, Scalar], tuple[Array, Any]]
 def denoised_at(
     model: AbstractModel, y: Float[Array, "*shape"], ratio: Scalar, cond: Conditioning
 ) -> Float[Array, "*shape"]:
-    r"""`D(y, ratio)`, what a model makes of $y = x_0 + \rho\,\varepsilon$; needs `ratio > 0`."""
+    r"""`D(y, ratio)`, the model's denoised sample at $y = x_0 + \rho\,\varepsilon$; needs `ratio > 0`."""
     t = model.process.time_at(ratio)
     return model.denoise(model.process.alpha(t) * y, t, cond)
 
@@ -68,7 +68,7 @@ def reverse_diffusion_step(
     *,
     key: Key,
 ) -> Float[Array, "*shape"]:
-    r"""The reverse-time SDE discretised as its forward one, in the variance-exploding form.
+    r"""The reverse-time SDE discretized as its forward one, in the variance-exploding form.
 
     Fresh noise is the forward step's, $\sqrt{\rho_{here}^2 - \rho_{there}^2}$; a step to ratio 0 adds none
     (arXiv 2011.13456, Appendix E).
@@ -93,7 +93,7 @@ def descend(
     - `step`: one step of the solver; see `Step`. With `options.to_zero` the last has `there = 0`.
     - `noise`: a draw of the process's prior.
     - `steps`: may be traced. A Python number makes the loop a scan, which can be differentiated in reverse.
-    - `memory`: what the first step is given besides; of the shape of what every step returns.
+    - `memory`: the memory that the first step is given; every step returns one of the same shape.
     """
     process = model.process
     dtype = sum_dtype(noise.dtype)

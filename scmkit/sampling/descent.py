@@ -14,7 +14,7 @@ from scmkit.sampling.grid import DescentOptions
 from scmkit.types import AbstractVar, Key, Scalar
 
 Denoiser = Callable[[Array, Scalar], Array]
-r"""`D(y, ratio)`: what the model makes of $y = x_0 + \rho\,\varepsilon$; needs `ratio > 0`."""
+r"""`D(y, ratio)`: the model's denoised sample at $y = x_0 + \rho\,\varepsilon$; needs `ratio > 0`."""
 
 
 class AbstractDescent(AbstractSampler):

@@ -13,6 +13,7 @@ from scmkit.arguments import as_count, as_labels, as_seed, as_strength
 from scmkit.composing.blame import blaming
 from scmkit.composing.build import build_free
 from scmkit.composing.conformity import checked, expect_array, expect_kind
+from scmkit.errors import UsageError
 from scmkit.interfaces import (
     UNCONDITIONED,
     AbstractModel,
@@ -69,12 +70,13 @@ def draw(
     steps: int,
     key: Key,
 ) -> SamplerOutput:
-    """The samples that given noise leads to, in the model's units, a batch of `BATCH` at a time.
+    """The samples that the given noise leads to, in the model's units, `BATCH` at a time.
 
     Samplers with `traces_steps` are compiled once for all numbers of steps. Raises `UsageError` for less
-    than one step.
+    than one step, and for conditions of another number of samples.
     """
     given_steps = steps_for(sampler, steps)
+    _expect_each(cond, noise.shape[0])
     keys = jr.split(key, noise.shape[0])
 
     def some(noise: Array, cond: Conditioning, keys: Keys) -> SamplerOutput:
@@ -96,11 +98,20 @@ def draw_batches(
 ) -> Iterator[SamplerOutput]:
     """What `draw` gives for `prior(model, data, n, key=noise_key)`, a batch of `BATCH` at a time."""
     given_steps = steps_for(sampler, steps)
+    _expect_each(cond, n)
 
     def some(noise_keys: Keys, cond: Conditioning, keys: Keys) -> SamplerOutput:
         return _draw(model, sampler, _prior(model, data, noise_keys), cond, given_steps, keys)
 
     return each_batch(some, (jr.split(noise_key, n), cond, jr.split(key, n)), BATCH)
+
+
+def _expect_each(cond: Conditioning, n: int) -> None:
+    for leaf in jax.tree.leaves(cond):
+        if jnp.shape(leaf) != (n,):
+            raise UsageError(
+                f"conditions of shape {jnp.shape(leaf)}: give one for each of {n} samples"
+            )
 
 
 def prior(model: AbstractModel, data: DataSpec, n: int, *, key: Key) -> Float[Array, "n *shape"]:
@@ -167,4 +178,4 @@ def sample(
     cond = with_guidance(cond, n, guidance)
     noise = prior(model, data, n, key=k_noise)
     out = draw(model, method, noise, cond, steps=steps, key=k_sampler)
-    return data.denormalise(np.asarray(out.x))
+    return data.denormalize(np.asarray(out.x))

@@ -12,7 +12,7 @@ from scmkit.interfaces import AbstractParameterization
 from scmkit.types import Scalar
 
 Grid = Literal["angle", "karras", "log-snr", "time", "quadratic"]
-"""What the steps of a grid are equal in."""
+"""The quantity in which the steps of a grid are equal."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class GridOptions:
 
 @dataclass(frozen=True)
 class DescentOptions(GridOptions):
-    """What samplers on `descend` have in common; their options extend it."""
+    """The options that samplers on `descend` share; their own options extend them."""
 
     to_zero: bool = True
     """Whether the last step goes on from there to ratio 0, which takes one step from the grid."""

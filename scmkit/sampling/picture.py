@@ -13,7 +13,7 @@ from scmkit.storage.files import write_bytes
 
 PAPER, FRAME = 255, 96
 WIDEST = 16
-"""So many classes have a column each."""
+"""The most classes that have a column each."""
 
 
 def image_grid(
@@ -22,9 +22,9 @@ def image_grid(
     scale: int | None = None,
     captions: Sequence[str] | None = None,
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Images in [-1, 1], row by row, magnified to about 64 pixels each, on a grey frame.
+    """Images in [-1, 1], row by row, magnified to about 64 pixels each, on a gray frame.
 
-    One channel is grey, three are colour; of other numbers the first is shown. `captions`, one for each
+    One channel is gray, three are color; of other numbers the first is shown. `captions`, one for each
     image, stand below them, cut to their width.
     """
     n, channels, h, w = images.shape
@@ -72,28 +72,28 @@ def vector_picture(
 ) -> UInt8[np.ndarray, "height width 3"]:
     """Vectors against data: a histogram in one dimension, else a scatter of the first two.
 
-    Data is grey, samples are blue.
+    Data is gray, samples are blue.
     """
     lo, hi = reference.min(0), reference.max(0)
     lo, hi = lo - 0.1 * (hi - lo), hi + 0.1 * (hi - lo)
     canvas = np.full((size, size, 3), PAPER, np.uint8)
     if reference.shape[1] == 1:
-        for points, colour in ((reference, (190, 190, 190)), (samples, (40, 90, 200))):
+        for points, color in ((reference, (190, 190, 190)), (samples, (40, 90, 200))):
             counts, _ = np.histogram(points[:, 0], bins=size // 4, range=(lo[0], hi[0]))
             density = counts / max(len(points), 1)
             peak = max(density.max(), 1e-12) * 1.1
             heights = np.repeat(np.round(density / peak * size).astype(int), 4)[:size]
             filled = np.arange(size)[::-1, None] < heights[None, :]
             edge = filled & ~np.roll(filled, 1, axis=0)
-            canvas[edge if colour[2] == 200 else filled] = colour
+            canvas[edge if color[2] == 200 else filled] = color
         return canvas
-    for points, colour in ((reference, (200, 200, 200)), (samples, (40, 90, 200))):
+    for points, color in ((reference, (200, 200, 200)), (samples, (40, 90, 200))):
         unit = (points[:, :2] - lo[:2]) / (hi[:2] - lo[:2])
         inside = ((unit >= 0) & (unit < 1)).all(1)
         x, y = (unit[inside] * (size - 2)).astype(int).T
         for dx in (0, 1):
             for dy in (0, 1):
-                canvas[size - 2 - y + dy, x + dx] = colour
+                canvas[size - 2 - y + dy, x + dx] = color
     return canvas
 
 

@@ -1,1 +1,1 @@
-"""Files, locks, and input that nobody vouches for."""
+"""Files that are written whole, locks on directories, and readers of files that come from strangers."""

@@ -1,4 +1,4 @@
-"""What files may say: names that stay in their folder, and JSON and TOML within bounds."""
+"""Bounds on what a file may say: names stay in their folder, JSON and TOML stay small and shallow."""
 
 import json
 import math
@@ -11,23 +11,24 @@ from typing import Any
 from scmkit.storage.inputs import open_input
 
 LARGEST = 64 << 20
-"""Bytes of a file of JSON; ten times what the manifest of the largest network has."""
+"""The most bytes of a JSON file: ten times those of the largest network's manifest."""
 
 LARGEST_TOML = 1 << 20
-"""Characters of TOML, which people write: so much is parsed in a second."""
+"""The most characters of a TOML file, which people write: so many are parsed in a second."""
 
 DEEPEST = 100
-"""Levels of lists and tables within one another."""
+"""The most levels of lists and tables within one another."""
 
 RATIO, SMALL = 50, 64 << 20
-"""Unpacked in memory, a file may grow by this factor; below this size in bytes, by any."""
+"""The factor by which a file may grow when it is unpacked in memory, and the size in bytes up to which it may
+grow by any."""
 
 
 def inside(root: Path, name: str) -> Path:
-    """The path of a file by its name relative to a folder.
+    """The path of the file `name` in a folder.
 
-    Raises `ValueError` where that is elsewhere: an absolute name, one with `..`, or one behind a symbolic
-    link out of the folder. The folder itself may be a link: the user named it.
+    Raises `ValueError` for a name that leads elsewhere: an absolute one, one with `..`, or one behind a
+    symbolic link out of the folder. The folder itself may be a link: the user named it.
     """
     parts = name.split("/")
     odd = "\0" in name or "\\" in name or ":" in name
@@ -37,14 +38,14 @@ def inside(root: Path, name: str) -> Path:
         path = root / name
         if not path.resolve().is_relative_to(root.resolve()):
             raise ValueError(f"{name[:200]!r} is a link out of the folder")
-    # What is no name to the system, or links that go round in circles.
+    # The system refuses the name, or its links go round in circles.
     except (OSError, RuntimeError) as error:
         raise ValueError(f"the name {name[:200]!r} cannot be followed ({error})") from None
     return path
 
 
 def exists(path: Path) -> bool:
-    """Whether something is at a path; not where it is none to the system, such as one that is too long."""
+    """Whether something is at a path; False for a path that the system refuses, such as too long a one."""
     try:
         return path.exists()
     except (OSError, ValueError):
@@ -61,14 +62,14 @@ def read_bounded(path: Path) -> str:
 
 
 def unpacked(path: Path, size: int) -> str | None:
-    """What is wrong with holding `size` bytes of a compressed file in memory at once, if anything."""
+    """Why `size` bytes of a compressed file cannot be held in memory at once; None where they can."""
     if size <= max(SMALL, RATIO * path.stat().st_size):
         return None
     return f"unpacked takes {size} bytes, over {RATIO} times the file's; it may be malicious"
 
 
 def parse_json(text: str | bytes) -> Any:
-    """JSON that says what it means; raises `ValueError` also for `NaN`, and for what is nested too deeply."""
+    """The value of a JSON text; raises `ValueError` also for `NaN`, and for what is nested too deeply."""
 
     def refused(constant: str) -> Any:
         raise ValueError(f"{constant} is no number of JSON")

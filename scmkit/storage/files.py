@@ -21,7 +21,7 @@ def plain_path(path: str | os.PathLike[str]) -> Path:
         return path
     try:
         return path.resolve()
-    # What is no path to the system is named where it is opened.
+    # A path that the system refuses is reported where it is opened.
     except (OSError, ValueError, RuntimeError):
         return path
 
@@ -46,7 +46,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
     Raises `RunError` naming the path if it cannot be written; what was there before is untouched.
     """
-    # Of a name of its own, so that two processes may write the same file.
+    # Each process has a name of its own, so that two of them may write the same file.
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         make_durably(path.parent)
@@ -67,10 +67,10 @@ def write_text(path: Path, content: str) -> None:
 
 
 def refuse_links(folder: Path, *, but: Collection[str] = ()) -> None:
-    """Raises `RunError` where something in a folder is a link out of it, and writing would be elsewhere.
+    """Raises `RunError` where an entry of a folder is a link out of it: writing would be elsewhere.
 
-    The folder itself may be a link, and so may those it is in: the user named it. `but` are names in it that
-    are only read.
+    The folder itself may be a link, and so may the folders above it: the user named it. `but` names
+    entries that are only read.
     """
     for entry in sorted(folder.iterdir()) if folder.is_dir() else ():
         if entry.is_symlink() and entry.name not in but:
@@ -101,7 +101,7 @@ def write_durably(path: Path, content: bytes) -> None:
 
 def sync_directory(path: Path) -> None:
     """Make the names in a directory durable, where its file system can."""
-    if os.name == "nt":  # Windows cannot open a directory, and writes its names through.
+    if os.name == "nt":  # Windows cannot open a directory; it makes names durable by itself.
         return
     try:
         descriptor = os.open(path, os.O_RDONLY)

@@ -9,7 +9,7 @@ def not_finite(arrays: Iterable[tuple[str, np.ndarray]]) -> str | None:
     """Names the arrays that hold NaN or infinity, and how many; None if there are none."""
     bad = {}
     for name, array in arrays:
-        # Not by `np.floating`, of which bfloat16 and its like are no part.
+        # Not by `np.floating`, of which bfloat16 and its like are no subtypes.
         if array.dtype.kind in "fcV" and not (finite := np.isfinite(array)).all():
             bad[name] = f"'{name}' ({array.size - int(finite.sum())} of {array.size})"
     if not bad:

@@ -12,11 +12,11 @@ KINDS = {
     stat.S_IFBLK: "a device",
     stat.S_IFSOCK: "a socket",
 }
-"""What is no regular file, in words."""
+"""The kinds of file that are not regular, in words."""
 
 
 class IrregularError(OSError):
-    """Something that is no regular file where one is needed; `strerror` says what it is."""
+    """A regular file is needed, and there is something else; `strerror` says what it is."""
 
     def __str__(self) -> str:
         return self.strerror or ""

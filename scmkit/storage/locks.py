@@ -17,7 +17,7 @@ _UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 _BYTE = (
     1 << 30
-)  # Windows keeps others from reading what is locked, so that is past the owner's name.
+)  # Windows keeps others from reading locked bytes, so they lie past the owner's name.
 
 
 class DirectoryLock:
@@ -25,8 +25,9 @@ class DirectoryLock:
 
     **Arguments:**
 
-    - `file`: the name of the file there that is locked, made if need be. Until it is written to, it has
-        the owner's name.
+    - `directory`: the directory to work in.
+    - `file`: the name of the file in it that is locked. It is made where it is missing, and holds the name
+        of the lock's owner.
 
     **Attributes:**
 
@@ -70,7 +71,7 @@ class DirectoryLock:
                 f"'{self.directory}' is in use by {who}; wait for it to end, or stop it"
             ) from None
         self.held = True
-        # A file with another name may be another's, such as that of a copy made of hard links.
+        # A file with a second name may be shared with a copy of the directory that is made of hard links.
         if os.fstat(self._descriptor).st_nlink > 1:
             return self
         # Only for the message above: a full disk must not keep anyone from working.

@@ -13,7 +13,7 @@ from typing import IO
 import numpy as np
 
 LONGEST = 4096
-"""Bytes of a header; numpy's have 128, and some more for tens of dimensions."""
+"""The most bytes of a header; numpy's have 128, and some more for tens of dimensions."""
 
 _SIDE = rb"(?:0|[1-9][0-9]{0,18})L?"
 _FORM = re.compile(
@@ -27,7 +27,7 @@ _NUMBERS = re.compile(r"[<>|=](b1|[iu][1248]|f[248]|c8|c16)")
 
 @dataclass(frozen=True)
 class Header:
-    """Of an array: numpy's name of its type, its shape and order, and how many bytes lie before its data."""
+    """A header: the array's type by numpy's name, its shape and order, and the bytes before the data."""
 
     kind: str
     shape: tuple[int, ...]
@@ -36,12 +36,12 @@ class Header:
 
     @property
     def dtype(self) -> np.dtype | None:
-        """The type; None for what are no numbers."""
+        """The type; None where the elements are no numbers."""
         return np.dtype(self.kind) if _NUMBERS.fullmatch(self.kind) else None
 
 
 def read_header(stream: IO[bytes] | BufferedIOBase) -> Header:
-    """Reads up to the data. Raises `ValueError` for what is no header of an array of one type."""
+    """Reads a file up to the data. Raises `ValueError` where it has no header of an array of one type."""
     start = stream.read(8)
     if start not in (b"\x93NUMPY\1\0", b"\x93NUMPY\2\0"):
         raise ValueError("it does not begin like an .npy file")

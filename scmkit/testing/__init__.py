@@ -1,4 +1,4 @@
-"""What plugin authors test their plugins with: conformance checks and closed-form oracles.
+"""Tests for plugin authors: conformance checks and closed-form oracles.
 
 ```python
 import pytest

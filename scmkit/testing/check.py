@@ -1,4 +1,4 @@
-"""What a conformance check is, and how one fails."""
+"""Conformance checks, and how they fail."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ def require_close(
 ) -> None:
     """Raises `AssertionError` unless the largest difference is below `tolerance` of the largest value.
 
-    Normwise, because single entries near 0 carry the rounding of their neighbours.
+    Normwise, because single entries near 0 carry the rounding of their neighbors.
     """
     actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
     require(

@@ -1,4 +1,4 @@
-"""Which checks a plugin must pass."""
+"""The checks that a plugin must pass."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager

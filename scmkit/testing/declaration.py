@@ -1,4 +1,4 @@
-"""Checks of what a plugin says of itself: name, summary, options."""
+"""Checks of a plugin's declaration: name, summary, options."""
 
 import dataclasses
 import importlib.util
@@ -13,7 +13,7 @@ from scmkit.settings import configure, option_help
 from scmkit.testing.check import require
 
 RESERVED = ("train", "data", "teacher")
-"""Sections of settings that are no plugin's."""
+"""Names that `--set` takes for sections other than plugins."""
 
 
 def name_can_be_typed(plugin: Plugin) -> None:

@@ -1,4 +1,4 @@
-"""A family of checks: what to run on the parts that fill one slot."""
+"""A family of checks, to run on the parts that fill one slot."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ PROCESSES = (
 
 @dataclass(frozen=True)
 class Family:
-    """Checks on what `arrange` makes of a bench, in each case the plugin does not refuse."""
+    """Checks of what `arrange` builds on a bench, in each case that the plugin does not refuse."""
 
     arrange: Callable[[Bench], Any]
     checks: tuple[Callable[[Any], None], ...]

@@ -105,8 +105,8 @@ def _dataset(shape: tuple[int, ...]) -> ArrayDataset:
     """Noise around -1/2 in one class and 1/2 in the other, within [-1, 1]."""
     rng = np.random.default_rng(0)
     labels = rng.integers(2, size=(2, 64)).astype(np.int32)
-    centres = labels.reshape(2, 64, *[1] * len(shape)) - 0.5
-    samples = centres + rng.uniform(-0.5, 0.5, size=(2, 64, *shape))
+    centers = labels.reshape(2, 64, *[1] * len(shape)) - 0.5
+    samples = centers + rng.uniform(-0.5, 0.5, size=(2, 64, *shape))
     train, test = samples.astype(np.float32)
     return ArrayDataset(train, test, train_labels=labels[0], test_labels=labels[1], num_classes=2)
 

@@ -1,4 +1,4 @@
-"""Checks of importers: that they refuse what is no network of theirs, without a traceback."""
+"""Checks of importers: that they refuse other networks without a traceback."""
 
 import numpy as np
 

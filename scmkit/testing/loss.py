@@ -47,7 +47,7 @@ def batch_loss(
 
 @dataclass(frozen=True)
 class Losing:
-    """What the loss of each player is called with."""
+    """The arguments with which the loss of each player is called."""
 
     plugin: Plugin
     config: Any
@@ -213,5 +213,5 @@ FAMILY = Family(
         followers_gain_between_none_and_all,
         stages_ascend,
     ),
-    (Case("vector"), Case("labelled-edm-image", shape=(1, 8, 8), num_classes=4, noise="edm")),
+    (Case("vector"), Case("labeled-edm-image", shape=(1, 8, 8), num_classes=4, noise="edm")),
 )

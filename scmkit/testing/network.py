@@ -18,16 +18,16 @@ from scmkit.testing.workbench import Bench, Case
 from scmkit.types import Key
 
 N = 3
-"""Samples at once, so that one compilation serves every check."""
+"""The number of samples, the same everywhere, so that one compilation serves every check."""
 
 
-COMPILED = (Case("vector"), Case("labelled-image", shape=(1, 8, 8), num_classes=4))
-TRACED = (Case("labelled-vector", num_classes=4), Case("colour-image", shape=(3, 16, 16)))
-"""More data to build for, without compiling, which takes seconds."""
+COMPILED = (Case("vector"), Case("labeled-image", shape=(1, 8, 8), num_classes=4))
+TRACED = (Case("labeled-vector", num_classes=4), Case("color-image", shape=(3, 16, 16)))
+"""More shapes of data, for which networks are traced but not compiled, which takes seconds."""
 
 
 class Inputs(eqx.Module):
-    """A batch of what networks are given."""
+    """A batch of a network's arguments."""
 
     x: Float[Array, "n *shape"]
     c_noise: Float[Array, "n 1"]
@@ -66,7 +66,7 @@ def training_pass(
 
 @dataclass(frozen=True)
 class Networking:
-    """A network as it is initialised, and the bench that can build it again."""
+    """A network as it is initialized, and the bench that can build it again."""
 
     bench: Bench
     fresh: AbstractNetwork
@@ -148,7 +148,7 @@ def a_key_is_accepted(net: Networking) -> None:
     require(out.shape == net.given.x.shape, f"with a key, the output has shape {out.shape[1:]}")
 
 
-def initialisation_depends_on_the_key_alone(net: Networking) -> None:
+def initialization_depends_on_the_key_alone(net: Networking) -> None:
     again = Bench(net.bench.plugin, net.bench.options, net.bench.case).build(Slot.network)
     same = all((a == b).all() for a, b in zip(arrays_of(net.fresh), arrays_of(again), strict=True))
     require(same, "one key must always give the same initial weights")
@@ -206,7 +206,7 @@ FAMILY = Family(
         output_uses_sample_and_time,
         labels_condition_the_output,
         a_key_is_accepted,
-        initialisation_depends_on_the_key_alone,
+        initialization_depends_on_the_key_alone,
         shapes_are_known_without_weights,
         forward_mode_is_right,
         gradients_are_finite_and_arrive,

@@ -15,7 +15,7 @@ from scmkit.testing.numeric import arrays_of, central_difference, jittered, one_
 
 CHANNELS, DIM = 12, 6
 SHAPES = ((CHANNELS,), (5, CHANNELS), (4, 4, CHANNELS))
-"""What networks normalize: a vector, tokens, an image; channels last."""
+"""Shapes that networks normalize: a vector, tokens, an image; channels last."""
 
 
 def the_factory_makes_norms(factory: NormFactory) -> None:
@@ -31,7 +31,7 @@ def the_factory_makes_norms(factory: NormFactory) -> None:
         )
 
 
-def initialisation_depends_on_the_key_alone(factory: NormFactory) -> None:
+def initialization_depends_on_the_key_alone(factory: NormFactory) -> None:
     first, second = (arrays_of(factory(CHANNELS, DIM, key=jr.key(3))) for _ in range(2))
     require(
         all((a == b).all() for a, b in zip(first, second, strict=True)),
@@ -117,7 +117,7 @@ FAMILY = Family(
     lambda bench: bench.build(Slot.norm),
     (
         the_factory_makes_norms,
-        initialisation_depends_on_the_key_alone,
+        initialization_depends_on_the_key_alone,
         shape_and_dtype_are_kept,
         a_constant_sample_is_no_problem,
         the_embedding_modulates,

@@ -1,4 +1,4 @@
-"""What several families of checks compute: finite differences, jittered weights, batches by hand."""
+"""Computations that families of checks share: finite differences, jittered weights, batches by hand."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -71,11 +71,11 @@ def require_derivative_in_time(
 
 
 def one_by_one(function: Callable[..., Array], *arguments: Any) -> Float[Array, "n ..."]:
-    """What `vmap` should give: `function` on each slice of the arguments' leading axes."""
+    """The result that `vmap` should give: `function` on each slice of the arguments' leading axes."""
     n = jax.tree.leaves(arguments)[0].shape[0]
     return jnp.stack([function(*jax.tree.map(lambda a, i=i: a[i], arguments)) for i in range(n)])
 
 
 def arrays_of(module: PyTree) -> list[Array]:
-    """The inexact arrays of a module: what is trained."""
+    """The inexact arrays of a module, which are trained."""
     return jax.tree.leaves(eqx.filter(module, eqx.is_inexact_array))

@@ -1,4 +1,4 @@
-r"""Closed forms for Gaussian data under any process, and networks that realise them exactly.
+r"""Closed forms for Gaussian data under any process, and networks that realize them exactly.
 
 For data $N(m, s^2)$ in each coordinate and $V(t) = \alpha^2 s^2 + \sigma^2$:
 

@@ -51,7 +51,7 @@ class Sampling:
         return self.draw_in(model, steps_for(self.sampler, steps), seed)
 
     def draw_in(self, model: Model, steps: int | Int[Array, ""], seed: int = 0) -> SamplerOutput:
-        """The same, with `steps` as it is."""
+        """The same, with `steps` handed on as it is."""
         shape, classes = self.bench.data.shape, self.bench.data.num_classes
         noise = model.process.prior((N, *shape), key=jr.key(3))
         cond = Conditioning(jnp.arange(N, dtype=jnp.int32) % classes if classes else None)
@@ -136,5 +136,5 @@ FAMILY = Family(
         samples_of_an_exact_model_are_the_data,
     ),
     # Labels, and a process that cannot be taken for TrigFlow.
-    (Case("labelled-edm", num_classes=4, noise="edm"),),
+    (Case("labeled-edm", num_classes=4, noise="edm"),),
 )

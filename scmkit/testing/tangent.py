@@ -118,5 +118,5 @@ FAMILY = Family(
         advancing_nowhere_stays,
         advancing_a_little_follows_the_tangent,
     ),
-    (Case("trigflow"), Case("labelled-edm", num_classes=4, noise="edm")),
+    (Case("trigflow"), Case("labeled-edm", num_classes=4, noise="edm")),
 )

@@ -51,7 +51,7 @@ class Bench:
 
     @property
     def data(self) -> DataSpec:
-        """The data the case speaks of, already normalised."""
+        """The data the case speaks of, already normalized."""
         channels = self.case.shape[0]
         return DataSpec(
             source="conformance",
@@ -62,7 +62,7 @@ class Bench:
         )
 
     def build(self, slot: Slot) -> Any:
-        """What fills `slot`: the plugin's own part, or the default plugin's."""
+        """The part that fills `slot`: the plugin's own, or the default plugin's."""
         if slot not in self._built:
             factory, config = self._factory(slot)
             key = named_key(jr.key(0), slot)
@@ -70,11 +70,11 @@ class Bench:
         return self._built[slot]
 
     def build_free(self, slot: Slot, *args: Any) -> Any:
-        """What the plugin puts in a slot that is part of no model; `args` besides the options."""
+        """The plugin's part for a slot outside the model; its factory is given `args` besides the options."""
         return _of_kind(slot, self.plugin.provides[slot](self.config, *args))
 
     def context(self, slot: Slot) -> Context:
-        """What the factory of `slot` is given."""
+        """The context that the factory of `slot` is given."""
         teacher = None
         if slot in TRAINING_SLOTS and self.plugin.starts_from != "scratch":
             teacher = self.teacher

@@ -221,7 +221,7 @@ def replay(path: str | Path, step: int | None = None) -> Fault:
     like = eqx.filter_eval_shape(state_before, recipe, assembly)
     x0, labels = dataset_of(recipe).read("train", np.asarray(record["indices"]))
     cond = Conditioning(None if labels is None else jnp.asarray(np.asarray(labels, np.int32)))
-    batch = Sample(jnp.asarray(np.asarray(recipe.data.normalise(x0), np.float32)), cond)
+    batch = Sample(jnp.asarray(np.asarray(recipe.data.normalize(x0), np.float32)), cond)
     key = step_key(settings.seed, record["rollbacks"])
     state = checkpoint.restore(saved, like)
     return _fault(record, recipe, state, setting_of(assembly), batch, key)

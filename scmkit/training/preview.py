@@ -53,7 +53,7 @@ def picture(
     blocks = []
     for count in steps or sampler.usual_steps:
         out = draw(model, sampler, noise, cond, steps=count, key=k_sampler)
-        x = data.denormalise(np.asarray(out.x))
+        x = data.denormalize(np.asarray(out.x))
         if is_image:
             blocks.append(image_grid(x, COLUMNS, captions=captions))
         else:

@@ -1,4 +1,4 @@
-"""What a pickle may name. Nothing here is imported: the names are all that is used of it."""
+"""The names that a pickle may use. Nothing is imported by them: they only tell what a value is."""
 
 STORAGES = {
     "FloatStorage": "<f4",
@@ -17,12 +17,12 @@ STORAGES = {
 """PyTorch's storages, and numpy's names for their elements."""
 
 DICTS = frozenset({"collections.OrderedDict", "dnnlib.util.EasyDict", "dnnlib.EasyDict"})
-"""Read as plain dicts."""
+"""Classes that are read as plain dicts."""
 
 SETS = frozenset(
     f"{module}.{kind}" for module in ("builtins", "__builtin__") for kind in ("set", "frozenset")
 )
-"""Read as lists: nothing of a set is hashed."""
+"""Classes that are read as lists: nothing in a set is hashed."""
 
 RECONSTRUCTOR = "copyreg._reconstructor"
 PERSISTENT = "torch_utils.persistence._reconstruct_persistent_obj"
@@ -39,7 +39,7 @@ PARAMETERS = frozenset(
 FROM_BYTES = "torch.storage._load_from_bytes"
 ENCODE = "_codecs.encode"
 NO_BYTES = frozenset({"builtins.bytes", "__builtin__.bytes"})
-"""How bytes, and none of them, are written where a protocol has no opcode for them."""
+"""The calls by which old protocols, which have no opcode for bytes, write some bytes and an empty string."""
 
 CONTAINERS = frozenset(
     f"torch.nn.modules.container.{kind}"
@@ -68,7 +68,7 @@ ADMITTED = (
     | {RECONSTRUCTOR, PERSISTENT, FROM_BYTES, ENCODE, NUMPY_DTYPE, "builtins.object"}
     | {"__builtin__.object", "torch.Size", "torch.device", "argparse.Namespace"}
 )
-"""Everything that a weight file has reason to name."""
+"""All names that a weight file has reason to use."""
 
 CLASSES = frozenset(
     # EDM2 (arXiv 2312.02696)

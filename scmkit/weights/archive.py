@@ -11,7 +11,7 @@ from scmkit.weights.damage import Unreadable, require, shown
 def entries(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]:
     """The files in an archive by name, after a look at the sizes that its directory states.
 
-    No weights are compressed to a fiftieth: what says so would fill the memory (a zip bomb).
+    No weights are compressed to a fiftieth: an archive that claims so would fill the memory (a zip bomb).
     """
     size, total, found = path.stat().st_size, 0, {}
     with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""What pickles are read as, beside plain values: names, calls that nobody makes, and places of data."""
+"""The objects of a pickle beside plain values: names, calls that are never made, places of data."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ class Name:
 
 
 class Call:
-    """What would have been called or built: by which name, of what, and with what state."""
+    """A call that the pickle asks for, or an object to build: its name, its arguments and its state."""
 
     __slots__ = ("args", "name", "state")
 
@@ -61,7 +61,7 @@ def filled(target: dict[Any, Any], items: list[Any]) -> dict[Any, Any]:
 
 
 def called(function: Any, args: Any) -> Any:
-    """What stands for the result of a call or of building an object."""
+    """The stand-in for the result of a call, or for the object to build."""
     require(isinstance(function, Name) and isinstance(args, tuple), "it calls what is no function")
     name, first = function.name, args[0] if args else None
     if name == RECONSTRUCTOR:

@@ -11,16 +11,16 @@ from scmkit.weights.inert import Call
 from scmkit.weights.tensors import Tensors, is_array, scalar
 
 NESTED = ("state_dict", "ema", "model", "net")
-"""Where checkpoints keep weights, beside the key that was asked for."""
+"""Keys under which checkpoints keep weights, tried after the one that was asked for."""
 
 ENCODER = "encoder"
-"""Where EDM2's snapshots keep what makes its samples of images."""
+"""The key under which EDM2's snapshots keep the encoder of images."""
 
 OBJECT = "<object>"
 
 LEVELS, PARTS, VALUES, SHORT = 64, 20_000, 50_000, 64
-"""Bounds: on modules within modules, on modules and parameters, on the values of all arguments and
-attributes, on the numbers of one attribute."""
+"""The most levels of modules within modules, modules and parameters, values of all arguments and attributes,
+and numbers in one attribute."""
 
 Parts = tuple[str, Mapping[Any, Any]]
 
@@ -146,7 +146,7 @@ class _Walk:
 
 
 class _Plain:
-    """What pickled objects hold of plain values, within bounds; `"<object>"` stands for anything else."""
+    """The plain values that pickled objects hold, within bounds; `"<object>"` stands for anything else."""
 
     def __init__(self, tensors: Tensors) -> None:
         self._tensors = tensors

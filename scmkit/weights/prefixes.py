@@ -1,11 +1,11 @@
-"""What wraps a network, and so stands before the name of each of its parameters."""
+"""Wrappers of networks, whose names stand before that of every parameter."""
 
 from collections.abc import Mapping
 
 import numpy as np
 
 WRAPPERS = ("module.", "_orig_mod.", "model.")
-"""Those of DataParallel, `torch.compile`, and Lightning's usual module."""
+"""The names of DataParallel, `torch.compile`, and Lightning's usual module."""
 
 
 def unwrapped(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], str]:

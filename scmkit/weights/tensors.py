@@ -23,7 +23,7 @@ from scmkit.weights.damage import Unreadable, require, shown
 from scmkit.weights.inert import Call, Storage
 
 DTYPES = {"bfloat16": np.dtype(ml_dtypes.bfloat16)}
-"""Those that `np.dtype` does not know by name."""
+"""The types that `np.dtype` does not know by name."""
 
 ARRAYS = TENSORS | PARAMETERS | NUMPY_ARRAYS | NUMPY_BUFFERS
 COPIES = 4
@@ -65,7 +65,7 @@ class Tensors:
     ) -> None:
         self._elements, self._embedded = elements, embedded
         self._left = COPIES * size
-        # With what they were made from, so that no other object has its id meanwhile.
+        # Beside the object they were made from, so that no other has its id meanwhile.
         self._flat: dict[int, tuple[Any, np.ndarray]] = {}
         self._made: dict[Any, np.ndarray] = {}
 
@@ -131,7 +131,7 @@ def _sides(name: str, value: Any) -> tuple[int, ...]:
 def _check(
     name: str, there: int, offset: Any, size: tuple[int, ...], stride: tuple[int, ...]
 ) -> None:
-    """That a strided view stays within the `there` elements of its storage."""
+    """Checks that a strided view stays within the `there` elements of its storage."""
     sound = type(offset) is int and 0 <= offset <= there and len(size) == len(stride)
     require(sound, f"{shown(name)} has an impossible offset or stride")
     # No more elements than there are, which a stride of zero could make of one.

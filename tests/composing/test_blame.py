@@ -201,6 +201,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
             "return eqx.tree_at(lambda o: o.nfe, out, None)",
             "returned None from its sampler as 'nfe', which must be integer() (try: ",
         ),
+        (
+            "return SamplerOutput(model.denoise(noise[None], 0.3), out.nfe)",
+            "failed: InputError: x_t has shape (1, 1), and must have (1,): a model takes one sample",
+        ),
     ],
 )
 def test_a_sampler_is_named(body, wanted, run, install, scmkit):

@@ -24,7 +24,7 @@ def counting(size, labelled=True):
 
 
 def which(dataset, batch):
-    raw = spec_of(dataset, "counting").denormalise(batch[0])
+    raw = spec_of(dataset, "counting").denormalize(batch[0])
     np.testing.assert_allclose(raw[:, 0], -raw[:, 1], atol=1e-3)
     return np.round(raw[:, 0]).astype(int)
 

@@ -103,7 +103,7 @@ def test_values_are_those_of_everything_at_once(run):
     for row, steps in zip(rows[2:], (1, 2), strict=True):
         cond = Conditioning(jnp.asarray(labels))
         out = draw(run.model, ConsistencySampler(()), noise, cond, steps=steps, key=key)
-        samples = run.recipe.data.denormalise(np.asarray(out.x))
+        samples = run.recipe.data.denormalize(np.asarray(out.x))
         assert row.metrics["energy-distance"] == pytest.approx(score(samples), rel=1e-6)
         assert row.nfe == steps
         assert row.seconds is not None

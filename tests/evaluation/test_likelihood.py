@@ -170,7 +170,7 @@ def test_units_change_by_the_scale():
     nats = 0.5 * ((raw - [1, -3]) / [1, 2]) ** 2 + np.log([1, 2]) + 0.5 * np.log(2 * np.pi)
     np.testing.assert_allclose(out.bits, nats.mean(1) / np.log(2), atol=1e-3)
     assert out.levels == 0
-    assert "continuous" in out.dequantisation
+    assert "continuous" in out.dequantization
     assert out.ratio_min == 2e-3
     low, high = out.interval
     assert low < out.mean < high
@@ -191,7 +191,7 @@ def test_a_discretised_gaussian_costs_its_entropy():
     model = exact_model(PARAMETERIZATIONS["edm"], Gaussian.isotropic(0.5))
     out = bits_of_samples(model, data, x, levels=levels)
     np.testing.assert_allclose(out.ratio_min, 2 * width / 12**0.5, rtol=1e-6)
-    assert "65 levels" in out.dequantisation
+    assert "65 levels" in out.dequantization
     low, high = out.interval
     assert high - low < 0.12
     assert low < entropy < high

@@ -9,7 +9,7 @@ from scmkit_plugins.processes.trigflow import TrigFlowParameterization
 from scmkit import Model, Run, compose, search_angles
 from scmkit.composing.build import build_model
 from scmkit.errors import UsageError
-from scmkit.evaluation.tuning import golden_section
+from scmkit.evaluation.tuning import Candidate, golden_section, tied
 from scmkit.interfaces import AbstractNetwork
 
 BEST = 0.6
@@ -46,6 +46,18 @@ def test_golden_section():
     assert len(calls) == 20
 
 
+def test_candidates_whose_difference_is_noise_are_tied():
+    """Both have the same noise, so that what counts is the spread of the difference, not of either."""
+    noise = np.random.default_rng(0).normal(size=50)
+    candidates = [
+        Candidate(1.3, 0.20, 0.20 + noise + 0.02 * np.resize((1, -1), 50)),
+        Candidate(0.9, 0.21, 0.21 + noise),
+        Candidate(1.1, 0.22, 0.22 + noise - 0.02 * np.resize((1, -1), 50)),
+        Candidate(0.5, 0.60, 0.60 + noise),
+    ]
+    assert [c.angle for c in tied(candidates)] == [0.9, 1.1, 1.3]
+
+
 def test_the_best_time_is_found(run):
     tried = []
     found = search_angles(run, n=300, progress=lambda angles, score: tried.append(angles))
@@ -54,6 +66,9 @@ def test_the_best_time_is_found(run):
     assert found.better
     assert found.gain == pytest.approx(found.default_score - found.score)
     assert len(tried) == 16
+    [(low, high)] = found.ties
+    assert low <= found.angles[0] <= high
+    assert high - low < 0.3, found
 
 
 def test_later_times_are_searched_below_earlier_ones(run):

@@ -25,7 +25,7 @@ from scmkit.reporting.axes import axis_of, number
 from scmkit.reporting.charts import Band, Chart, Series, draw
 from scmkit.reporting.cost import duration
 from scmkit.reporting.markup import Html, element, join
-from scmkit.reporting.neighbours import nearest
+from scmkit.reporting.neighbors import nearest
 from scmkit.reporting.paths import RATIO_MIN, pf_ode_paths
 from scmkit.reporting.recipe_picture import changed_options, recipe_picture
 from scmkit.runs import checkpoint
@@ -128,7 +128,7 @@ def test_a_page_is_well_formed_and_fetches_nothing(which, request):
     source = request.getfixturevalue(which)
     page = Page(source)
     first = ["recipe", "samples", "trajectories", "metrics", "training"]
-    assert page.ids == [*first, "stability", "nearest-neighbours", "commands"]
+    assert page.ids == [*first, "stability", "nearest-neighbors", "commands"]
     for tag, name, value in page.attributes:
         assert not name.startswith("on")
         if name in ("src", "href"):

@@ -70,6 +70,29 @@ def test_autoguidance_in_closed_form(t, guide):
     np.testing.assert_allclose(model.denoise(x, t), expected, rtol=3e-4, atol=1e-5)
 
 
+def built(classes, **options):
+    data = DataSpec("none", (2,), classes, (0.0, 0.0), (1.0, 1.0))
+    given = TINY_MODEL | {f"diffusion.{k}": v for k, v in options.items()}
+    return build_model(compose(["trigflow", "diffusion"], given, data=data), key=jr.key(classes))
+
+
+def test_a_guide_without_classes_is_not_told_the_label():
+    """Classifier-free guidance with an unconditional model of its own, as in EDM2."""
+    model, guide = built(3), built(0)
+    x, t, cond = jnp.asarray([0.3, -0.8]), jnp.asarray(0.7), Conditioning(jnp.asarray(2))
+    strong, weak = model.denoise(x, t, cond), guide.denoise(x, t)
+    for weaker in (guide, Guided(guide, guide=guide)):
+        guided = Guided(model, 3.0, guide=weaker).denoise(x, t, cond)
+        np.testing.assert_allclose(guided, weak + 3.0 * (strong - weak), rtol=1e-5)
+
+
+def test_a_model_that_saw_every_label_is_guided_by_another_only():
+    model = built(3, label_dropout=0.0)
+    with pytest.raises(UsageError, match="trained with every label shown"):
+        Guided(model, 2.0)
+    Guided(model, 2.0, guide=built(0))
+
+
 def test_the_interval_is_in_noise_to_signal_ratios():
     model = Guided(labelled(TRIG), 3.0, interval=(0.3, 2.0))
     for ratio, strength in ((0.29, 1.0), (0.31, 3.0), (1.99, 3.0), (2.01, 1.0)):

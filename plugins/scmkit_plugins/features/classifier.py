@@ -59,7 +59,7 @@ class ClassifierFeatures(AbstractFeatures):
         self.facts = {} if accuracy is None else {_ACCURACY: float(accuracy)}
 
     def __call__(self, samples: Float[np.ndarray, "n *shape"]) -> Features:
-        x = np.asarray(self._spec.normalise(samples), np.float32)
+        x = np.asarray(self._spec.normalize(samples), np.float32)
         features, probabilities = _apply(self._network, jnp.asarray(x))
         return Features(np.asarray(features), np.asarray(probabilities))
 

@@ -1,4 +1,4 @@
-"""Bits per dimension of a run's data, with what was dequantised stated."""
+"""Bits per dimension of a run's data, and how the data was dequantized."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class BitsPerDimension:
     - `bits`: one value per sample.
     - `error`: its standard error over the probes; 0 for the exact trace, nan for a single probe.
     - `nfe`: network evaluations, each with as many Jacobian-vector products as dimensions or probes.
-    - `levels`: how many values were dequantised; 0 where nothing was, the data being continuous.
+    - `levels`: how many values were dequantized; 0 where nothing was, the data being continuous.
     - `ratio_min`: the noise-to-signal ratio at which the density was taken.
     - `given_labels`: whether the density was that given the sample's label.
     """
@@ -64,8 +64,8 @@ class BitsPerDimension:
         return self.mean - half, self.mean + half
 
     @property
-    def dequantisation(self) -> str:
-        """What was dequantised, in words."""
+    def dequantization(self) -> str:
+        """The dequantization, in words."""
         if not self.levels:
             return "none: the data is continuous, so this is a density in the data's units"
         return (
@@ -109,14 +109,14 @@ def bits_of_samples(
 ) -> BitsPerDimension:
     """Bits per dimension of given samples, in the data's units.
 
-    The same seed dequantises alike, with or without probes. The default `ratio_min` is the standard
-    deviation of the dequantisation noise in the model's units, so that the density is as blurred as what
-    it is asked about; for continuous data 2e-3. `probes`, `rtol` and `atol` are `log_likelihood`'s.
+    The same seed dequantizes alike, with or without probes. The default `ratio_min` is the standard
+    deviation of the dequantization noise in the model's units, so that the density is as blurred as the
+    samples; for continuous data 2e-3. `probes`, `rtol` and `atol` are `log_likelihood`'s.
     """
     samples, seed = as_samples(samples, data), as_seed(seed)
     n, width = len(samples), 2 / (levels - 1) if levels else 0.0
     u = np.random.default_rng(seed).random(samples.shape, np.float32)
-    x = data.normalise(samples + np.float32(width) * (u - np.float32(0.5)))
+    x = data.normalize(samples + np.float32(width) * (u - np.float32(0.5)))
     scales = np.asarray(data.scale, np.float64)
     if ratio_min is None:
         blur = width / 12**0.5 * float(np.sqrt(np.mean(scales**2)))

@@ -14,7 +14,7 @@ from scmkit.types import Key, Scalar
 
 
 class LogLikelihood(eqx.Module):
-    """A log density and what is known of its accuracy.
+    """A log density and its accuracy.
 
     **Attributes:**
 
@@ -47,9 +47,9 @@ def log_likelihood(
     $$\log p(x_0) = \log N(x_T; 0, \sigma_T^2 I) + \int \nabla \cdot v\, dt$$
 
     along the PF-ODE's path through `x0` (arXiv 2011.13456, Eq. 39), solved adaptively in TrigFlow's
-    coordinates (`angular_velocity`), whatever the process. It is the density of what the ODE makes of
-    the prior when stopped at the noise-to-signal ratio `ratio_min`: for a perfect model, that of data plus
-    `ratio_min` times unit noise. It is normalised for any model.
+    coordinates (`angular_velocity`), whatever the process. It is the density of the samples that the
+    ODE makes of the prior when stopped at the noise-to-signal ratio `ratio_min`: for a perfect model, that
+    of data plus `ratio_min` times unit noise. It is normalized for any model.
 
     **Arguments:**
 

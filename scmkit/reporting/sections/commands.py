@@ -1,4 +1,4 @@
-"""How to do it again."""
+"""The commands that train, sample and report again."""
 
 import shlex
 from collections.abc import Sequence

@@ -42,7 +42,7 @@ def section(subjects: Sequence[Subject], asked: Asked) -> Section:
             Chart(
                 TITLES.get(name, name),
                 [
-                    Series(s.name, *_column(logs[s.name], name), colour=s.colour)
+                    Series(s.name, *_column(logs[s.name], name), color=s.color)
                     for s in listed
                     if any(name in line for line in logs[s.name])
                 ],
@@ -57,13 +57,13 @@ def section(subjects: Sequence[Subject], asked: Asked) -> Section:
         for s in listed:
             if any(name in line for line in logs[s.name]):
                 by_noise.append(draw(_by_noise(s, logs[s.name], name)))
-    colours = legend([(s.colour, s.name) for s in listed])
+    colors = legend([(s.color, s.name) for s in listed])
     levels = legend([(f"q{i}", level) for i, level in enumerate(bin_names())])
     return Section(
         "Training",
         LEDE,
         join(
-            colours,
+            colors,
             element("div", *charts, class_="charts"),
             element("h3", "By noise-to-signal ratio σ/α"),
             levels,
@@ -83,7 +83,7 @@ def _by_noise(subject: Subject, lines: Sequence[dict[str, Any]], name: str) -> C
     metric = name.removesuffix("_by_noise")
     title = f"{SPLIT.get(metric, metric)}, {subject.name}"
     series = [
-        Series(level, *_column(lines, name, i), colour=f"q{i}")
+        Series(level, *_column(lines, name, i), color=f"q{i}")
         for i, level in enumerate(bin_names())
     ]
     return Chart(title, series, "step")

@@ -65,7 +65,7 @@ def _part(subject: Subject) -> Html:
 
 def _in_data_units(subject: Subject, paths: Paths) -> Float[np.ndarray, "points n d"]:
     points, n = paths.states.shape[:2]
-    raw = subject.data.denormalise(paths.states.reshape(points * n, *subject.data.shape))
+    raw = subject.data.denormalize(paths.states.reshape(points * n, *subject.data.shape))
     return raw.reshape(points, n, -1)
 
 
@@ -81,7 +81,7 @@ def _film(
     heads += [element("th", f"student, {in_steps(k)}", scope="col", class_="jump") for k in jumps]
     data = source.data
     states, denoised = (
-        np.stack([data.denormalise(a[i]) for i in frames]) for a in (paths.states, paths.denoised)
+        np.stack([data.denormalize(a[i]) for i in frames]) for a in (paths.states, paths.denoised)
     )
     rows = []
     for sample in range(states.shape[1]):
@@ -118,13 +118,13 @@ def _curves(
     broken = np.full((len(some), 1), np.nan)
     x = np.concatenate([np.tile(-angle, (len(some), 1)), broken], axis=1).ravel()
     y = np.concatenate([some, broken], axis=1).ravel()
-    series = [Series("PF-ODE", x, y, "grey")]
+    series = [Series("PF-ODE", x, y, "gray")]
     for i, (steps, end) in enumerate(ends.items()):
         at = np.full(len(some), -float(angle[-1]) + 0.03 * (i + 1))
         name = f"student, {in_steps(steps)}"
         series.append(Series(name, at, end[::EVERY, 0], f"c{i}", "dots"))
     chart = Chart(subject.name, series, "−t, from noise to data", log_y=False)
-    entries = [(s.colour, s.name) for s in series]
+    entries = [(s.color, s.name) for s in series]
     return join(legend(entries), element("div", draw(chart), class_="charts"))
 
 
@@ -174,14 +174,14 @@ def _plane(
         element("script", Html(raw), type="application/json"),
         class_="flow chart",
     )
-    entries = [("grey", "test data"), ("c0", "PF-ODE")]
+    entries = [("gray", "test data"), ("c0", "PF-ODE")]
     entries += [(f"c{i + 1}", f"student, {in_steps(k)}") for i, k in enumerate(ends)]
     still = [
-        Series("test data", *reference.T, colour="grey", kind="dots"),
-        Series("PF-ODE", *_joined(paths[:, ::EVERY]), colour="c0"),
+        Series("test data", *reference.T, color="gray", kind="dots"),
+        Series("PF-ODE", *_joined(paths[:, ::EVERY]), color="c0"),
     ]
     for i, (steps, end) in enumerate(ends.items()):
-        still.append(Series(str(steps), *end[::EVERY].T, colour=f"c{i + 1}", kind="dots"))
+        still.append(Series(str(steps), *end[::EVERY].T, color=f"c{i + 1}", kind="dots"))
     charts = [moving, draw(Chart(f"{MOVING // EVERY} whole paths", still, plane=corners))]
     for i, (steps, end) in enumerate(ends.items()):
         error = np.sqrt(((end - paths[-1]) ** 2).sum(1))
@@ -189,8 +189,8 @@ def _plane(
         pairs = np.stack([paths[-1], end])
         misses = [
             still[0],
-            Series("miss", *_joined(pairs), colour=f"c{i + 1}"),
-            Series("jump", *end.T, colour=f"c{i + 1}", kind="dots"),
+            Series("miss", *_joined(pairs), color=f"c{i + 1}"),
+            Series("jump", *end.T, color=f"c{i + 1}", kind="dots"),
         ]
         charts.append(draw(Chart(title, misses, plane=extent(np.concatenate([reference, *pairs])))))
     note = "Only the first two coordinates are shown." if more else None

@@ -34,7 +34,7 @@ def section(subjects: Sequence[Subject], asked: Asked) -> Section:
         first = all(s.data.source != subject.data.source for s in listed[: listed.index(subject)])
         rows[subject.name] = rows_of(subject, asked, baselines=first)
     groups = _by_data(listed)
-    parts: list[Html] = [legend([(s.colour, s.name) for s in listed])]
+    parts: list[Html] = [legend([(s.color, s.name) for s in listed])]
     for group in groups:
         if len(groups) > 1:
             parts.append(element("h3", group[0].data.source))
@@ -48,7 +48,7 @@ def section(subjects: Sequence[Subject], asked: Asked) -> Section:
 
 
 def notes(rows: Sequence[Row]) -> list[Html]:
-    """What a table of rows does not show, and the feature spaces they are in."""
+    """Notes below a table of rows, and the feature spaces they are in."""
     facts = {
         f"In the features of {k}: {_shown(v)}" for row in rows for k, v in row.features.items()
     }
@@ -81,9 +81,9 @@ def metric_chart(
     points: Mapping[tuple[str, str], Sequence[tuple[float, float, tuple[float, float] | None]]],
     real: tuple[float, float] | None,
 ) -> Html:
-    """One metric against NFE: for each (name, colour) its points `(nfe, value, interval)`."""
+    """One metric against NFE: for each (name, color) its points `(nfe, value, interval)`."""
     series, ticks = [], set[float]()
-    for i, ((name, colour), given) in enumerate(points.items()):
+    for i, ((name, color), given) in enumerate(points.items()):
         nfe, value, spread = zip(*sorted(given), strict=True)
         ticks |= set(nfe)
         ends = np.asarray([(np.nan, np.nan) if s is None else s for s in spread], float)
@@ -92,7 +92,7 @@ def metric_chart(
                 name,
                 np.asarray(nfe),
                 np.asarray(value),
-                colour,
+                color,
                 "markers",
                 spread=ends,
                 shift=ASIDE * (i - (len(points) - 1) / 2),
@@ -111,7 +111,7 @@ def _charts(group: Sequence[Subject], rows: Mapping[str, list[Row]]) -> list[Htm
     charts = []
     for metric in _metrics(everything):
         points = {
-            (s.name, s.colour): [
+            (s.name, s.color): [
                 (r.nfe, r.metrics[metric], r.intervals.get(metric))
                 for r in rows[s.name]
                 if r.nfe is not None and r.nfe > 0 and metric in r.metrics

@@ -1,4 +1,4 @@
-"""What was trained: facts, and the recipe as a picture."""
+"""Facts about the runs, and their recipes as pictures."""
 
 from collections.abc import Sequence
 

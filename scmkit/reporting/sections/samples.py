@@ -37,28 +37,28 @@ def _picture(subject: Subject, steps: int) -> Html:
         return element(
             "figure", element("figcaption", title), grid(x, COLUMNS, title, subject.captions)
         )
-    return draw(against(subject.reference(VECTORS), x.reshape(len(x), -1), title, subject.colour))
+    return draw(against(subject.reference(VECTORS), x.reshape(len(x), -1), title, subject.color))
 
 
 def against(
     reference: Float[np.ndarray, "m d"],
     samples: Float[np.ndarray, "n d"],
     title: str,
-    colour: str,
+    color: str,
 ) -> Chart:
     """Vectors over test data: histograms in one dimension, else a scatter of the first two."""
     if reference.shape[1] > 1:
         corners = extent(reference[:, :2])
         shown = samples[:, :2]
         x, y = shown[((shown > corners[0]) & (shown < corners[1])).all(1)].T
-        data = Series("test data", *reference[:, :2].T, colour="grey", kind="dots")
-        return Chart(title, [data, Series("samples", x, y, colour, "dots")], plane=corners)
+        data = Series("test data", *reference[:, :2].T, color="gray", kind="dots")
+        return Chart(title, [data, Series("samples", x, y, color, "dots")], plane=corners)
     ends = (float(reference.min()), float(reference.max()))
     margin = 0.25 * (ends[1] - ends[0])
     edges = np.linspace(ends[0] - margin, ends[1] + margin, BINS + 1)
     middles = (edges[1:] + edges[:-1]) / 2
     series = []
-    for name, values, hue in (("test data", reference, "grey"), ("samples", samples, colour)):
+    for name, values, hue in (("test data", reference, "gray"), ("samples", samples, color)):
         density = np.histogram(values[:, 0], edges)[0] / len(values) / np.diff(edges)
         series.append(Series(name, middles, density, hue))
     return Chart(title, series, "x", log_y=False)

@@ -30,7 +30,7 @@ def section(subjects: Sequence[Subject], asked: Asked) -> Section:
             Chart(
                 title,
                 [
-                    Series(s.name, norms[s.name].angle, getattr(norms[s.name], part), s.colour)
+                    Series(s.name, norms[s.name].angle, getattr(norms[s.name], part), s.color)
                     for s in listed
                 ],
                 "angle t in radians",
@@ -39,6 +39,6 @@ def section(subjects: Sequence[Subject], asked: Asked) -> Section:
         )
         for part, title in PARTS.items()
     ]
-    colours = legend([(s.colour, s.name) for s in listed])
-    body = join(colours, element("div", *charts, class_="charts"))
+    colors = legend([(s.color, s.name) for s in listed])
+    body = join(colors, element("div", *charts, class_="charts"))
     return Section("Stability", LEDE, body)

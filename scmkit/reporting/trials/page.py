@@ -5,7 +5,7 @@ from typing import Any
 
 from scmkit.evaluation import REAL
 from scmkit.reporting.axes import number
-from scmkit.reporting.charts import colour_of, legend
+from scmkit.reporting.charts import color_of, legend
 from scmkit.reporting.cost import duration
 from scmkit.reporting.markup import Html, element, join, table
 from scmkit.reporting.page import page
@@ -19,13 +19,13 @@ from scmkit.reporting.trials.summary import Estimate, Line, estimate, summarise
 def bench_page(plan: Plan, results: Sequence[Result], facts: Mapping[str, Any]) -> Html:
     """Charts and a table for each data set, then what it cost, what failed, and how to do it again."""
     lines = summarise(results)
-    colours = {method: colour_of(i) for i, method in enumerate(plan.methods)}
+    colors = {method: color_of(i) for i, method in enumerate(plan.methods)}
     sections = []
     for data in plan.data:
         mine = [line for line in lines if line.data == data]
         if mine:
             rows = [row for r in results if r.cell.data == data for row in r.rows]
-            body = join(_results(mine, colours), *notes(rows))
+            body = join(_results(mine, colors), *notes(rows))
             sections.append(Section(data, _lede(plan), body))
     sections.append(Section("Cost", COST, _costs(results)))
     failed = [r for r in results if r.error is not None]
@@ -65,13 +65,13 @@ def _lede(plan: Plan) -> str:
     )
 
 
-def _results(lines: Sequence[Line], colours: Mapping[str, str]) -> Html:
+def _results(lines: Sequence[Line], colors: Mapping[str, str]) -> Html:
     real = next((line.metrics for line in lines if line.name == REAL), {})
     larger = frozenset[str]().union(*(line.larger_is_better for line in lines))
     charts = []
     for metric in dict.fromkeys(k for line in lines for k in line.metrics):
         points = {}
-        for method, colour in colours.items():
+        for method, color in colors.items():
             found = [
                 (
                     line.nfe,
@@ -82,7 +82,7 @@ def _results(lines: Sequence[Line], colours: Mapping[str, str]) -> Html:
                 if line.method == method and line.nfe and (one := line.metrics.get(metric))
             ]
             if found:
-                points[method, colour] = found
+                points[method, color] = found
         if points:
             level = real.get(metric)
             band = (
@@ -92,7 +92,7 @@ def _results(lines: Sequence[Line], colours: Mapping[str, str]) -> Html:
             )
             charts.append(metric_chart(titled(metric, larger), points, band))
     head, *rows = table_of(lines)
-    names = legend([(colour, method) for method, colour in colours.items()])
+    names = legend([(color, method) for method, color in colors.items()])
     return join(
         names, element("div", *charts, class_="charts"), table(head, rows, class_="numbers")
     )

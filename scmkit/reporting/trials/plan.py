@@ -23,13 +23,13 @@ class Cell:
 
     @property
     def path(self) -> Path:
-        """Where its run is, below the bench's directory."""
+        """The path of its run, below the bench's directory."""
         return Path(plain(self.data)) / f"{plain(self.method)}-{self.seed}"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a bench trains and measures.
+    """The runs that a bench trains and measures.
 
     **Attributes:**
 
@@ -72,7 +72,7 @@ class Plan:
         return compose(plugins, budget, data=cell.data, teacher=teacher, base=self.settings)
 
     def checked(self) -> dict[Cell, Recipe]:
-        """The recipes of all cells, before any training: raises `UsageError` for what cannot work."""
+        """The recipes of all cells, before any training: raises `UsageError` for a plan that cannot work."""
         if not self.methods or not self.data or self.seeds < 1:
             raise UsageError("a bench needs a method, a data set and a seed")
         paths = [cell.path for cell in self.cells()]
@@ -101,7 +101,7 @@ def plain(name: str) -> str:
 
 
 def teacher_path(recipes: Mapping[Cell, Recipe], cell: Cell) -> Path | None:
-    """Where the teacher is that a cell needs, below the bench's directory; None if it needs none.
+    """The path of the teacher that a cell needs, below the bench's directory; None if it needs none.
 
     A teacher that another cell trains anyway is that cell's run; cells that need the same one share it.
     """

@@ -1,4 +1,4 @@
-"""Running a bench: every cell trained, measured and kept; what is there already is taken as it is."""
+"""Running a bench: every cell is trained, measured and kept; results that are there are taken as they are."""
 
 import dataclasses
 import json
@@ -23,10 +23,10 @@ from scmkit.training.progress import Bar, Reporter
 
 @dataclass(frozen=True)
 class Result:
-    """What came of a cell.
+    """The result of a cell.
 
     `seconds` is the time of its own training, `teacher_seconds` that of the teacher it shares with others;
-    `error` says why there is nothing.
+    `error` says why there is none.
     """
 
     cell: Cell
@@ -99,7 +99,7 @@ def _result(
 
 
 def _trained(path: Path, recipe: Recipe, reporter: Reporter) -> Run:
-    """The run at a path at its end, from wherever it is."""
+    """The finished run at a path: trained, resumed, or taken as it is."""
     if not (path / "recipe.json").exists():
         return train(recipe, out=path.parent, name=path.name, reporter=reporter)
     run = Run.load(path)

@@ -22,7 +22,7 @@ class Estimate:
 class Line:
     """One line of a bench's table: a method on a data set at a number of evaluations.
 
-    `method` is empty for what is held beside the methods: real data, a Gaussian fit.
+    `method` is empty for the baselines: real data, a Gaussian fit.
     """
 
     data: str

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from scmkit.reporting.markup import Html, element, join
-from scmkit.reporting.neighbours import SEARCHED, nearest
+from scmkit.reporting.neighbors import SEARCHED, nearest
 from scmkit.reporting.pictures import tile
 from scmkit.reporting.section import Missing, Section
 from scmkit.reporting.subjects import Asked, Subject, in_steps
@@ -25,7 +25,7 @@ def section(subjects: Sequence[Subject], asked: Asked) -> Section:
     strips = [
         join(element("h3", s.name) if len(subjects) > 1 else None, _strip(s, asked)) for s in images
     ]
-    return Section("Nearest neighbours", LEDE, join(*strips))
+    return Section("Nearest neighbors", LEDE, join(*strips))
 
 
 def _strip(subject: Subject, asked: Asked) -> Html:
@@ -41,10 +41,10 @@ def _strip(subject: Subject, asked: Asked) -> Html:
         element(
             "div",
             tile(sample, f"sample {i + 1}"),
-            tile(neighbour, f"its nearest training image, number {number}"),
+            tile(neighbor, f"its nearest training image, number {number}"),
             element("small", f"{apart:.3f}"),
         )
-        for i, (sample, neighbour, number, apart) in enumerate(
+        for i, (sample, neighbor, number, apart) in enumerate(
             zip(x, closest, index, distance, strict=True)
         )
     ]

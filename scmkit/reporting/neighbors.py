@@ -1,4 +1,4 @@
-"""Nearest training neighbours: does a model copy?"""
+"""Nearest training neighbors: does a model copy?"""
 
 import numpy as np
 from jaxtyping import Float, Int

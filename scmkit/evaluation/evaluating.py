@@ -1,0 +1,120 @@
+"""Metrics of a run's samples, beside what real data scores."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax.random as jr
+import numpy as np
+
+from scmkit.arguments import as_count, as_seed
+from scmkit.composing.blame import blaming
+from scmkit.composing.build import build_free
+from scmkit.composing.datasets import dataset_of
+from scmkit.errors import UsageError
+from scmkit.evaluation.generated import Drawing
+from scmkit.evaluation.intervals import resampled_indices
+from scmkit.evaluation.real import RealData, usual_n
+from scmkit.evaluation.rows import Row
+from scmkit.evaluation.spaces import Progress
+from scmkit.evaluation.table import Table, compare, spaces_of
+from scmkit.evaluation.usual import measures_of, usual_features, usual_metrics
+from scmkit.interfaces import AbstractModel, AbstractSampler, Split
+from scmkit.plugin import Slot
+from scmkit.runs.run import Run
+from scmkit.sampling import with_guidance
+
+RESAMPLES = 20
+"""Resamples behind an interval: its half width is then known to about a sixth."""
+
+
+def _silent(what: str, done: int, total: int) -> None: ...
+
+
+@blaming()
+def evaluate(
+    run: Run,
+    *,
+    steps: Sequence[int] | None = None,
+    sampler: str | None = None,
+    metrics: Sequence[str] | None = None,
+    n: int | None = None,
+    seed: int = 0,
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
+    baselines: bool = True,
+    model: AbstractModel | None = None,
+    guidance: float | None = None,
+    features: str | None = None,
+    resamples: int = RESAMPLES,
+    split: Split = "test",
+    progress: Progress = _silent,
+) -> list[Row]:
+    """Metrics of a run's samples at each number of steps, against real data.
+
+    Every row has the same number of samples, so that the bias of each metric is the same in all; their labels
+    follow the split's. Samples are drawn and mapped to features a batch at a time, and only vectors are kept.
+
+    **Arguments:**
+
+    - `run`: the run whose samples are measured.
+    - `steps`: numbers of sampling steps; by default what is usual of the sampler.
+    - `sampler`, `metrics`: names of plugins; by default the recipe's sampler, and what is usual in the space.
+    - `n`: samples in a row; by default as many as both splits have, 2000 at the most.
+    - `seed`: the seed of the noise and of the choice of real samples.
+    - `settings`: options of plugins, by the plugin's name.
+    - `baselines`: whether the first rows are real data of the other split, what a perfect model would score,
+        and a Gaussian with the training data's mean and covariance. If the other split has fewer than `n`
+        samples, the name of its row says so.
+    - `model`: the model to draw from in place of the run's own, such as a `Guided` one.
+    - `guidance`: the guidance strength that the model is told.
+    - `features`: the plugin in whose space metrics without one of their own are computed, or `"data"` for
+        the data's own; by default `usual_features(dataset)`, a classifier's for images with classes.
+        Features of real data are kept in `scmkit.data.derived.directory_of(dataset)`.
+    - `resamples`: resamples of the bootstrap behind the 95% intervals (see `scmkit.evaluation.intervals`); 0
+        for no intervals.
+    - `split`: the split that samples are held against.
+    - `progress`: called as `progress(what, done, total)` after each batch.
+
+    Raises `UsageError` and `PluginError`.
+    """
+    recipe, options = run.recipe, dict(settings or {})
+    model = model or run.model
+    dataset = dataset_of(recipe)
+    if not dataset.size(split):
+        raise UsageError(f"data '{recipe.data.source}' has no {split} split; choose the other")
+    n = as_count(usual_n(dataset, split) if n is None else n, "n")
+    steps = steps and [as_count(count, "steps") for count in steps]
+    seed = as_seed(seed)
+    if resamples < 0 or resamples == 1:
+        raise UsageError(f"--resamples {resamples}: give 2 or more, or 0 for no intervals")
+    sampler = sampler or recipe.sampler
+    named, recorded = recipe.recorded(sampler)
+    method: AbstractSampler = build_free(
+        Slot.sampler, named, {**recorded, **options.get(sampler, {})}
+    )
+    features = features or usual_features(dataset)
+    measures, left_out = measures_of(metrics or usual_metrics(features), split, options)
+
+    rng = np.random.default_rng(seed)
+    real = RealData.choose(dataset, split, n, rng)
+    spaces = spaces_of(dataset, measures, features, options, n)
+    indices = resampled_indices(n, resamples, seed) if resamples else None
+    table = Table(compare(spaces, real, indices, progress), measures, left_out, n)
+    cond = with_guidance(real.conditioning(n), n, guidance)
+    drawing = Drawing(model, method, recipe.data, cond, n, jr.key(seed))
+
+    rows = []
+    if baselines and real.has_other_split:
+        rows.append(table.of_real(real, rng))
+    if baselines:
+        rows.append(table.of_gaussian(real, recipe.data, rng))
+    exact = drawing.exact_ends(dataset.density())
+    for count in steps or method.usual_steps:
+        name = f"{sampler}, {count} step{'s' if count > 1 else ''}"
+        found = drawing(count, spaces, lambda done, name=name: progress(name, done, n))
+        ends = exact if method.deterministic(count) else None
+        scores = [
+            c(vectors, ends if c.space.features is None else None)
+            for c, vectors in zip(table.comparisons, found.features, strict=True)
+        ]
+        rows.append(table.row(name, scores, nfe=found.nfe, seconds=found.seconds))
+    return rows
