@@ -22,20 +22,28 @@ class MetricsFile:
     """Appends lines to a run's `metrics.jsonl`.
 
     Opening it at `step` drops the lines after that step, so that a resumed run repeats none. Raises
-    `RunError` where it cannot be written, with the advice to resume the run `whole`.
+    `RunError` where the file cannot be written, with the advice to resume the run `whole`.
     """
 
     def __init__(self, path: Path, step: int, *, whole: Path) -> None:
-        kept = [line for line in read_metrics(path) if line["step"] <= step]
-        text = "".join(to_json(line) + "\n" for line in kept)
-        write_text(path, text)
-        self._size, self._hash = len(text), hashlib.sha256(text.encode())
         self._path, self._whole = path, whole
+        self._open(step)
+
+    def _open(self, step: int) -> None:
+        kept = [line for line in read_metrics(self._path) if line["step"] <= step]
+        text = "".join(to_json(line) + "\n" for line in kept)
+        write_text(self._path, text)
+        self._size, self._hash = len(text), hashlib.sha256(text.encode())
         try:
             # Without a buffer: what a full disk refused must not come back when the file is closed.
-            self._file = path.open("ab", buffering=0)
+            self._file = self._path.open("ab", buffering=0)
         except OSError as error:
             raise self._failed(error) from error
+
+    def rewind(self, step: int) -> None:
+        """Drop the lines after a step, from which training goes on."""
+        self._file.close()
+        self._open(step)
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Append a line. Raises `RunError` if there is no room for it."""

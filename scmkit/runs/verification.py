@@ -5,11 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from scmkit.composing.recipe import Recipe, TeacherRecord, read_run_recipe
 from scmkit.errors import ScmkitError
 from scmkit.runs import checkpoint
+from scmkit.runs.arrays import read_arrays
+from scmkit.runs.checkpoint_directory import DAMAGED
+from scmkit.runs.manifest import Damage, read_manifest
 from scmkit.runs.metrics import METRICS, changed, read_lines
 from scmkit.runs.provenance import standing
+from scmkit.storage.finite import not_finite
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,7 @@ def verify_run(path: Path) -> list[Check]:
     if (path / "metrics.jsonl").exists():
         checks.append(_metrics_check(path, recipe))
     for folder in sorted((path / "checkpoints").glob("*")):
-        digits = folder.name.removeprefix(checkpoint.DAMAGED)
+        digits = folder.name.removeprefix(DAMAGED)
         if digits.isdecimal() and (check := _checkpoint_check(folder, int(digits))):
             checks.append(check)
     return checks + _teacher_checks(path, recipe)
@@ -76,11 +82,27 @@ def _recipe_check(run: Path) -> Check:
 def _checkpoint_check(folder: Path, step: int) -> Check | None:
     """The check of a checkpoint; None where there is none, or none any more."""
     while (before := _identity(folder)) is not None:
-        problem = checkpoint.problem(folder) or checkpoint.not_finite(folder)
+        problem = checkpoint.problem(folder) or _not_finite(folder)
         check = _check("checkpoint", folder, problem, step)
         if check.problem is None or _identity(folder) == before:
             return check
     return None
+
+
+def _not_finite(path: Path) -> str | None:
+    """Which arrays of the checkpoint at `path` hold NaN or infinity; None if there are none.
+
+    Such a checkpoint is not damaged: it can be read, and resumed. One array is in memory at a time.
+    """
+    try:
+        leaves = read_manifest(path)[0].leaves
+        like = np.empty(0)
+        numbers = (name for name, leaf in leaves.items() if "key" not in leaf)
+        arrays = ((name, read_arrays(path, {name: like}, leaves)[name]) for name in numbers)
+        found = not_finite(arrays)
+    except Damage as error:
+        return str(error)
+    return None if found is None else f"is as it was written, and has {found}"
 
 
 def _identity(folder: Path) -> int | None:
