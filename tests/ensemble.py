@@ -70,6 +70,7 @@ plugin = Plugin(
     summary="two players, followers and stages",
     provides={Slot.tangent: build_data_tangent, Slot.loss: build_loss},
     config=Options,
+    suggests={Slot.sampler: "ddim"},  # Which is compiled sooner than an ODE solver.
     makes="diffusion",
     players=lambda config, train: {"critic": Player(build_critic, start="fresh", updates=2)},
     followers=lambda config, train: {

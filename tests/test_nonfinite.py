@@ -304,7 +304,7 @@ def test_a_fault_of_a_second_player_skips_all(ensemble, tmp_path):
 
 def test_a_fault_of_a_second_player_rolls_all_back(ensemble, tmp_path):
     """Back in the stage before; where a run goes on from is the checkpoint, bit for bit."""
-    began, made = {}, ensemble("rollback", "7", percent=4)
+    began, made = {}, ensemble("rollback", "7", percent=2)
 
     def note(trainer, log, *, leave):
         stands = look(trainer, log, leave=leave)

@@ -62,7 +62,7 @@ class MetricsFile:
         return {"bytes": self._size, "sha256": self._hash.hexdigest()}
 
     def sync(self) -> None:
-        """Make the lines durable, as a checkpoint does that counts on them. Raises `RunError`."""
+        """Make the lines durable, before a checkpoint that counts on them is saved. Raises `RunError`."""
         try:
             os.fsync(self._file.fileno())
         except OSError as error:
@@ -95,7 +95,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any] | None]:
-    """The lines of a metrics file, one at a time; for the first that is none there is `None`, and no more."""
+    """The lines of a metrics file, one at a time; `None` for the first that is torn, and then no more."""
     if not path.exists():
         return
     if not path.is_file():

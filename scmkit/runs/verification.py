@@ -43,8 +43,8 @@ class Check:
 def verify_run(path: Path) -> list[Check]:
     """Check recipe, metrics and every byte of every checkpoint of the run at `path`, and its teacher's.
 
-    Of checkpoints that are as they were written, NaN and infinity in their arrays are a problem too. What
-    training removes, replaces or appends meanwhile is no damage.
+    NaN and infinity in the arrays of a checkpoint are a problem, even if it is as it was written. Files that
+    training removes, replaces or appends to meanwhile are not taken for damaged.
 
     Raises `UsageError` if there is no such directory.
     """
@@ -106,7 +106,7 @@ def _not_finite(path: Path) -> str | None:
 
 
 def _identity(folder: Path) -> int | None:
-    """What is another number when another folder has taken the place of one."""
+    """The inode of a folder, which tells it from another one put in its place; None where there is none."""
     with contextlib.suppress(OSError):
         return folder.stat().st_ino if folder.is_dir() else None
     return None
@@ -153,9 +153,10 @@ def _metrics_check(run: Path, recipe: Recipe | None) -> Check:
 
 
 def _metrics_digests(checkpoints: Path, recipe: Recipe | None) -> list[dict[str, Any]]:
-    """What the file may be held against: the newest checkpoint's digest of it.
+    """The digests of the metrics file that it may have to match: the one in the newest checkpoint.
 
-    After a rollback that may be of lines which were dropped; the newest planned one's is not.
+    After a rollback that one may cover lines which were dropped since; then the newest planned checkpoint's
+    digest is good, too.
     """
     paths = [checkpoint.latest(checkpoints)] if checkpoint.steps(checkpoints) else []
     planned = checkpoint.newest_planned(checkpoints)
@@ -166,7 +167,7 @@ def _metrics_digests(checkpoints: Path, recipe: Recipe | None) -> list[dict[str,
 
 
 def _torn(path: Path) -> str | None:
-    """Which line is none, unless the file has grown since: then it is being written."""
+    """Which line is torn, if any. A file that grows meanwhile is being written, and read again."""
     for _ in range(10):
         size = path.stat().st_size
         torn = next((n for n, line in enumerate(read_lines(path), 1) if line is None), None)
