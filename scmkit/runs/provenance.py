@@ -62,7 +62,7 @@ def sealed_text(recipe: Recipe) -> str:
 
 
 def standing(run: Path) -> Standing:
-    """How the recipe of the run at a path stands. Raises `OSError` or `ValueError` where it cannot be read."""
+    """How the recipe of the run at a path stands. Raises `OSError` or `ValueError` if it cannot be read."""
     content = parse_json(read_bounded(run / "recipe.json"))
     digest = content.pop(DIGEST, None)
     sealed = None if digest is None else digest == _digest(content)
