@@ -1,6 +1,6 @@
 """What it costs that a step with a loss or gradient that is not finite changes nothing: with over without.
 
-Whole sCM steps as `scmkit.training.step` compiles them, with loss weighting, optimizer and EMA, on random
+Whole sCM steps as `scmkit.training.guarded` compiles them, with loss weighting, optimizer and EMA, on random
 28x28 images, in turn in one process. The baseline is the same code that always advances. A batch is
 small by default, which makes the share of the update large. Pin it:
 
@@ -20,7 +20,7 @@ from common import write
 from jaxtyping import Array
 from steps import SHAPE, Contestant, noise_store
 
-from scmkit.training import step
+from scmkit.training import guarded
 from scmkit.training.state import TrainState
 
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -30,9 +30,9 @@ NETWORKS: dict[str, dict[str, Any]] = {
 
 
 def always(
-    hold: Array, advance: Callable[[TrainState], TrainState], state: TrainState
+    hold: Array, update: Callable[[TrainState], TrainState], state: TrainState
 ) -> TrainState:
-    return advance(state)
+    return update(state)
 
 
 def copies(contestant: Contestant) -> int:
@@ -45,24 +45,24 @@ def measure(
 ) -> dict[str, Any]:
     """Both steps of one network, in turn."""
     given = (["trigflow", "sct", network], data, SHAPE, batch, settings)
-    with mock.patch.object(step, "_unless", always):
+    with mock.patch.object(guarded, "unless", always):
         without = Contestant(*given)
     jax.clear_caches()
-    guarded = Contestant(*given)
-    assert without.step.compiled.as_text() != guarded.step.compiled.as_text()
+    with_guard = Contestant(*given)
+    assert without.step.compiled.as_text() != with_guard.step.compiled.as_text()
     # Either goes first in half of the rounds: what drifts within a round favours neither.
     pairs = []
     for i in range(rounds):
-        order = (without, guarded) if i % 2 else (guarded, without)
+        order = (without, with_guard) if i % 2 else (with_guard, without)
         times = {id(c): c.run(seconds) for c in order}
-        pairs.append((times[id(without)], times[id(guarded)]))
+        pairs.append((times[id(without)], times[id(with_guard)]))
     ratios = [b / a for a, b in pairs]
     return {
         "ratio": statistics.median(ratios),
         "min": min(ratios),
         "max": max(ratios),
         "without_ms": 1e3 * statistics.median(a for a, _ in pairs),
-        "copies": [copies(without), copies(guarded)],
+        "copies": [copies(without), copies(with_guard)],
     }
 
 

@@ -25,8 +25,7 @@ from scmkit.composing.build import build_free
 from scmkit.interfaces import UNCONDITIONED, AbstractDensity, Sample
 from scmkit.plugin import Slot
 from scmkit.testing import exact_model
-from scmkit.training.setup import rules_of, setting_of, state_before
-from scmkit.training.step import make_step
+from scmkit.training.setup import setting_of, state_before, step_of
 
 NETWORK = {"mlp.width": 64, "mlp.depth": 2, "mlp.embedding_dim": 64, "positional.channels": 32}
 TRAINING = {"train.lr": 2e-3, "train.schedule": "cosine", "train.optimizer": "adam"}
@@ -100,12 +99,12 @@ def fit(
         lambda a: jnp.copy(a) if eqx.is_array(a) else a,
         (setting_of(parts), state_before(recipe, parts)),
     )
-    step, hold = make_step(rules_of(recipe), steps), jnp.zeros((), bool)
+    step = eqx.filter_jit(step_of(recipe))
     rng = np.random.default_rng(7)
     for _ in range(steps):
         x0, _ = dataset.read("train", rng.integers(0, dataset.size("train"), batch))
         sample = Sample(jnp.asarray(data.normalize(x0)))
-        state, _ = step((setting, sample, key, hold), state)
+        state, _ = step(setting, sample, key, state)
     sampler = build_free(Slot.sampler, *recipe.recorded(recipe.sampler))
     return state.generator.ema, sampler, density
 

@@ -1,6 +1,6 @@
 """A whole sCM training step over a diffusion step: same network, same batch, in turn in one process.
 
-The compiled steps of `scmkit.training.step`, with loss weighting, optimizer and EMA, on random 28x28
+The compiled steps of `scmkit.training.guarded`, with loss weighting, optimizer and EMA, on random 28x28
 images. With a shared primal pass the limit is 4/3 where linear layers dominate. Pin it:
 
     taskset -c 0 python benchmarks/steps.py --out benchmarks/results/steps.json
@@ -25,8 +25,8 @@ from jaxtyping import Array, Float
 from scmkit import build, compose
 from scmkit.data import StoreWriter
 from scmkit.interfaces import AbstractNetwork, Conditioning, Sample
-from scmkit.training.setup import rules_of, setting_of, state_before
-from scmkit.training.step import make_step
+from scmkit.training.guarded import guarded
+from scmkit.training.setup import setting_of, state_before, step_of
 from scmkit.types import Key
 
 # A CPU is shared with others, so its own seconds count; on an accelerator the process only waits.
@@ -57,7 +57,7 @@ class Contestant:
         self.state = state_before(recipe, assembly)
         batch_of = Sample(jnp.ones((batch, *shape)))
         self.given = (setting_of(assembly), batch_of, jr.key(1), jnp.zeros((), bool))
-        self.source = make_step(rules_of(recipe), recipe.train.steps)
+        self.source = guarded(step_of(recipe))
         self.step = self.source.lower(self.given, self.state).compile()  # pyright: ignore[reportFunctionMemberAccess]
 
     def run(self, seconds: float) -> float:
@@ -67,9 +67,9 @@ class Contestant:
         """
         start, steps, before = clock(), 0, None
         while steps == 0 or clock() - start < seconds:
-            self.state, metrics = self.step(self.given, self.state)
+            self.state, _, hold = self.step(self.given, self.state)
             jax.block_until_ready(before)
-            before, steps = metrics.hold, steps + 1
+            before, steps = hold, steps + 1
         jax.block_until_ready(self.state)
         return (clock() - start) / steps
 

@@ -30,8 +30,7 @@ from scmkit.data import Loader
 from scmkit.interfaces import AbstractLoss, LossOutput, Sample, Scene
 from scmkit.losses import noised
 from scmkit.testing import exact_model
-from scmkit.training.setup import rules_of, setting_of, state_before
-from scmkit.training.step import make_step
+from scmkit.training.setup import setting_of, state_before, step_of
 from scmkit.types import Key
 
 SETTINGS = {
@@ -103,12 +102,12 @@ def main() -> None:
 
     parts = eqx.tree_at(lambda parts: parts.loss, parts, HuberTangentLoss())
     setting, state = setting_of(parts), state_before(recipe, parts)
-    step, hold = make_step(rules_of(recipe), settings.steps), jnp.zeros((), bool)
+    step = eqx.filter_jit(step_of(recipe))
     print(f"step {0:>6}                 error to the exact map {error(state.generator.ema):.4f}")
     with Loader(dataset, data, settings.batch_size, settings.seed) as batches:
         for i in range(1, settings.steps + 1):
             x0, _ = next(batches)
-            state, metrics = step((setting, Sample(jnp.asarray(x0)), k_train, hold), state)
+            state, metrics = step(setting, Sample(jnp.asarray(x0)), k_train, state)
             if i % max(1, settings.steps // REPORTS) == 0:
                 loss, off = metrics.means["loss"], error(state.generator.ema)
                 print(f"step {i:>6}   loss {loss:.4f}   error to the exact map {off:.4f}")

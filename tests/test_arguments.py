@@ -20,7 +20,7 @@ from scmkit.errors import OptionError, UsageError
 from scmkit.evaluation.likelihood import bits_of_samples
 from scmkit.interfaces import DataSpec
 from scmkit.models.change_of_process import angular_velocity, velocity_under
-from scmkit.training.loop import devices_for
+from scmkit.training.placement import devices_for
 
 DATA = DataSpec("none", (2,), 3, (0.0, 0.0), (1.0, 1.0))
 PLAIN = DataSpec("none", (2,), 0, (0.0, 0.0), (1.0, 1.0))

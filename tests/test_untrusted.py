@@ -40,6 +40,7 @@ from scmkit.runs import checkpoint
 from scmkit.runs.convert import restore_exported
 from scmkit.runs.manifest import MANIFEST
 from scmkit.runs.metrics import read_metrics
+from scmkit.runs.recovery import recover
 from scmkit.storage import containment
 from scmkit.storage.containment import check_depth, inside, parse_json
 from scmkit.storage.files import refuse_links
@@ -157,7 +158,7 @@ def test_of_a_link_the_link_is_removed(tmp_path):
     for name in ("00000001", "00000003", ".tmp-00000009", "00000004.old"):
         (folder / name).symlink_to(precious)
     checkpoint.save(folder, 3, TREE, keep=1)
-    assert checkpoint.recover(folder) == []
+    assert recover(folder) == []
     assert contents(precious) == before
     assert {p.name for p in folder.iterdir() if not p.is_symlink()} == {"00000003"}
     checkpoint.save(folder, 5, TREE, keep=1)

@@ -22,20 +22,28 @@ class MetricsFile:
     """Appends lines to a run's `metrics.jsonl`.
 
     Opening it at `step` drops the lines after that step, so that a resumed run repeats none. Raises
-    `RunError` where it cannot be written, with the advice to resume the run `whole`.
+    `RunError` where the file cannot be written, with the advice to resume the run `whole`.
     """
 
     def __init__(self, path: Path, step: int, *, whole: Path) -> None:
-        kept = [line for line in read_metrics(path) if line["step"] <= step]
-        text = "".join(to_json(line) + "\n" for line in kept)
-        write_text(path, text)
-        self._size, self._hash = len(text), hashlib.sha256(text.encode())
         self._path, self._whole = path, whole
+        self._open(step)
+
+    def _open(self, step: int) -> None:
+        kept = [line for line in read_metrics(self._path) if line["step"] <= step]
+        text = "".join(to_json(line) + "\n" for line in kept)
+        write_text(self._path, text)
+        self._size, self._hash = len(text), hashlib.sha256(text.encode())
         try:
             # Without a buffer: what a full disk refused must not come back when the file is closed.
-            self._file = path.open("ab", buffering=0)
+            self._file = self._path.open("ab", buffering=0)
         except OSError as error:
             raise self._failed(error) from error
+
+    def rewind(self, step: int) -> None:
+        """Drop the lines after a step, from which training goes on."""
+        self._file.close()
+        self._open(step)
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Append a line. Raises `RunError` if there is no room for it."""
@@ -54,7 +62,7 @@ class MetricsFile:
         return {"bytes": self._size, "sha256": self._hash.hexdigest()}
 
     def sync(self) -> None:
-        """Make the lines durable, as a checkpoint does that counts on them. Raises `RunError`."""
+        """Make the lines durable, before a checkpoint that counts on them is saved. Raises `RunError`."""
         try:
             os.fsync(self._file.fileno())
         except OSError as error:
@@ -87,7 +95,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any] | None]:
-    """The lines of a metrics file, one at a time; for the first that is none there is `None`, and no more."""
+    """The lines of a metrics file, one at a time; `None` for the first that is torn, and then no more."""
     if not path.exists():
         return
     if not path.is_file():

@@ -29,11 +29,11 @@ class Standing:
 
     **Attributes:**
 
-    - `sealed`: whether its values have the digest that is beside them; None where there is no digest, as in
-        runs of before there were any.
-    - `changes`: for every value that is not the newest checkpoint's, what it is and was; empty where that
-        checkpoint has no recipe, too.
-    - `told`: `changes`, but of a sealed recipe those that `resume` was not told to make; as one line.
+    - `sealed`: whether the digest in the file is that of its values; None where the file has no digest, as
+        earlier versions wrote none.
+    - `changes`: for every value that differs from the newest checkpoint's recipe, its present and its former
+        value as text; also empty where that checkpoint has no recipe.
+    - `told`: `changes` as one line; of a sealed recipe without those that `resume` makes by its options.
     """
 
     sealed: bool | None
@@ -47,12 +47,12 @@ class Standing:
 
     @property
     def how(self) -> str:
-        """What was done to an edited one."""
+        """How an edited recipe has changed, as the end of a sentence."""
         return f"edited since scmkit wrote it{self.told and f': {self.told}'}"
 
     @property
     def edited(self) -> bool:
-        """Whether somebody else than scmkit has changed it."""
+        """Whether the recipe was changed by anything but scmkit."""
         return self.sealed is False or (self.sealed is None and bool(self.changes))
 
 
@@ -63,7 +63,7 @@ def sealed_text(recipe: Recipe) -> str:
 
 
 def standing(run: Path) -> Standing:
-    """How the recipe of the run at a path stands; it is taken to be one. Raises `OSError`, `ValueError`."""
+    """How the recipe of the run at a path stands. Raises `OSError` or `ValueError` if it cannot be read."""
     content = parse_json(read_bounded(run / "recipe.json"))
     digest = content.pop(DIGEST, None)
     sealed = None if digest is None else digest == _digest(content)
@@ -77,7 +77,7 @@ def _recorded(checkpoints: Path) -> dict[str, Any] | None:
         record = checkpoint.of_latest(checkpoints, checkpoint.metadata).get(RECORD)
         return None if record is None else _plain(record)
     except (CheckpointError, OptionError):
-        return None  # What is wrong with a checkpoint is said elsewhere.
+        return None  # Verifying the checkpoint names what is wrong with it.
 
 
 def _plain(content: Mapping[str, Any]) -> dict[str, Any]:

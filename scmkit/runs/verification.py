@@ -5,12 +5,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from scmkit.composing.recipe import Recipe, TeacherRecord
 from scmkit.composing.recipe_file import read_run_recipe
 from scmkit.errors import ScmkitError
 from scmkit.runs import checkpoint
+from scmkit.runs.arrays import read_arrays
+from scmkit.runs.checkpoint_directory import DAMAGED
+from scmkit.runs.manifest import Damage, read_manifest
 from scmkit.runs.metrics import METRICS, changed, read_lines
 from scmkit.runs.provenance import standing
+from scmkit.storage.finite import not_finite
 
 
 @dataclass(frozen=True)
@@ -38,8 +44,8 @@ class Check:
 def verify_run(path: Path) -> list[Check]:
     """Check recipe, metrics and every byte of every checkpoint of the run at `path`, and its teacher's.
 
-    Of checkpoints that are as they were written, NaN and infinity in their arrays are a problem too. What
-    training removes, replaces or appends meanwhile is no damage.
+    NaN and infinity in the arrays of a checkpoint are a problem, even if it is as it was written. Files that
+    training removes, replaces or appends to meanwhile are not taken for damaged.
 
     Raises `UsageError` if there is no such directory.
     """
@@ -54,7 +60,7 @@ def verify_run(path: Path) -> list[Check]:
     if (path / "metrics.jsonl").exists():
         checks.append(_metrics_check(path, recipe))
     for folder in sorted((path / "checkpoints").glob("*")):
-        digits = folder.name.removeprefix(checkpoint.DAMAGED)
+        digits = folder.name.removeprefix(DAMAGED)
         if digits.isdecimal() and (check := _checkpoint_check(folder, int(digits))):
             checks.append(check)
     return checks + _teacher_checks(path, recipe)
@@ -77,15 +83,31 @@ def _recipe_check(run: Path) -> Check:
 def _checkpoint_check(folder: Path, step: int) -> Check | None:
     """The check of a checkpoint; None where there is none, or none any more."""
     while (before := _identity(folder)) is not None:
-        problem = checkpoint.problem(folder) or checkpoint.not_finite(folder)
+        problem = checkpoint.problem(folder) or _not_finite(folder)
         check = _check("checkpoint", folder, problem, step)
         if check.problem is None or _identity(folder) == before:
             return check
     return None
 
 
+def _not_finite(path: Path) -> str | None:
+    """Which arrays of the checkpoint at `path` hold NaN or infinity; None if there are none.
+
+    Such a checkpoint is not damaged: it can be read, and resumed. One array is in memory at a time.
+    """
+    try:
+        leaves = read_manifest(path)[0].leaves
+        like = np.empty(0)
+        numbers = (name for name, leaf in leaves.items() if "key" not in leaf)
+        arrays = ((name, read_arrays(path, {name: like}, leaves)[name]) for name in numbers)
+        found = not_finite(arrays)
+    except Damage as error:
+        return str(error)
+    return None if found is None else f"is as it was written, and has {found}"
+
+
 def _identity(folder: Path) -> int | None:
-    """What is another number when another folder has taken the place of one."""
+    """The inode of a folder, which tells it from another one put in its place; None where there is none."""
     with contextlib.suppress(OSError):
         return folder.stat().st_ino if folder.is_dir() else None
     return None
@@ -132,9 +154,10 @@ def _metrics_check(run: Path, recipe: Recipe | None) -> Check:
 
 
 def _metrics_digests(checkpoints: Path, recipe: Recipe | None) -> list[dict[str, Any]]:
-    """What the file may be held against: the newest checkpoint's digest of it.
+    """The digests of the metrics file that it may have to match: the one in the newest checkpoint.
 
-    After a rollback that may be of lines which were dropped; the newest planned one's is not.
+    After a rollback that one may cover lines which were dropped since; then the newest planned checkpoint's
+    digest is good, too.
     """
     paths = [checkpoint.latest(checkpoints)] if checkpoint.steps(checkpoints) else []
     planned = checkpoint.newest_planned(checkpoints)
@@ -145,7 +168,7 @@ def _metrics_digests(checkpoints: Path, recipe: Recipe | None) -> list[dict[str,
 
 
 def _torn(path: Path) -> str | None:
-    """Which line is none, unless the file has grown since: then it is being written."""
+    """Which line is torn, if any. A file that grows meanwhile is being written, and read again."""
     for _ in range(10):
         size = path.stat().st_size
         torn = next((n for n, line in enumerate(read_lines(path), 1) if line is None), None)

@@ -1,4 +1,4 @@
-"""Whether a run's data is what it was: noted where it was not, and compared with a teacher's."""
+"""Whether a run's data is still the same: its digest is recorded, checked, and compared with a teacher's."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -16,10 +16,10 @@ KEY = "data"
 
 
 def know_data(run: Run, reporter: Reporter) -> None:
-    """Look at a run's data, and put its digest into the recipe, in memory, where there is none.
+    """Check a run's data, and put its digest into the recipe, in memory, where the recipe has none.
 
-    Raises `DataError` where it is not what the recipe says, or not of the size that the newest checkpoint
-    says, and `RunError` where that is of other data than the recipe's.
+    Raises `DataError` where the data is not what the recipe says, or not of the size that the newest
+    checkpoint says, and `RunError` where that checkpoint is of other data than the recipe's.
     """
     data, dataset = run.recipe.data, dataset_of(run.recipe)
     saved = checkpoint.metadata(checkpoint.latest(run.checkpoints)) if run.step else {}
@@ -55,13 +55,13 @@ def compare_data(run: Run, teacher: Run, reporter: Reporter) -> None:
 
 
 def noted(run: Run) -> dict[str, Any]:
-    """What a checkpoint says of its run's data."""
+    """The digest of a run's data, for the metadata of a checkpoint; empty where there is none."""
     digest = run.recipe.data.digest
     return {} if digest is None else {KEY: digest.hex}
 
 
 def check_noted(run: Run, metadata: Mapping[str, Any]) -> None:
-    """Raises `RunError` where a checkpoint comes of other data than the recipe speaks of."""
+    """Raises `RunError` where a checkpoint's metadata name other data than the recipe does."""
     now = noted(run).get(KEY)
     if now is not None and metadata.get(KEY, now) != now:
         raise RunError(

@@ -8,7 +8,7 @@ from jaxtyping import Array
 
 from scmkit.composing.recipe import Recipe, TeacherRecord
 from scmkit.plugin import Slot
-from scmkit.training.loop import devices_for
+from scmkit.training.placement import devices_for
 from scmkit.training.progress import Reporter, duration
 
 FEW = 2e13

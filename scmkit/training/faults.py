@@ -32,9 +32,9 @@ from scmkit.runs import checkpoint
 from scmkit.runs.run import Run
 from scmkit.storage.files import write_text
 from scmkit.training.objective import Trained
-from scmkit.training.setup import GENERATOR, rules_of, setting_of, state_before
+from scmkit.training.setup import setting_of, state_before, step_of
 from scmkit.training.state import TrainState, trainable
-from scmkit.training.step import Setting, scene_of, take_turns
+from scmkit.training.step import Setting, scene_of
 from scmkit.types import Key, Keys, Scalar
 
 FOLDER = "nonfinite"
@@ -42,6 +42,9 @@ FOLDER = "nonfinite"
 
 KEPT = 2
 """States of faulty steps that are kept; reports all are."""
+
+
+_WORDS = {"loss": "loss", "grad_norm": "gradient norm"}
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,17 @@ class Fault:
     samples: tuple[dict[str, Any], ...]
     turns: Mapping[str, tuple[float, ...]]
     """`NAME/loss` and `NAME/grad_norm` of each turn of every player beside the generator."""
+
+    @property
+    def cause(self) -> str:
+        """The first loss or gradient norm that was not finite, such as `loss of player 'fake' is nan`."""
+        for name, values in self.turns.items():
+            player, _, what = name.rpartition("/")
+            for value in values:
+                if not math.isfinite(value):
+                    return f"{_WORDS[what]} of player '{player}' is {value}"
+        what = "grad_norm" if math.isfinite(self.loss) else "loss"
+        return f"{_WORDS[what]} is {getattr(self, what)}"
 
     @property
     def culprits(self) -> tuple[dict[str, Any], ...]:
@@ -137,11 +151,10 @@ def _fault(
     batch: Sample,
     key: Key,
 ) -> Fault:
-    key, steps, rules = jr.fold_in(key, state.step), recipe.train.steps, rules_of(recipe)
-    others = {name: its for name, its in rules.items() if name != GENERATOR}
-    state, told = eqx.filter_jit(take_turns)(others, setting, batch, key, state, steps)
-    scene, player = scene_of(setting, state, steps), state.generator
-    given = (scene, (player.model, player.loss), batch, jr.split(key, batch.x0.shape[0]))
+    step = step_of(recipe)
+    batch, state, told, keys = eqx.filter_jit(step.begin)(setting, batch, key, state)
+    scene, player = scene_of(setting, state, step.steps), state.generator
+    given = (scene, (player.model, player.loss), batch, keys)
     try:
         examined = _examine(*given, True)
     except jax.errors.UnexpectedTracerError:

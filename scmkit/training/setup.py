@@ -11,7 +11,7 @@ from scmkit.composing.recipe import Recipe
 from scmkit.training.ema import parse_ema
 from scmkit.training.optimizer import build_optimizer, learning_rate
 from scmkit.training.state import TrainState, initial_player, state_of
-from scmkit.training.step import Rules, Setting
+from scmkit.training.step import Rules, Setting, Step
 
 GENERATOR = "generator"
 """The player whose samples are wanted."""
@@ -29,7 +29,7 @@ def schedule_of(recipe: Recipe) -> optax.Schedule:
 
 
 def setting_of(assembly: Assembly) -> Setting:
-    """What every step is given."""
+    """The modules of an assembly that every step is given."""
     return Setting(assembly.proposal, assembly.tangent, assembly.teacher, assembly.coupling)
 
 
@@ -56,6 +56,11 @@ def rules_of(recipe: Recipe) -> dict[str, Rules]:
             accumulate=settings.accumulate,
         )
     return rules
+
+
+def step_of(recipe: Recipe) -> Step:
+    """The training step of a recipe."""
+    return Step(rules_of(recipe), recipe.train.steps)
 
 
 def state_before(recipe: Recipe, assembly: Assembly) -> TrainState:

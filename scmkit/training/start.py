@@ -1,17 +1,21 @@
-"""What a model starts from: its teacher's weights, where they fit."""
+"""The weights that training starts from: the teacher's, where they fit."""
 
 import equinox as eqx
 import jax
 
+from scmkit.composing.build import Assembly
+from scmkit.composing.recipe import Recipe
 from scmkit.models.conditioning import ScalarEmbedding, SecondLabel
 from scmkit.models.model import Model
+from scmkit.runs.run import Run
+from scmkit.training.progress import Reporter
 
 
 def weights_from(teacher: Model, fresh: Model) -> Model | None:
     """The fresh model with the teacher's weights, if its arrays and its parameterization are the same.
 
-    What is no array, such as a dropout rate, may differ and stays the fresh model's own; so do
-    embeddings that start silent, of scalar conditions and of a jump's end, where the teacher has none.
+    Leaves that are no arrays, such as a dropout rate, may differ and stay the fresh model's own. So do
+    the embeddings of scalar conditions and of a jump's end, which start silent, where the teacher has none.
     """
     weights = _named_arrays(teacher)
     arrays, rest = eqx.partition(fresh, eqx.is_array)
@@ -28,6 +32,29 @@ def weights_from(teacher: Model, fresh: Model) -> Model | None:
     if not (alike and fits):
         return None
     return eqx.combine(jax.tree.unflatten(jax.tree.structure(arrays), list(found.values())), rest)
+
+
+def started(assembly: Assembly, recipe: Recipe, teacher: Run, reporter: Reporter) -> Assembly:
+    """The modules with the teacher's weights in the model, and in the players that start from the teacher."""
+    weights = weights_from(teacher.model, assembly.model)
+    if weights is None:
+        reporter.message(
+            f"teacher '{teacher.path}' has another network or parameterization: "
+            "the model starts from fresh weights"
+        )
+    else:
+        assembly = eqx.tree_at(lambda a: a.model, assembly, weights)
+    for name, player in recipe.players.items():
+        if player.model is not None or player.start == "fresh":
+            continue
+        module, loss = assembly.players[name]
+        weights = weights_from(teacher.model, module)
+        if weights is None:
+            reporter.message(f"player '{name}' starts from fresh weights, as the model does")
+        else:
+            players = assembly.players | {name: (weights, loss)}
+            assembly = eqx.tree_at(lambda a: a.players, assembly, players)
+    return assembly
 
 
 def _named_arrays(model: Model) -> dict[str, jax.Array]:

@@ -1,17 +1,17 @@
 """One optimizer step of all players, for every combination of model, tangent and loss."""
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import optax
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from scmkit.interfaces import (
     AbstractCoupling,
@@ -32,7 +32,7 @@ NOISE_BINS = (0.1, 0.5, 2.0)
 
 
 class Setting(eqx.Module):
-    """What every step of a training is given and none changes."""
+    """The modules that every step of a training is given and that no step changes."""
 
     proposal: AbstractProposal
     tangent: AbstractTangentEstimator
@@ -41,16 +41,11 @@ class Setting(eqx.Module):
 
 
 class StepMetrics(eqx.Module):
-    """The metrics of one step: means, and sums and counts by noise bin.
-
-    `hold` says that the state stayed as it was: a loss or gradient norm of this step, or of one before it,
-    was not finite.
-    """
+    """The metrics of one step: means, and sums and counts by noise bin."""
 
     means: dict[str, Scalar]
     sums: dict[str, Float[Array, " bins"]]
     counts: Float[Array, " bins"]
-    hold: Bool[Array, ""]
 
 
 @dataclass(frozen=True)
@@ -59,11 +54,11 @@ class Rules:
 
     **Attributes:**
 
-    - `optimizer`, `ema`: of the player.
-    - `updates`: its updates before each of the generator's (the generator itself has one).
+    - `optimizer`, `ema`: the player's own.
+    - `updates`: the player's updates before each of the generator's (the generator itself has one).
     - `followers`: for each lagging copy its profile, and whether it follows the `"model"` or the `"ema"`.
     - `restarts`: the generator's steps at which the optimizer begins anew.
-    - `accumulate`: micro-batches whose gradients are averaged.
+    - `accumulate`: the number of micro-batches whose gradients are averaged.
     """
 
     optimizer: optax.GradientTransformation
@@ -74,70 +69,122 @@ class Rules:
     accumulate: int = 1
 
 
-Given = tuple[Setting, Sample, Key, Bool[Array, ""]]
-Step = Callable[[Given, TrainState], tuple[TrainState, StepMetrics]]
+class Begun(NamedTuple):
+    """A step after the turns of the players beside the generator."""
+
+    batch: Sample
+    """The batch as the coupling has made it."""
+    state: TrainState
+    turns: dict[str, Float[Array, " updates"]]
+    """The loss and the gradient norm of each turn, as `NAME/loss` and `NAME/grad_norm`."""
+    keys: Keys
+    """The keys of the generator's samples."""
 
 
-def make_step(rules: Mapping[str, Rules], steps: int) -> Step:
-    """The compiled training step `((setting, batch, key, hold), state) -> (state, metrics)`.
+class Measured(NamedTuple):
+    """A step before its last part, the generator's update."""
 
-    It donates `state`. Each player's model and its loss's own arrays are trained together under one
+    state: TrainState
+    turns: dict[str, Float[Array, " updates"]]
+    """As in `Begun`."""
+    grads: PyTree
+    """The generator's gradient."""
+    metrics: StepMetrics
+    """Among the means are the generator's `loss` and `grad_norm`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One step of all players, a function `(setting, batch, key, state) -> (state, metrics)`.
+
+    Each player's model and its loss's own arrays are trained together under one
     `eqx.filter_value_and_grad`. The players other than the generator have their turns first, each `updates`
     times with keys of its own; sample `i` of the generator's step `n` draws from
-    `split(fold_in(key, n))[i]`. Where `hold`, and where any player's loss or gradient norm is not finite, the
-    state comes back unchanged. `steps` is the length of the training.
-    """
-    others = {name: its for name, its in rules.items() if name != "generator"}
-    own = rules["generator"]
+    `split(fold_in(key, n))[i]`.
 
-    def step(given: Given, state: TrainState) -> tuple[TrainState, StepMetrics]:
-        setting, batch, key, hold = given
+    **Attributes:**
+
+    - `rules`: how each player is updated, by its name.
+    - `steps`: the length of the training.
+    """
+
+    rules: Mapping[str, Rules]
+    steps: int
+
+    def __call__(
+        self, setting: Setting, batch: Sample, key: Key, state: TrainState
+    ) -> tuple[TrainState, StepMetrics]:
+        """The state after a step, and its metrics."""
+        measured = self.measure(setting, batch, key, state)
+        return self.update(measured.state, measured.grads), measured.metrics
+
+    def begin(self, setting: Setting, batch: Sample, key: Key, state: TrainState) -> Begun:
+        """The first part of a step: the batch is coupled, and every other player has its turns."""
         key = jr.fold_in(key, state.step)
         if setting.coupling is not None:
             batch = setting.coupling(batch, key=jr.fold_in(key, zlib.crc32(b"coupling")))
-        before = state
-        state, told = take_turns(others, setting, batch, key, state, steps)
-        for values in told.values():
-            hold = hold | ~jnp.all(jnp.isfinite(values))
-        keys = jr.split(key, batch.x0.shape[0])
-        (value, (metrics, ratio)), grads = _gradient(
-            "generator", own, setting, batch, keys, state, steps
-        )
-        norm = optax.tree.norm(grads)
-        hold = hold | ~(jnp.isfinite(value) & jnp.isfinite(norm))
+        told = {}
+        for name, rules in self.rules.items():
+            if name != "generator":
+                turns = jr.split(jr.fold_in(key, zlib.crc32(name.encode())), rules.updates)
+                state, values, norms = self._turns(name, setting, batch, turns, state)
+                told |= {f"{name}/loss": values, f"{name}/grad_norm": norms}
+        return Begun(batch, state, told, jr.split(key, batch.x0.shape[0]))
 
-        def advance(state: TrainState) -> TrainState:
-            count = state.step + 1
-            moved = _updated(own, state.generator, grads, count, state.step)
-            return TrainState(count, state.players | {"generator": moved})
+    def measure(self, setting: Setting, batch: Sample, key: Key, state: TrainState) -> Measured:
+        """All of a step but the generator's update."""
+        batch, state, turns, keys = self.begin(setting, batch, key, state)
+        (value, (metrics, ratio)), grads = self._gradient("generator", setting, batch, keys, state)
+        means = {"loss": value, "grad_norm": optax.tree.norm(grads)}
+        means |= {name: jnp.mean(values) for name, values in turns.items()}
+        return Measured(state, turns, grads, _metrics(means, metrics, ratio))
 
-        # On the device: the loop looks at a step only after it has dispatched the next ones.
-        if others:
-            after = _selected(hold, before, advance(state))
-        else:
-            after = _unless(hold, advance, state)
-        means = {"loss": value, "grad_norm": norm} | {n: jnp.mean(v) for n, v in told.items()}
-        return after, _metrics(means, metrics, ratio, hold)
+    def update(self, state: TrainState, grads: PyTree) -> TrainState:
+        """The last part of a step: the state after the generator's update by its gradient."""
+        count = state.step + 1
+        moved = _updated(self.rules["generator"], state.generator, grads, count, state.step)
+        return TrainState(count, state.players | {"generator": moved})
 
-    return eqx.filter_jit(step, donate="all-except-first")
+    def _turns(
+        self, name: str, setting: Setting, batch: Sample, turns: Keys, state: TrainState
+    ) -> tuple[TrainState, Float[Array, " updates"], Float[Array, " updates"]]:
+        """All updates of one player before the generator's, and their losses and gradient norms."""
+        arrays, rest = eqx.partition(state, eqx.is_array)
+        rules = self.rules[name]
 
+        def turn(carry: tuple[PyTree, Int[Array, ""]], key: Key) -> Any:
+            state, done = eqx.combine(carry[0], rest), carry[1]
+            keys = jr.split(key, batch.x0.shape[0])
+            (value, _), grads = self._gradient(name, setting, batch, keys, state)
+            count = state.step * rules.updates + done + 1
+            restart = jnp.where(done == 0, state.step, -1)  # A stage begins with its first turn.
+            moved = _updated(rules, state.players[name], grads, count, restart)
+            after = TrainState(state.step, state.players | {name: moved})
+            return (eqx.filter(after, eqx.is_array), done + 1), (value, optax.tree.norm(grads))
 
-def take_turns(
-    others: Mapping[str, Rules],
-    setting: Setting,
-    batch: Sample,
-    key: Key,
-    state: TrainState,
-    steps: int,
-) -> tuple[TrainState, dict[str, Float[Array, " updates"]]]:
-    """The state after the turns of the players beside the generator, and the loss and gradient norm of each
-    turn, as `NAME/loss` and `NAME/grad_norm`. `key` is that of the step."""
-    told = {}
-    for name, rules in others.items():
-        turns = jr.split(jr.fold_in(key, zlib.crc32(name.encode())), rules.updates)
-        state, values, norms = _turns(name, rules, setting, batch, turns, state, steps)
-        told |= {f"{name}/loss": values, f"{name}/grad_norm": norms}
-    return state, told
+        (arrays, _), (values, norms) = jax.lax.scan(turn, (arrays, jnp.zeros((), jnp.int32)), turns)
+        return eqx.combine(arrays, rest), values, norms
+
+    def _gradient(
+        self, name: str, setting: Setting, batch: Sample, keys: Keys, state: TrainState
+    ) -> Any:
+        """The mean loss of one player with what is logged of it, and its gradient."""
+        player, accumulate = state.players[name], self.rules[name].accumulate
+        scene = scene_of(setting, state, self.steps)
+        trained = (player.model, player.loss)
+        gradient = eqx.filter_value_and_grad(objective, has_aux=True)
+        if accumulate == 1:
+            return gradient(trained, scene, batch, keys)
+
+        def add(total: PyTree, part: tuple[Sample, Keys]) -> tuple[PyTree, PyTree]:
+            (value, aux), grads = gradient(trained, scene, *part)
+            return jax.tree.map(jnp.add, total, (value, grads)), aux
+
+        micro = jax.tree.map(lambda a: a.reshape(accumulate, -1, *a.shape[1:]), (batch, keys))
+        zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, trainable(trained)))
+        total, aux = jax.lax.scan(add, zero, micro)
+        value, grads = jax.tree.map(lambda a: a / accumulate, total)
+        return (value, jax.tree.map(jnp.ravel, aux)), grads
 
 
 def scene_of(setting: Setting, state: TrainState, steps: int) -> Scene:
@@ -151,60 +198,6 @@ def scene_of(setting: Setting, state: TrainState, steps: int) -> Scene:
         models={name: player.model for name, player in state.players.items()},
         followers={n: f for p in state.players.values() for n, f in p.followers.items()},
     )
-
-
-def _turns(
-    name: str,
-    rules: Rules,
-    setting: Setting,
-    batch: Sample,
-    turns: Keys,
-    state: TrainState,
-    steps: int,
-) -> tuple[TrainState, Float[Array, " updates"], Float[Array, " updates"]]:
-    """All updates of one player before the generator's, and their losses and gradient norms."""
-    arrays, rest = eqx.partition(state, eqx.is_array)
-
-    def turn(carry: tuple[PyTree, Int[Array, ""]], key: Key) -> Any:
-        state, done = eqx.combine(carry[0], rest), carry[1]
-        keys = jr.split(key, batch.x0.shape[0])
-        (value, _), grads = _gradient(name, rules, setting, batch, keys, state, steps)
-        count = state.step * rules.updates + done + 1
-        restart = jnp.where(done == 0, state.step, -1)  # A stage begins with its first turn.
-        moved = _updated(rules, state.players[name], grads, count, restart)
-        after = TrainState(state.step, state.players | {name: moved})
-        return (eqx.filter(after, eqx.is_array), done + 1), (value, optax.tree.norm(grads))
-
-    (arrays, _), (values, norms) = jax.lax.scan(turn, (arrays, jnp.zeros((), jnp.int32)), turns)
-    return eqx.combine(arrays, rest), values, norms
-
-
-def _gradient(
-    name: str,
-    rules: Rules,
-    setting: Setting,
-    batch: Sample,
-    keys: Keys,
-    state: TrainState,
-    steps: int,
-) -> Any:
-    """The mean loss of one player with what is logged of it, and its gradient."""
-    player = state.players[name]
-    scene = scene_of(setting, state, steps)
-    trained = (player.model, player.loss)
-    gradient = eqx.filter_value_and_grad(objective, has_aux=True)
-    if rules.accumulate == 1:
-        return gradient(trained, scene, batch, keys)
-
-    def add(total: PyTree, part: tuple[Sample, Keys]) -> tuple[PyTree, PyTree]:
-        (value, aux), grads = gradient(trained, scene, *part)
-        return jax.tree.map(jnp.add, total, (value, grads)), aux
-
-    micro = jax.tree.map(lambda a: a.reshape(rules.accumulate, -1, *a.shape[1:]), (batch, keys))
-    zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, trainable(trained)))
-    total, aux = jax.lax.scan(add, zero, micro)
-    value, grads = jax.tree.map(lambda a: a / rules.accumulate, total)
-    return (value, jax.tree.map(jnp.ravel, aux)), grads
 
 
 def _updated(
@@ -228,43 +221,11 @@ def _updated(
     return Player(model, loss, optimizer_state, average, followers)
 
 
-def _unless(hold: Bool[Array, ""], advance: Callable[[PyTree], PyTree], state: PyTree) -> PyTree:
-    """`advance(state)`, or `state` itself where `hold`."""
-    arrays, rest = eqx.partition(state, eqx.is_array)
-
-    def advanced(arrays: PyTree) -> PyTree:
-        return eqx.filter(advance(eqx.combine(arrays, rest)), eqx.is_array)
-
-    def looped(arrays: PyTree) -> PyTree:
-        """At most one turn of a loop, which is done in place: to select, XLA would copy the state first."""
-
-        def turn(carry: tuple[PyTree, Array]) -> tuple[PyTree, Array]:
-            return advanced(carry[0]), ~carry[1]
-
-        return jax.lax.while_loop(lambda carry: ~carry[1], turn, (arrays, hold))[0]
-
-    def selected(arrays: PyTree) -> PyTree:
-        """Without a loop, for which a GPU would wait for the host at every step."""
-        return jax.tree.map(partial(jnp.where, hold), arrays, advanced(arrays))
-
-    arrays = jax.lax.platform_dependent(arrays, cpu=looped, default=selected)
-    return eqx.combine(arrays, rest)
-
-
-def _selected(hold: Bool[Array, ""], before: PyTree, after: PyTree) -> PyTree:
-    arrays, rest = eqx.partition(before, eqx.is_array)
-    chosen = jax.tree.map(partial(jnp.where, hold), arrays, eqx.filter(after, eqx.is_array))
-    return eqx.combine(chosen, rest)
-
-
 def _metrics(
-    means: dict[str, Scalar],
-    metrics: dict[str, Float[Array, " b"]],
-    ratio: Float[Array, " b"],
-    hold: Bool[Array, ""],
+    means: dict[str, Scalar], metrics: dict[str, Float[Array, " b"]], ratio: Float[Array, " b"]
 ) -> StepMetrics:
     bins = jnp.searchsorted(jnp.asarray(NOISE_BINS), ratio)
     member = jax.nn.one_hot(bins, len(NOISE_BINS) + 1)
     means = {name: jnp.mean(m) for name, m in metrics.items()} | means
     sums = {name: m @ member for name, m in metrics.items()}
-    return StepMetrics(means, sums, member.sum(0), hold)
+    return StepMetrics(means, sums, member.sum(0))

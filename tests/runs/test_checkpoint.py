@@ -22,6 +22,7 @@ import tensorstore as ts
 from scmkit.errors import CheckpointError
 from scmkit.runs import checkpoint
 from scmkit.runs.arrays import named_leaves
+from scmkit.runs.recovery import recover
 
 
 def bits(tree):
@@ -321,7 +322,7 @@ def test_what_is_asked_for_must_be_what_was_saved(tmp_path):
     for like, words in [
         (asking(wide), r"'players/g/blocks/0' as float32\[3,4\], and float32\[3,5\] is asked for"),
         (asking(half), r"'players/g/weight' as float32\[64\], and float16\[64\] is asked for"),
-        (asking(fewer), r"holds leaf 'players/g/blocks/1', which what is asked for lacks"),
+        (asking(fewer), r"holds leaf 'players/g/blocks/1', which is not asked for"),
         (asking(model, extra=jnp.ones(2)), r"has no leaf 'extra'"),
     ]:
         with pytest.raises(CheckpointError, match=words) as error:
@@ -475,7 +476,7 @@ def test_one_out_of_turn_stays_until_the_next(tmp_path):
     assert checkpoint.steps(tmp_path) == [5, 8]
     assert checkpoint.newest_planned(tmp_path) == tmp_path / "00000005"
     assert checkpoint.metadata(tmp_path / "00000008") == {"planned": False}
-    assert checkpoint.recover(tmp_path, keep=1) == []
+    assert recover(tmp_path, keep=1) == []
     assert checkpoint.steps(tmp_path) == [5, 8]
     checkpoint.save(tmp_path, 10, tree, keep=1)
     assert checkpoint.steps(tmp_path) == [10]

@@ -22,6 +22,7 @@ from scmkit.errors import CheckpointError, DataError, UsageError
 from scmkit.interfaces import UNCONDITIONED, DataSpec
 from scmkit.runs import checkpoint
 from scmkit.runs.convert import _filled, convert, export, restore_exported
+from scmkit.runs.recovery import recover
 from scmkit.weights import read_weights, write_safetensors
 
 DATA = Path(__file__).parents[1] / "support" / "files"
@@ -500,7 +501,7 @@ def test_weights_that_are_not_finite_are_named_wherever_they_go(tmp_path):
     assert re.fullmatch(f"is as it was written, and has {message}", found[0])
     # Not damaged: nothing is set aside, and who knows what they do can read it.
     assert checkpoint.problem(checkpoint.latest(run.checkpoints)) is None
-    assert checkpoint.recover(run.checkpoints) == []
+    assert recover(run.checkpoints) == []
     assert np.isnan(run.read_model().network.last.weight).sum() == 1
     good = written(tmp_path / "good", ["diffusion"])
     assert not [c.problem for c in good.verify() if c.problem is not None]

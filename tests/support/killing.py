@@ -17,23 +17,31 @@ from scmkit.runs.metrics import read_metrics
 DYING = Path(__file__).with_name("dying.py")
 
 TINY = [
-    *("--data", "gmm", "-p", "trigflow", "-p", "scd", "--batch-size", "16", "--lr", "1e-3"),
+    *("--data", "gmm", "-p", "trigflow", "--batch-size", "16", "--lr", "1e-3"),
     *("--set", "mlp.width=8", "--set", "mlp.depth=1", "--set", "mlp.embedding_dim=8"),
     *("--set", "positional.channels=8"),
 ]
-"""A teacher and its student, of which a step takes about a millisecond."""
-
+"""Networks of which a step takes about a millisecond."""
 
 SHORT = {"steps": 3, "log": 1, "checkpoint": 1, "sample": 2}
 """A run that does all there is to do in few operations, the removal of a checkpoint included."""
 
 
-def every(steps, *, log=3, checkpoint=5, sample=14):
-    """The options of a run whose checkpoints, pictures and lines come often, out of step."""
+STAGES = {"method": "ensemble", "steps": 6, "log": 2, "checkpoint": 1, "sample": 6}
+"""A run with players, followers and stages that end at steps 2 and 4."""
+
+
+def every(steps, *, method="scd", log=3, checkpoint=5, sample=14):
+    """The options of a run whose checkpoints, pictures and lines come often, out of step.
+
+    By default it is a student's, whose teacher is trained first.
+    """
     given = {"log_every": log, "checkpoint_every": checkpoint, "sample_every": sample}
-    mine = [f"train.{key}={value}" for key, value in given.items()]
-    settings = [*mine, *(f"teacher.{text}" for text in mine)]
-    return [*TINY, "--steps", str(steps), *(a for text in settings for a in ("--set", text))]
+    settings = [f"train.{key}={value}" for key, value in given.items()]
+    if method == "scd":
+        settings += [f"teacher.{text}" for text in settings]
+    chosen = [*TINY, "-p", method, "--steps", str(steps)]
+    return [*chosen, *(a for text in settings for a in ("--set", text))]
 
 
 def start(*argv, cache, within=None, at=0, number=signal.SIGKILL):

@@ -22,7 +22,8 @@ from scmkit.errors import NonFiniteError, PluginError, Preempted, RunError
 from scmkit.plugin import NoOptions
 from scmkit.runs import checkpoint
 from scmkit.training.faults import replay
-from scmkit.training.step import _unless
+from scmkit.training.guarded import unless
+from scmkit.training.loop import Trainer
 
 FAULTY = """
 import equinox as eqx
@@ -40,6 +41,7 @@ from scmkit_plugins.methods.diffusion import Options as Base, build_data_tangent
 class Options(Base):
     at: tuple[int, ...] = (10,)
     gradient: bool = False
+    metric: bool = False
     percent: int = 100
     within: bool = False
 
@@ -63,6 +65,7 @@ class Faulty(AbstractLoss):
     inner: AbstractLoss
     at: Array
     gradient: Array
+    metric: Array
     percent: Array
     within: bool = eqx.field(static=True)
 
@@ -71,15 +74,17 @@ class Faulty(AbstractLoss):
         out = self.inner(model, asked, sample, key=key)
         bad = jnp.any(scene.step == self.at - 1)
         bad &= jr.randint(jr.fold_in(key, 7), (), 0, 100) < self.percent
+        metrics = {n: jnp.where(bad & self.metric, jnp.nan, m) for n, m in out.metrics.items()}
+        bad &= ~self.metric
         zero = out.value - jax.lax.stop_gradient(out.value)
         value = out.value + jnp.sqrt(jnp.where(bad & self.gradient, zero, 1.0))
         value = jnp.where(bad & ~self.gradient, jnp.nan, value)
-        return LossOutput(value, out.metrics, out.ratio)
+        return LossOutput(value, metrics, out.ratio)
 
 
 def build(c, context, *, key):
     at = jnp.zeros(20, int).at[: len(c.at)].set(jnp.array(c.at))
-    arrays = at, jnp.array(c.gradient), jnp.array(c.percent)
+    arrays = at, jnp.array(c.gradient), jnp.array(c.metric), jnp.array(c.percent)
     return Faulty(build_loss(c, context, key=key), *arrays, c.within)
 
 
@@ -176,7 +181,7 @@ def test_each_backends_form_of_the_guard(monkeypatch, form, hold):
         moved = jnp.asarray([1.0, jnp.nan, 2.0, 3.0])
         return state | {"step": state["step"] + 1, "weights": moved}
 
-    got = eqx.filter_jit(lambda hold: _unless(hold, advance, state))(jnp.asarray(hold))
+    got = eqx.filter_jit(lambda hold: unless(hold, advance, state))(jnp.asarray(hold))
     wanted = state if hold else advance(state)
     assert got["activation"] is jnp.tanh
     assert int(got["step"]) == int(wanted["step"])
@@ -185,7 +190,7 @@ def test_each_backends_form_of_the_guard(monkeypatch, form, hold):
 
 def test_a_gpu_waits_for_no_loop_of_the_guard():
     def guarded(hold, step):
-        return _unless(hold, lambda step: step + 1, step)
+        return unless(hold, lambda step: step + 1, step)
 
     traced = jax.jit(guarded).trace(jnp.asarray(True), jnp.asarray(3))
     texts = [traced.lower(lowering_platforms=(p,)).as_text() for p in ("cpu", "cuda")]
@@ -230,6 +235,96 @@ def test_a_run_with_faults_resumes_bit_for_bit(tmp_path, mode, at, signalled):
         assert [line.get("skipped", 0) for line in straight.metrics] == [2, 0, 1]
     else:
         assert (path / "nonfinite").exists()
+
+
+def test_a_metric_that_is_not_finite_is_no_fault(tmp_path):
+    """It is in no mean, and neither keeps checkpoints from being saved nor changes what is resumed."""
+    made = composed(**{"faulty.metric": True, "train.checkpoint_every": 7})
+    straight = go(made, tmp_path / "a" / "run")
+    path = tmp_path / "b" / "run"
+    with pytest.raises(Preempted):
+        go(made, path, Reporter(("run", 6), once(lambda: os.kill(os.getpid(), signal.SIGTERM))))
+    stopped = resume(path, reporter=Reporter())
+    assert state_bytes(stopped) == state_bytes(straight)
+    assert without_clock(stopped) == without_clock(straight)
+    assert [line["mse"] is None for line in straight.metrics] == [False, True, False]
+    assert all(math.isfinite(line["loss"]) for line in straight.metrics)
+
+
+@pytest.fixture
+def ensemble(tmp_path, monkeypatch):
+    """The options of a method whose second player fails, beside followers and stages."""
+    Installer(tmp_path / "other", monkeypatch)("ensemble-pack", {"ensemble": "ensemble:plugin"})
+
+    def composed(mode, at, percent=100):
+        given = {"on_nonfinite": mode, "sample_every": 1000, "checkpoint_every": 1, "keep": 0}
+        settings = {f"train.{name}": value for name, value in given.items()}
+        return recipe(
+            *("trigflow", "ensemble"),
+            **settings | {"train.steps": 9, "ensemble.at": at, "ensemble.percent": percent},
+        )
+
+    return composed
+
+
+def arrays_at(folder):
+    """Every array of a checkpoint but the step."""
+    files = sorted(p for p in (folder / "arrays").rglob("*") if p.is_file())
+    found = {p.relative_to(folder).as_posix(): p.read_bytes() for p in files}
+    for owner in ("generator", "critic"):
+        for part in ("model", "loss", "optimizer_state", "ema", "followers"):
+            assert any(n.startswith(f"arrays/players/{owner}/{part}") for n in found), (owner, part)
+    return {name: content for name, content in found.items() if not name.startswith("arrays/step")}
+
+
+def test_a_fault_of_a_second_player_stops_all(ensemble, tmp_path):
+    with pytest.raises(
+        NonFiniteError, match="the loss of player 'critic' is nan at step 5; the last"
+    ):
+        go(ensemble("stop", "5"), tmp_path / "r")
+    before = arrays_at(tmp_path / "r" / "checkpoints" / "00000004")
+    assert arrays_at(tmp_path / "r" / "nonfinite" / "00000005") == before
+    assert all(math.isnan(value) for value in replay(tmp_path / "r").turns["critic/loss"])
+
+
+def test_a_fault_of_a_second_player_skips_all(ensemble, tmp_path):
+    """At the end of a stage, which then ends with the batch that was skipped."""
+    run = go(ensemble("skip", "3,4"), tmp_path / "r")
+    at = {
+        step: arrays_at(run.checkpoints / f"{step:08d}")
+        for step in checkpoint.steps(run.checkpoints)
+    }
+    assert list(at) == list(range(1, 10))
+    for step in range(2, 10):
+        changed = {name for name in at[step] if at[step][name] != at[step - 1][name]}
+        owners = {name.split("/")[2] for name in changed}
+        assert owners == (set() if step in (3, 4) else {"generator", "critic"})
+    assert sum(line.get("skipped", 0) for line in run.metrics) == 2
+
+
+def test_a_fault_of_a_second_player_rolls_all_back(ensemble, tmp_path):
+    """Back in the stage before; where a run goes on from is the checkpoint, bit for bit."""
+    began, made = {}, ensemble("rollback", "7", percent=2)
+
+    def note(trainer, log, *, leave):
+        stands = look(trainer, log, leave=leave)
+        if not stands:
+            began[trainer.step] = jax.device_get(eqx.filter(trainer.state, eqx.is_array))
+        return stands
+
+    look = Trainer._look
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "_look", note)
+        run = go(made, tmp_path / "a" / "run")
+    [(step, state)] = began.items()
+    assert step == 6
+    saved = checkpoint.restore(run.checkpoints / f"{step:08d}", state)
+    assert eqx.tree_equal(saved, state) is True
+    path = tmp_path / "b" / "run"
+    with pytest.raises(Preempted):
+        go(made, path, Reporter(("run", 7), once(lambda: os.kill(os.getpid(), signal.SIGTERM))))
+    stopped = resume(path, reporter=Reporter())
+    assert state_bytes(stopped) == state_bytes(run)
 
 
 @pytest.mark.parametrize("mode", ["skip", "rollback"])

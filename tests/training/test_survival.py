@@ -15,6 +15,7 @@ import fuzz_targets
 import killing
 import numpy as np
 import pytest
+from fake_distributions import Installer
 from scmkit_cli.main import main
 
 from scmkit import Run, resume
@@ -102,6 +103,36 @@ def test_killed_before_every_kind_of_operation(tmp_path, cache, part):
     assert len(numbers) > 100
     for number in numbers[part::16]:
         two = killing.killed_at(tmp_path, "two", number, cache=cache, **killing.SHORT)
+        assert killing.differences(one, two) == [], killing.operations(one)[number - 1]
+        shutil.rmtree(two)
+
+
+@pytest.fixture
+def ensemble(tmp_path, monkeypatch):
+    """The method of that name is installed for the processes that are killed."""
+    Installer(tmp_path / "site", monkeypatch)("ensemble-pack", {"ensemble": "ensemble:plugin"})
+    places = (tmp_path / "site", Path(killing.__file__).parent)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, places)))
+
+
+def test_killed_amid_players_and_stages(ensemble, tmp_path, cache):
+    """Before the checkpoint at the end of a stage is whole: from within the stage the run goes on."""
+    one = killing.train(tmp_path, "one", cache=cache, **killing.STAGES)
+    place = "open /checkpoints/.tmp-00000004/COMMIT.json"
+    two = killing.killed_at(tmp_path, "two", place, cache=cache, **killing.STAGES)
+    assert killing.differences(one, two) == []
+    saved = {path.name for path in checkpoint.latest(two / "checkpoints").rglob("*")}
+    assert {"critic", "generator", "last", "slow"} <= saved
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(16))
+def test_killed_amid_players_before_every_kind_of_operation(ensemble, tmp_path, cache, part):
+    one = killing.train(tmp_path, "one", cache=cache, **killing.STAGES)
+    numbers = killing.distinct(killing.operations(one))
+    assert len(numbers) > 100
+    for number in numbers[part::16]:
+        two = killing.killed_at(tmp_path, "two", number, cache=cache, **killing.STAGES)
         assert killing.differences(one, two) == [], killing.operations(one)[number - 1]
         shutil.rmtree(two)
 

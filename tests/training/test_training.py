@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +20,8 @@ from small_runs import Reporter, go, recipe, state_bytes, without_clock
 from scmkit import Run, resume, train
 from scmkit.errors import Interrupted, NonFiniteError, Preempted, RunError, UsageError
 from scmkit.runs import checkpoint
-from scmkit.training import pipeline
+from scmkit.training import loop, pipeline
+from scmkit.training.guarded import guarded
 from scmkit.training.loop import Trainer
 
 
@@ -191,6 +193,36 @@ def test_taken_and_bad_names(tmp_path, teacher):
         go(recipe("trigflow", "diffusion"), teacher.path)
     with pytest.raises(UsageError, match="run name"):
         train(recipe("trigflow", "diffusion"), out=tmp_path, name="../x", reporter=Reporter())
+
+
+def test_the_first_rate_is_that_of_steps(tmp_path, monkeypatch):
+    """The first step compiles, and takes as long as it likes."""
+    compiled = loop.guarded
+
+    def slowly(step):
+        step_fn, waits = compiled(step), [2.0]
+
+        def one(given, state):
+            out = step_fn(given, state)
+            if waits:
+                time.sleep(waits.pop())
+            return out
+
+        return one
+
+    monkeypatch.setattr(loop, "guarded", slowly)
+    run = go(recipe("trigflow", "diffusion", **{"train.steps": 8}), tmp_path / "r")
+    assert run.metrics[0]["steps_per_second"] > 4 / 1.0
+
+
+def test_a_step_is_compiled_once(tmp_path, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(
+        loop, "guarded", lambda step: compiled.append(guarded(step)) or compiled[-1]
+    )
+    go(recipe("trigflow", "diffusion", **{"train.steps": 4}), tmp_path / "r")
+    [step_fn] = compiled
+    assert step_fn._cached._cache_size() == 1
 
 
 def test_accumulation_is_the_whole_batch(tmp_path):

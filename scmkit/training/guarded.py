@@ -1,0 +1,80 @@
+"""The step as training runs it: compiled, and without effect where something is not finite."""
+
+import operator
+from collections.abc import Callable
+from functools import partial, reduce
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, PyTree
+
+from scmkit.interfaces import Sample
+from scmkit.training.state import TrainState
+from scmkit.training.step import Measured, Setting, Step, StepMetrics
+from scmkit.types import Key
+
+Given = tuple[Setting, Sample, Key, Bool[Array, ""]]
+GuardedStep = Callable[[Given, TrainState], tuple[TrainState, StepMetrics, Bool[Array, ""]]]
+
+
+def guarded(step: Step) -> GuardedStep:
+    """The compiled step `((setting, batch, key, hold), state) -> (state, metrics, hold)`.
+
+    It donates `state`. Where `hold` is true, and where a loss or gradient norm of any player is not finite,
+    the state comes back unchanged and the returned `hold` is true. Given to the next step, it holds that one
+    too: the host looks at a step only after it has dispatched the next ones.
+    """
+
+    def one(given: Given, state: TrainState) -> tuple[TrainState, StepMetrics, Bool[Array, ""]]:
+        setting, batch, key, hold = given
+        measured = step.measure(setting, batch, key, state)
+        hold = hold | _faulty(measured)
+
+        def update(state: TrainState) -> TrainState:
+            return step.update(state, measured.grads)
+
+        if measured.turns:
+            after = _selected(hold, state, update(measured.state))
+        else:
+            after = unless(hold, update, state)
+        return after, measured.metrics, hold
+
+    return eqx.filter_jit(one, donate="all-except-first")
+
+
+def _faulty(measured: Measured) -> Bool[Array, ""]:
+    """Whether a loss or gradient norm of any player is not finite."""
+    means = measured.metrics.means
+    good = [jnp.all(jnp.isfinite(values)) for values in measured.turns.values()]
+    good.append(jnp.isfinite(means["loss"]) & jnp.isfinite(means["grad_norm"]))
+    return ~reduce(operator.and_, good)
+
+
+def unless(hold: Bool[Array, ""], update: Callable[[PyTree], PyTree], state: PyTree) -> PyTree:
+    """`update(state)`, or `state` itself where `hold` is true."""
+    arrays, rest = eqx.partition(state, eqx.is_array)
+
+    def updated(arrays: PyTree) -> PyTree:
+        return eqx.filter(update(eqx.combine(arrays, rest)), eqx.is_array)
+
+    def looped(arrays: PyTree) -> PyTree:
+        """At most one turn of a loop, which is done in place: to select, XLA would copy the state first."""
+
+        def turn(carry: tuple[PyTree, Array]) -> tuple[PyTree, Array]:
+            return updated(carry[0]), ~carry[1]
+
+        return jax.lax.while_loop(lambda carry: ~carry[1], turn, (arrays, hold))[0]
+
+    def selected(arrays: PyTree) -> PyTree:
+        """Without a loop, for which a GPU would wait for the host at every step."""
+        return jax.tree.map(partial(jnp.where, hold), arrays, updated(arrays))
+
+    arrays = jax.lax.platform_dependent(arrays, cpu=looped, default=selected)
+    return eqx.combine(arrays, rest)
+
+
+def _selected(hold: Bool[Array, ""], before: PyTree, after: PyTree) -> PyTree:
+    arrays, rest = eqx.partition(before, eqx.is_array)
+    chosen = jax.tree.map(partial(jnp.where, hold), arrays, eqx.filter(after, eqx.is_array))
+    return eqx.combine(chosen, rest)

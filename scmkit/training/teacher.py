@@ -1,0 +1,60 @@
+"""The teacher that a recipe names: whether it is the one it was, and whether it fits the student."""
+
+from scmkit.composing.recipe import Recipe, TeacherRecord
+from scmkit.errors import RunError, UsageError
+from scmkit.runs.run import Run
+from scmkit.training.data_record import compare_data
+from scmkit.training.progress import Reporter
+
+
+def given_teacher(run: Run, record: TeacherRecord, reporter: Reporter) -> Run:
+    """The run of the teacher that a recipe names; its digest is noted in the recipe.
+
+    Raises as `recorded_teacher` does. Where the run has not begun, lines say what of its data is not what the
+    teacher was trained on.
+    """
+    teacher, digest = recorded_teacher(run, record)
+    if not run.step:
+        compare_data(run, teacher, reporter)
+    run.write_recipe(run.recipe.replace(teacher=TeacherRecord(record.path, digest)))
+    return teacher
+
+
+def recorded_teacher(run: Run, record: TeacherRecord) -> tuple[Run, str]:
+    """The teacher that a recipe names, and its digest.
+
+    Raises `RunError` where the teacher has changed since it was recorded, and `UsageError` where it does not
+    fit the recipe.
+    """
+    # A teacher inside the run is recorded relative to it, so that the run can be moved.
+    teacher = Run.load(run.path / record.path)
+    check_teacher(run.recipe, teacher)
+    digest = teacher.digest()
+    if record.digest not in (None, digest):
+        raise RunError(
+            f"teacher '{record.path}' has changed since this run began (its checkpoint's digest is "
+            f"{digest[:12]}, the recipe says {record.digest[:12]}); restore it, or start a new run"
+        )
+    return teacher, digest
+
+
+def check_teacher(recipe: Recipe, teacher: Run) -> None:
+    """Raises `UsageError` where a teacher has no checkpoint, or was trained on data of another kind."""
+    ours, theirs = recipe.data, teacher.recipe.data
+    if not teacher.step:
+        raise UsageError(
+            f"teacher '{teacher.path}' has no checkpoint yet; finish it with `scmkit resume {teacher.path}`"
+        )
+    for what in ("shape", "num_classes", "sigma_data", "shift", "scale"):
+        mine, its = getattr(ours, what), getattr(theirs, what)
+        if mine != its:
+            raise UsageError(
+                f"teacher '{teacher.path}' was trained on data of {what} {its}, this run's is {mine}; "
+                f"use the data it was trained on ('{theirs.source}')"
+            )
+    if ours.digest and theirs.digest and ours.digest.class_names != theirs.digest.class_names:
+        raise UsageError(
+            f"teacher '{teacher.path}' was trained on data of other classes: "
+            f"{next(theirs.digest.differences(ours.digest))}; use the data it was trained on "
+            f"('{theirs.source}')"
+        )
