@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from scmkit.composing.blame import blaming
 from scmkit.composing.build import build, named_key
+from scmkit.composing.cast import GENERATOR
 from scmkit.composing.datasets import dataset_of
 from scmkit.composing.recipe import Recipe
 from scmkit.errors import RunError
@@ -32,7 +33,7 @@ from scmkit.runs import checkpoint
 from scmkit.runs.run import Run
 from scmkit.storage.files import write_text
 from scmkit.training.objective import Trained
-from scmkit.training.setup import GENERATOR, rules_of, setting_of, state_before
+from scmkit.training.setup import rules_of, setting_of, state_before
 from scmkit.training.state import TrainState, trainable
 from scmkit.training.step import Setting, scene_of, take_turns
 from scmkit.types import Key, Keys, Scalar
