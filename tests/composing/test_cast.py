@@ -180,7 +180,7 @@ from scmkit.plugin import Follower, Plugin, Slot
 class Loss(AbstractLoss):
     def __call__(self, model, scene, sample, *, key):
         value = jnp.sum(model.denoise(sample.x0, 0.5) ** 2)
-        return LossOutput(value, {"NAME": value}, value)
+        return LossOutput(value, {"mse": value}, value)
 
 
 class Gain(AbstractEMA):
@@ -188,47 +188,55 @@ class Gain(AbstractEMA):
         return jnp.asarray(step, jnp.float32) - 5
 
 
-plugin = Plugin("odd", "a loss", {Slot.loss: lambda config, context, *, key: Loss()}, **DECLARED)
+provides = {Slot.loss: lambda config, context, *, key: Loss()}
+plugin = Plugin("odd", "a loss", provides, makes="diffusion")
 """
 
+DECLARED = 'makes="diffusion"'
+
 WRONG_PLUGINS = {
-    "a kind": ("mse", "dict(makes='consistensy')", "is broken: TypeError: .*'consistensy'"),
+    "a kind": (DECLARED, 'makes="difusion"', "is broken: TypeError: .*'difusion'; did you mean"),
     "an option": (
-        "mse",
-        "dict(makes='diffusion', settings={'train.lrr': 1.0})",
+        DECLARED,
+        DECLARED + ", settings={'train.lrr': 1.0}",
         "recommends what cannot be: 'train' has no option 'lrr'; did you mean 'lr'",
     ),
     "a value": (
-        "mse",
-        "dict(makes='diffusion', settings_for={'diffusion': {'mlp.width': -1}})",
+        DECLARED,
+        DECLARED + ", settings_for={'diffusion': {'mlp.width': -1}}",
         "recommends what cannot be: option 'mlp.width': bad value -1",
     ),
     "a sampler": (
-        "mse",
-        "dict(makes='diffusion', suggests={Slot.sampler: 'mlp'})",
+        DECLARED,
+        DECLARED + ", suggests={Slot.sampler: 'mlp'}",
         "suggests 'mlp' as sampler: plugin 'mlp' does not fill the slot",
     ),
     "what is not there": (
-        "mse",
-        "dict(makes='diffusion', suggests={Slot.network: 'mlpp'})",
+        DECLARED,
+        DECLARED + ", suggests={Slot.network: 'mlpp'}",
         "suggests 'mlpp' as network: no plugin 'mlpp'; did you mean 'mlp'",
     ),
     "a gain": (
-        "mse",
-        "dict(makes='diffusion', followers=lambda config, train: {'x': Follower(Gain())})",
+        DECLARED,
+        DECLARED + ", followers=lambda config, train: {'x': Follower(Gain())}",
         "the gain of follower 'x' is .* at update 1",
     ),
-    "the run's own metric": ("grad_norm", "dict(makes='diffusion')", "a metric called 'grad_norm'"),
-    "a metric's name": ("a/b\\n", "dict(makes='diffusion')", "a metric called 'a/b.*letters, digits"),
-}  # fmt: skip
+    "the run's own metric": ("mse", "grad_norm", "a metric called 'grad_norm'"),
+    "a metric's name": ("mse", "a/b\\n", "a metric called 'a/b.*letters, digits"),
+    "no gradient": (
+        "model.denoise",
+        "scene.models['generator'].denoise",
+        "no gradient of its loss reaches the model",
+    ),
+}
 
 
 @pytest.mark.parametrize("case", WRONG_PLUGINS)
 def test_a_plugin_is_named_before_there_is_a_run(
     case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    metric, declared, wanted = WRONG_PLUGINS[case]
-    source = SOURCE.replace("NAME", metric).replace("DECLARED", declared)
+    right, wrong, wanted = WRONG_PLUGINS[case]
+    source = SOURCE.replace(right, wrong)
     Installer(tmp_path, monkeypatch)("odd-pack", {"odd": "plugin"}, source=source)
     with pytest.raises(PluginError, match=f"^plugin 'odd' of odd-pack 1.0.*{wanted}"):
         rehearse(compose(["odd"], {"mlp.depth": 1, "train.steps": 6}, data="gmm"))
