@@ -1,6 +1,6 @@
 """What a plugin is: a name, the slots it fills, and its options."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, is_dataclass
 from enum import StrEnum
 from typing import Any, Literal, TypeVar, get_args
@@ -8,7 +8,6 @@ from typing import Any, Literal, TypeVar, get_args
 from scmkit.interfaces import (
     AbstractAttention,
     AbstractDistance,
-    AbstractEMA,
     AbstractModel,
     AbstractNoiseProcess,
     AbstractParameterization,
@@ -17,6 +16,9 @@ from scmkit.interfaces import (
     DataSpec,
     NormFactory,
 )
+from scmkit.players import Follower as Follower
+from scmkit.players import Player as Player
+from scmkit.players import not_among
 from scmkit.settings import TrainingSettings
 
 API_VERSION = 2
@@ -145,46 +147,6 @@ to every time of the path; or one that makes samples of noise, of which no more 
 
 
 @dataclass(frozen=True)
-class Follower:
-    """A copy of a player that lags behind it, without gradient: a target network, or the teacher of a stage.
-
-    **Arguments:**
-
-    - `profile`: its `gain` at update number `n` says how much of the new weights is taken. A target network
-        has a constant one; "the student becomes the teacher" is a gain of 1 at the first update of a stage
-        and 0 elsewhere.
-    - `of`: what it follows: the newest `"model"`, or its sampling average `"ema"`.
-    - `start`: what it is at first: the `"model"` or the `"teacher"`.
-    - `player`: whom it follows.
-    """
-
-    profile: AbstractEMA
-    of: Literal["model", "ema"] = "model"
-    start: Literal["model", "teacher"] = "model"
-    player: str = "generator"
-
-
-@dataclass(frozen=True)
-class Player:
-    """Something trained beside the generator, such as a fake score or a discriminator.
-
-    **Arguments:**
-
-    - `loss`: the factory of its objective, called as those of slots are.
-    - `model`: the factory of its module, called the same way; by default another copy of the recipe's model.
-    - `start`: where the weights of such a copy come from: the `"teacher"`, or `"fresh"` ones.
-    - `updates`: how often it is updated before each update of the generator.
-    - `settings`: training settings of its own (`{"lr": 1e-5}`); the user sets them as `NAME.lr`.
-    """
-
-    loss: Factory
-    model: Factory | None = None
-    start: Literal["teacher", "fresh"] = "teacher"
-    updates: int = 1
-    settings: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class Plugin:
     """A named set of slot fillers; what an entry point in the group `scmkit.plugins` resolves to.
 
@@ -241,19 +203,37 @@ class Plugin:
     api: int = API_VERSION
 
     def __post_init__(self) -> None:
-        if not self.provides:
-            raise TypeError(f"plugin '{self.name}' provides no slot")
-        for slot in (*self.provides, *self.suggests):
-            if slot not in list(Slot):
-                raise TypeError(
-                    f"plugin '{self.name}': there is no slot '{slot}' (slots: {', '.join(Slot)})"
-                )
-        if not (isinstance(self.config, type) and is_dataclass(self.config)):
-            raise TypeError(
-                f"plugin '{self.name}': config must be a dataclass, not {self.config!r}"
-            )
-        if (Slot.loss in self.provides) != (self.makes is not None):
-            raise TypeError(
-                f"plugin '{self.name}': a plugin that fills the loss slot says what it makes, and no other "
-                f"(one of {', '.join(get_args(Makes))})"
-            )
+        for fault in _faults(self):
+            raise TypeError(f"plugin '{self.name}': {fault}")
+
+
+def _faults(plugin: Plugin) -> Iterator[str]:
+    """What is wrong with a declaration."""
+    if not plugin.provides:
+        yield "it provides no slot"
+    for slot in (*plugin.provides, *plugin.suggests):
+        if slot not in list(Slot):
+            yield f"there is no slot '{slot}' (slots: {', '.join(Slot)})"
+    if not (isinstance(plugin.config, type) and is_dataclass(plugin.config)):
+        yield f"config must be a dataclass, not {plugin.config!r}"
+    if (Slot.loss in plugin.provides) != (plugin.makes is not None):
+        yield (
+            "a plugin that fills the loss slot says what it makes, and no other "
+            f"(one of {', '.join(get_args(Makes))})"
+        )
+    if plugin.makes is not None:
+        yield from not_among("makes", plugin.makes, get_args(Makes))
+    for kind in plugin.settings_for:
+        yield from not_among("settings_for: a kind of model", kind, get_args(Makes))
+    for slot in plugin.uses:
+        yield from not_among("uses: a slot", slot, OPTIONAL_SLOTS)
+    yield from not_among("starts_from", plugin.starts_from, get_args(StartsFrom))
+    yield from not_among("noise_labels", plugin.noise_labels, (1, 2))
+    if (plugin.noise_labels == 2) != (plugin.makes == "flow-map"):
+        yield (
+            f"noise_labels is {plugin.noise_labels} and makes is {plugin.makes!r}: a flow map is told both "
+            "ends of a jump, and any other model one time"
+        )
+    for name in ("conditions", "drops_labels", "players", "followers", "stages"):
+        if not callable(given := getattr(plugin, name)):
+            yield f"{name} must be a function of the options, not a {type(given).__name__}"

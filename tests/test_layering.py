@@ -19,7 +19,7 @@ LAYERS = [
     {"types", "bounds", "errors"},
     {"storage"},
     {"interfaces", "settings"},
-    {"arguments", "weights"},
+    {"arguments", "weights", "players"},
     {"models"},
     {"losses", "plugin", "data"},
     {"composing"},

@@ -1,20 +1,19 @@
 """From a recipe to modules."""
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
-from types import UnionType
 from typing import Any
 
 import equinox as eqx
 import jax.random as jr
 
-from scmkit.composing.blame import is_signal
-from scmkit.composing.entries import Entry, find, first_line
+from scmkit.composing.conformity import built_by
+from scmkit.composing.entries import find
 from scmkit.composing.loading import load
 from scmkit.composing.recipe import Recipe
-from scmkit.composing.slots import SLOTS, class_name
-from scmkit.errors import PluginError, ScmkitError
+from scmkit.composing.slots import SLOTS
+from scmkit.errors import PluginError
 from scmkit.interfaces import (
     AbstractBatchLoss,
     AbstractCoupling,
@@ -53,7 +52,7 @@ class Assembly(eqx.Module):
 def _fill(recipe: Recipe, slot: Slot, context: Context, key: Key) -> Any:
     entry, plugin, config = recipe.plugin(recipe.slots[slot])
     key = named_key(key, slot)
-    return _checked(
+    return built_by(
         entry, slot, SLOTS[slot].holds, lambda: plugin.provides[slot](config, context, key=key)
     )
 
@@ -126,7 +125,7 @@ def _players(recipe: Recipe, context: Context, key: Key) -> dict[str, tuple[Any,
         module = (
             _model(recipe, own)[0]
             if player.model is None
-            else _checked(
+            else built_by(
                 entry,
                 f"player '{name}'",
                 eqx.Module,
@@ -136,7 +135,7 @@ def _players(recipe: Recipe, context: Context, key: Key) -> dict[str, tuple[Any,
         make = partial(player.loss, config, context, key=own)
         built[name] = (
             module,
-            _checked(entry, f"loss of player '{name}'", SLOTS[Slot.loss].holds, make),
+            built_by(entry, f"loss of player '{name}'", SLOTS[Slot.loss].holds, make),
         )
     return built
 
@@ -154,23 +153,4 @@ def build_free(slot: Slot, reference: str, settings: Mapping[str, Any], *args: A
             f"plugin '{entry.name}' is no {slot} (it fills: {', '.join(plugin.provides)})"
         )
     config = configure(plugin.config, settings, entry.name)
-    return _checked(entry, slot, SLOTS[slot].holds, lambda: plugin.provides[slot](config, *args))
-
-
-def _checked(entry: Entry, what: str, kind: type | UnionType, make: Callable[[], Any]) -> Any:
-    """What `make` returns, with its failures blamed on the plugin by name, package and version."""
-    try:
-        built = make()
-    except ScmkitError:
-        raise
-    except BaseException as error:
-        if is_signal(error):
-            raise
-        raise PluginError(
-            f"{entry} failed to build its {what}: {first_line(error) or type(error).__name__}"
-        ) from error
-    if not isinstance(built, kind):
-        raise PluginError(
-            f"{entry} built a {type(built).__name__} as its {what}, which is no {class_name(kind)}"
-        )
-    return built
+    return built_by(entry, slot, SLOTS[slot].holds, lambda: plugin.provides[slot](config, *args))

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any, get_args
 
 from scmkit.composing.blame import blaming
+from scmkit.composing.cast import SECTIONS
 from scmkit.composing.datasets import describe_data, normalized_as, resolve_data
 from scmkit.composing.dotted import only, section
 from scmkit.composing.filling import Filling, fill
 from scmkit.composing.options import (
+    cast,
     makes,
     options_of_model,
     player_settings,
@@ -99,9 +101,9 @@ def compose_request(request: Request) -> Recipe:
     base = only(request.base, {*filling.plugins, "train"})
     settings = {**recommended(filling, request.dataset), **base, **given}
     train = configure(TrainingSettings, section(settings, "train"), "train")
-    players = player_settings(filling, settings, given, train)
-    parts = {*filling.plugins, *request.dataset, *players, "train", "data", "teacher"}
-    refuse_strangers(given, parts)
+    plugins = {*filling.plugins, *request.dataset}
+    players = player_settings(cast(filling, settings, train, plugins).players, given)
+    refuse_strangers(given, {*plugins, *players, *SECTIONS})
     recipe = Recipe(
         slots=_slots(filling, request.dataset),
         plugins={**request.dataset, **records(filling, settings)},

@@ -1,6 +1,8 @@
 """What plugins return, held against what their interfaces say."""
 
+from collections.abc import Callable
 from numbers import Real
+from types import UnionType
 from typing import Any, TypeVar
 
 import jax
@@ -8,9 +10,34 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from scmkit.composing.blame import misreturned
+from scmkit.composing.blame import is_signal, misreturned
+from scmkit.composing.entries import Entry, first_line
+from scmkit.composing.slots import class_name
+from scmkit.errors import PluginError, ScmkitError
 from scmkit.interfaces import AbstractNetwork, Conditioning
 from scmkit.types import Key
+
+
+def built_by(owner: Entry | str, what: str, kind: type | UnionType, make: Callable[[], Any]) -> Any:
+    """What a plugin makes; its failures, and a result of another kind, raise `PluginError` naming the plugin.
+
+    `owner` is the plugin as errors name it, `what` that which it makes.
+    """
+    try:
+        built = make()
+    except ScmkitError:
+        raise
+    except BaseException as error:
+        if is_signal(error):
+            raise
+        raise PluginError(
+            f"{owner} failed to build its {what}: {first_line(error) or type(error).__name__}"
+        ) from error
+    if not isinstance(built, kind):
+        raise PluginError(
+            f"{owner} built a {type(built).__name__} as its {what}, which is no {class_name(kind)}"
+        )
+    return built
 
 
 def expect_kind(part: object, what: str, got: Any, kind: type) -> None:

@@ -51,6 +51,19 @@ class _Draft:
             self.plugins[entry.name] = (entry, load(entry))
         return entry.name, self.plugins[entry.name][1]
 
+    def load_unnamed(self, slot: Slot, reference: str) -> tuple[str, Plugin]:
+        """The same for a slot that nobody named; errors say which plugin suggested it, if one did."""
+        asking = [
+            e for e, plugin in self.plugins.values() if plugin.suggests.get(slot) == reference
+        ]
+        told = f"{asking[-1]} suggests '{reference}' as {slot}: " if asking else ""
+        try:
+            name, plugin = self.load(reference)
+            _expect_slot(name, plugin, slot)
+        except PluginError as error:
+            raise PluginError(f"{told}{error}") from error
+        return name, plugin
+
     def track(self, name: str) -> None:
         """One tracker more, however often it is named."""
         if name not in self.trackers:
@@ -94,11 +107,7 @@ def _fill_named_slots(draft: _Draft, references: Sequence[str]) -> None:
             )
         slot = Slot(slot_name)
         name, plugin = draft.load(reference)
-        if slot not in plugin.provides:
-            offers = ", ".join(plugin.provides)
-            raise PluginError(
-                f"plugin '{name}' does not fill the slot '{slot}' (it fills: {offers})"
-            )
+        _expect_slot(name, plugin, slot)
         if SLOTS[slot].stage == "outside":
             raise _outside(name, slot)
         if slot is Slot.tracker:
@@ -146,7 +155,7 @@ def _fill_the_rest(
     for slot in RECIPE_SLOTS:
         if slot in draft.owners or slot not in fallback:
             continue
-        name, plugin = draft.load(fallback[slot])
+        name, plugin = draft.load_unnamed(slot, fallback[slot])
         draft.owners[slot] = name
         # A plugin that fills several slots (trigflow: noise and parameterization) stays together.
         for other in plugin.provides:
@@ -166,7 +175,15 @@ def _refuse_empty(draft: _Draft) -> None:
 def _fill_sampler(draft: _Draft, fallback: Mapping[Slot, str]) -> None:
     """The sampler that was named, suggested or is the default."""
     if Slot.sampler not in draft.owners:
-        draft.owners[Slot.sampler], _ = draft.load(fallback[Slot.sampler])
+        name, _ = draft.load_unnamed(Slot.sampler, fallback[Slot.sampler])
+        draft.owners[Slot.sampler] = name
+
+
+def _expect_slot(name: str, plugin: Plugin, slot: Slot) -> None:
+    """Raises `PluginError` unless a plugin fills a slot."""
+    if slot not in plugin.provides:
+        offers = ", ".join(plugin.provides)
+        raise PluginError(f"plugin '{name}' does not fill the slot '{slot}' (it fills: {offers})")
 
 
 def _without_slot(name: str, plugin: Plugin) -> PluginError:

@@ -4,13 +4,14 @@ import dataclasses
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from scmkit.composing.cast import Cast, cast_of
 from scmkit.composing.dotted import only, part, section
-from scmkit.composing.entries import find
+from scmkit.composing.entries import Entry, find
 from scmkit.composing.filling import Filling
 from scmkit.composing.loading import load
 from scmkit.composing.recipe import PluginRecord, Recipe
-from scmkit.errors import OptionError, did_you_mean
-from scmkit.plugin import MODEL_SLOTS, Makes, Plugin, Slot
+from scmkit.errors import OptionError, PluginError, did_you_mean
+from scmkit.plugin import MODEL_SLOTS, Makes, Player, Slot
 from scmkit.settings import PLAYER_OPTIONS, TrainingSettings, configure
 
 
@@ -27,12 +28,26 @@ def recommended(filling: Filling, dataset: Mapping[str, PluginRecord]) -> dict[s
     Of several owners the first named wins; settings for the kind of model win over those for any.
     """
     names = reversed(dict.fromkeys(filling.owners.values()))
-    plugins: list[Plugin] = [filling.plugins[name][1] for name in names]
-    plugins += [load(find(f"{record.package}:{name}")) for name, record in dataset.items()]
-    layers = [plugin.settings for plugin in plugins]
-    layers += [plugin.settings_for.get(makes(filling), {}) for plugin in plugins]
-    settings = {key: value for layer in layers for key, value in layer.items()}
-    return only(settings, {*filling.plugins, "train"})
+    plugins = [filling.plugins[name] for name in names]
+    of_data = [find(f"{record.package}:{name}") for name, record in dataset.items()]
+    plugins += [(entry, load(entry)) for entry in of_data]
+    layers = [(entry, plugin.settings) for entry, plugin in plugins]
+    layers += [(entry, plugin.settings_for.get(makes(filling), {})) for entry, plugin in plugins]
+    kinds = {name: plugin.config for name, (_, plugin) in filling.plugins.items()}
+    kinds["train"] = TrainingSettings
+    for entry, layer in layers:
+        _expect_options(entry, layer, kinds)
+    settings = {key: value for _, layer in layers for key, value in layer.items()}
+    return only(settings, kinds)
+
+
+def _expect_options(entry: Entry, layer: Mapping[str, Any], kinds: Mapping[str, type]) -> None:
+    """Raises `PluginError` where a plugin recommends what is no option, or no value of it."""
+    for name in {part(key) for key in layer} & set(kinds):
+        try:
+            configure(kinds[name], section(layer, name), name)
+        except OptionError as error:
+            raise PluginError(f"{entry} recommends what cannot be: {error}") from None
 
 
 def options_of_model(recipe: Recipe) -> dict[str, Any]:
@@ -45,21 +60,25 @@ def options_of_model(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def player_settings(
+def cast(
     filling: Filling,
     settings: Mapping[str, Any],
-    given: Mapping[str, Any],
     train: TrainingSettings,
-) -> dict[str, dict[str, Any]]:
-    """The training settings that players beside the generator have of their own, by name.
+    plugins: Collection[str],
+) -> Cast:
+    """Who takes part in the training; `plugins` are the names of those in the recipe."""
+    name = filling.owners[Slot.loss]
+    entry, loss = filling.plugins[name]
+    config = configure(loss.config, section(settings, name), name)
+    return cast_of(entry, loss, config, train, plugins)
 
-    `settings` holds the options of the plugin that fills the loss slot; only the user's `given` settings are
-    for players.
-    """
-    loss = filling.owner(Slot.loss)
-    config = configure(loss.config, section(settings, filling.owners[Slot.loss]), loss.name)
+
+def player_settings(
+    players: Mapping[str, Player], given: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """The training settings that players have of their own, by name, with the user's `given` over them."""
     own = {}
-    for name, player in loss.players(config, train).items():
+    for name, player in players.items():
         asked = {"ema": "none", **player.settings, **section(given, name)}
         foreign = [option for option in asked if option not in PLAYER_OPTIONS]
         if foreign:

@@ -16,6 +16,7 @@ from pydantic import (
     with_config,
 )
 
+from scmkit.composing.cast import Cast, cast_of
 from scmkit.composing.entries import Entry, find
 from scmkit.composing.loading import load
 from scmkit.composing.recipe_versions import in_todays_form
@@ -182,10 +183,14 @@ class Recipe:
         return self.plugin(self.slots[Slot.loss])[1].noise_labels
 
     @property
+    def cast(self) -> Cast:
+        """Who plays, who follows and when stages begin, as the loss says; raises as `cast_of` does."""
+        return cast_of(*self.plugin(self.slots[Slot.loss]), self.train, self.plugins)
+
+    @property
     def players(self) -> Mapping[str, Player]:
         """What is trained beside the generator, by name."""
-        _, plugin, config = self.plugin(self.slots[Slot.loss])
-        return plugin.players(config, self.train)
+        return self.cast.players
 
     def settings_of(self, player: str) -> TrainingSettings:
         """The training settings of a player beside the generator: the recipe's, but for its own."""
@@ -194,14 +199,12 @@ class Recipe:
     @property
     def followers(self) -> Mapping[str, Follower]:
         """What lags behind a player, by name."""
-        _, plugin, config = self.plugin(self.slots[Slot.loss])
-        return plugin.followers(config, self.train)
+        return self.cast.followers
 
     @property
     def stages(self) -> tuple[int, ...]:
         """The steps at which a new stage of training begins."""
-        _, plugin, config = self.plugin(self.slots[Slot.loss])
-        return plugin.stages(config, self.train)
+        return self.cast.stages
 
     def reference(self, name: str) -> str:
         """`PACKAGE:NAME` of a recorded plugin."""

@@ -1,5 +1,6 @@
 """Checks of a plugin's declaration: name, summary, options."""
 
+import contextlib
 import dataclasses
 import importlib.util
 import inspect
@@ -8,12 +9,15 @@ import re
 
 import equinox as eqx
 
+from scmkit.composing.cast import SECTIONS, cast_of, expect_gains
+from scmkit.composing.dotted import section
+from scmkit.errors import OptionError
 from scmkit.plugin import API_VERSION, Plugin, Slot
-from scmkit.settings import configure, option_help
+from scmkit.settings import TrainingSettings, configure, option_help
 from scmkit.testing.check import require
 
-RESERVED = ("train", "data", "teacher")
-"""Names that `--set` takes for sections other than plugins."""
+STEPS = (1, 2, 3, 4, 10, 100)
+"""Lengths of training, beside the usual one, for which a cast must be sound or the steps too few."""
 
 
 def name_can_be_typed(plugin: Plugin) -> None:
@@ -22,7 +26,7 @@ def name_can_be_typed(plugin: Plugin) -> None:
         f"name '{plugin.name}': use lower-case words joined by hyphens, as --plugin and --set need it",
     )
     require(
-        plugin.name not in RESERVED,
+        plugin.name not in SECTIONS,
         f"name '{plugin.name}' is taken by the settings of that name; choose another",
     )
 
@@ -119,6 +123,20 @@ def options_can_be_typed(plugin: Plugin) -> None:
         )
 
 
+def recommended_training_is_possible(plugin: Plugin) -> None:
+    for settings in (plugin.settings, *plugin.settings_for.values()):
+        configure(TrainingSettings, section(settings, "train"), "train")
+
+
+def players_followers_and_stages_are_sound(plugin: Plugin) -> None:
+    owner, usual = f"plugin '{plugin.name}'", TrainingSettings()
+    expect_gains(owner, cast_of(owner, plugin, plugin.config(), usual), usual.steps)
+    for steps in STEPS:
+        with contextlib.suppress(OptionError):  # Which asks the user for more steps.
+            cast = cast_of(owner, plugin, plugin.config(), TrainingSettings(steps=steps))
+            expect_gains(owner, cast, steps)
+
+
 CHECKS = (
     name_can_be_typed,
     summary_is_one_line,
@@ -130,4 +148,6 @@ CHECKS = (
     defaults_satisfy_their_own_constraints,
     options_survive_json,
     options_can_be_typed,
+    recommended_training_is_possible,
+    players_followers_and_stages_are_sound,
 )

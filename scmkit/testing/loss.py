@@ -1,6 +1,5 @@
 """Checks of losses, those of all players, on small networks under each of a few settings."""
 
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +12,7 @@ import jax.random as jr
 import numpy as np
 
 from scmkit.composing.build import named_key
+from scmkit.composing.cast import cast_of
 from scmkit.interfaces import (
     AbstractBatchLoss,
     AbstractLoss,
@@ -21,7 +21,7 @@ from scmkit.interfaces import (
     Sample,
     Scene,
 )
-from scmkit.plugin import Follower, Plugin, Slot
+from scmkit.plugin import Slot
 from scmkit.settings import TrainingSettings
 from scmkit.testing.check import require, require_close, require_finite
 from scmkit.testing.family import Family
@@ -49,9 +49,6 @@ def batch_loss(
 class Losing:
     """The arguments with which the loss of each player is called."""
 
-    plugin: Plugin
-    config: Any
-    train: TrainingSettings
     players: Mapping[str, Trained]
     scene: Scene
     batch: Sample
@@ -70,11 +67,6 @@ class Losing:
     def late(self) -> dict[str, tuple[LossOutput, Trained]]:
         """Every player's losses and gradients long after every warmup."""
         return {name: self.at(LATE, name) for name in self.players}
-
-    @property
-    def followers(self) -> Mapping[str, Follower]:
-        """The followers that the plugin declares."""
-        return self.plugin.followers(self.config, self.train)
 
 
 def values_and_metrics_are_finite_scalars(given: Losing) -> None:
@@ -138,32 +130,9 @@ def the_order_of_a_batch_is_nothing(given: Losing) -> None:
         )
 
 
-def followers_gain_between_none_and_all(given: Losing) -> None:
-    for name, follower in given.followers.items():
-        require(
-            follower.player in given.players,
-            f"follower '{name}' follows '{follower.player}', which is no player",
-        )
-        for step in (1, 2, 10, 1000, given.train.steps):
-            gain = float(follower.profile.gain(jnp.asarray(step, jnp.int32)))
-            require(
-                0 <= gain <= 1,
-                f"follower '{name}' takes a share of {gain:g} at update {step}: it must be in [0, 1]",
-            )
-
-
-def stages_ascend(given: Losing) -> None:
-    stages = given.plugin.stages(given.config, given.train)
-    edges = (0, *stages, given.train.steps)
-    require(
-        all(a < b for a, b in itertools.pairwise(edges)),
-        f"stages {stages} must ascend between 0 and {given.train.steps}, the steps of training",
-    )
-
-
 def arrange(bench: Bench) -> Losing:
     plugin, config = bench.plugin, bench.config
-    train = TrainingSettings()
+    cast = cast_of(f"plugin '{plugin.name}'", plugin, config, TrainingSettings())
     context = bench.context(Slot.loss)
     labels = plugin.noise_labels
 
@@ -172,7 +141,7 @@ def arrange(bench: Bench) -> Losing:
         return reference_model(parameterization, bench.data, noise_labels=labels)
 
     players: dict[str, Trained] = {"generator": (model(), bench.build(Slot.loss))}
-    for name, player in plugin.players(config, train).items():
+    for name, player in cast.players.items():
         key = named_key(jr.key(0), f"player/{name}")
         module = model() if player.model is None else player.model(config, context, key=key)
         loss = player.loss(config, context, key=key)
@@ -182,7 +151,6 @@ def arrange(bench: Bench) -> Losing:
             f"not a {type(loss).__name__}",
         )
         players[name] = (module, loss)
-    followers = plugin.followers(config, train)
     scene = Scene(
         step=jnp.zeros((), jnp.int32),
         progress=jnp.zeros(()),
@@ -192,13 +160,13 @@ def arrange(bench: Bench) -> Losing:
         models={name: module for name, (module, _) in players.items()},
         followers={
             name: bench.teacher if f.start == "teacher" else players[f.player][0]
-            for name, f in followers.items()
+            for name, f in cast.followers.items()
         },
     )
     classes = bench.data.num_classes
     x0 = bench.data.sigma_data * jr.normal(jr.key(2), (N, *bench.data.shape))
     label = jnp.arange(N, dtype=jnp.int32) % classes if classes else None
-    return Losing(plugin, config, train, players, scene, Sample(x0, Conditioning(label)))
+    return Losing(players, scene, Sample(x0, Conditioning(label)))
 
 
 FAMILY = Family(
@@ -210,8 +178,6 @@ FAMILY = Family(
         losses_train_their_own_arrays,
         the_key_decides,
         the_order_of_a_batch_is_nothing,
-        followers_gain_between_none_and_all,
-        stages_ascend,
     ),
     (Case("vector"), Case("labeled-edm-image", shape=(1, 8, 8), num_classes=4, noise="edm")),
 )

@@ -1,6 +1,6 @@
 """Checks of networks."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import equinox as eqx
@@ -30,7 +30,7 @@ class Inputs(eqx.Module):
     """A batch of a network's arguments."""
 
     x: Float[Array, "n *shape"]
-    c_noise: Float[Array, "n 1"]
+    c_noise: Float[Array, "n k"]
     cond: Conditioning
 
 
@@ -124,6 +124,24 @@ def output_uses_sample_and_time(net: Networking) -> None:
     require(jnp.abs(net.run(moved) - out).max() > 1e-5, "the output does not change with c_noise")
 
 
+def a_flow_map_is_told_both_times(net: Networking) -> None:
+    case = replace(net.bench.case, noise_labels=2)
+    bench = Bench(net.bench.plugin, net.bench.options, case)
+    if bench.refuses(Slot.network):
+        return
+    network, given = jittered(bench.build(Slot.network)), net.given
+
+    def out(ends: Float[Array, "n 1"]) -> Float[Array, "n *shape"]:
+        labels = jnp.concatenate([given.c_noise, ends], axis=1)
+        return forward(network, Inputs(given.x, labels, given.cond), None)
+
+    require(
+        jnp.abs(out(given.c_noise) - out(given.c_noise[::-1])).max() > 1e-5,
+        "with noise_labels=2 the output does not change with c_noise[1], which says where a jump ends: "
+        "embed it (SecondLabel), or raise a ValueError for a flow map",
+    )
+
+
 def labels_condition_the_output(net: Networking) -> None:
     out, given, classes = net.run(), net.given, net.bench.data.num_classes
     if not classes:
@@ -204,6 +222,7 @@ FAMILY = Family(
         output_is_like_the_sample,
         other_data_gives_output_of_its_shape,
         output_uses_sample_and_time,
+        a_flow_map_is_told_both_times,
         labels_condition_the_output,
         a_key_is_accepted,
         initialization_depends_on_the_key_alone,

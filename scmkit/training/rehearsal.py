@@ -1,18 +1,24 @@
 """One training step by its shapes alone: a plugin that fails in it is named before hours of work."""
 
+import re
 from functools import partial
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.random as jr
+from jax.extend.core import Var
 from jaxtyping import Array, Float
 
-from scmkit.composing.blame import blaming
+from scmkit.composing.blame import blaming, misreturned
 from scmkit.composing.build import build, build_model
+from scmkit.composing.cast import GENERATOR, expect_gains
 from scmkit.composing.conformity import checked, expect_array, expect_kind
+from scmkit.composing.entries import Entry
 from scmkit.composing.footprint import products
 from scmkit.composing.recipe import Recipe
+from scmkit.errors import PluginError, brief
 from scmkit.interfaces import (
     AbstractBatchLoss,
     AbstractLoss,
@@ -23,10 +29,17 @@ from scmkit.interfaces import (
     Sample,
     Scene,
 )
+from scmkit.plugin import Slot
 from scmkit.training.objective import objective
-from scmkit.training.setup import GENERATOR, setting_of, state_before
+from scmkit.training.setup import setting_of, state_before
 from scmkit.training.step import scene_of
 from scmkit.types import Key, Keys, Scalar
+
+OWN_METRICS = ("step", "loss", "grad_norm", "lr", "skipped", "steps_per_second")
+"""What a line of `metrics.jsonl` holds of every run."""
+
+OWN_ENDS = ("/loss", "/grad_norm", "_by_noise")
+"""How names end there that are made of those of players and metrics."""
 
 
 def rehearse(recipe: Recipe, *, step: int = 0, teacher_step: int = 0) -> float:
@@ -42,12 +55,33 @@ def rehearse(recipe: Recipe, *, step: int = 0, teacher_step: int = 0) -> float:
         before = rehearse(recipe.teacher, step=teacher_step)
     updates = {GENERATOR: 1} | {name: player.updates for name, player in recipe.players.items()}
     with blaming([recipe.plugin(name)[0] for name in set(recipe.slots.values())]):
-        programs = {
-            name: eqx.filter_make_jaxpr(partial(_gradient, recipe, name))(jr.key(0))[0]
-            for name in updates
-        }
-    a_step = sum(updates[name] * products(program.jaxpr) for name, program in programs.items())
+        owner, _, _ = recipe.plugin(recipe.slots[Slot.loss])
+        expect_gains(owner, recipe.cast, recipe.train.steps)
+        a_step = sum(n * _flops(recipe, owner, name) for name, n in updates.items())
     return before + max(0, recipe.train.steps - step) * recipe.train.accumulate * a_step
+
+
+def _flops(recipe: Recipe, owner: Entry, name: str) -> float:
+    """The FLOPs of one gradient of a player; raises `PluginError` where none reaches what it trains."""
+    trace = eqx.filter_make_jaxpr(partial(_gradient, recipe, name))
+    program, (gradients, _), _ = trace(jr.key(0))
+    weights = len(jax.tree.leaves(gradients[0]))
+    if weights and not any(_varies(program.jaxpr)[:weights]):
+        raise PluginError(f"{owner}: no gradient of its {_loss_of(name)} reaches the model")
+    return products(program.jaxpr)
+
+
+def _varies(jaxpr: Any) -> list[bool]:
+    """Which outputs of a jaxpr depend on its inputs, as a gradient that is 0 by the chain rule does not."""
+    varying = set(jaxpr.invars)
+    for equation in jaxpr.eqns:
+        if any(isinstance(v, Var) and v in varying for v in equation.invars):
+            varying.update(equation.outvars)
+    return [isinstance(v, Var) and v in varying for v in jaxpr.outvars]
+
+
+def _loss_of(player: str) -> str:
+    return "loss" if player == GENERATOR else f"loss of player '{player}'"
 
 
 class _CheckedTangent(AbstractTangentEstimator):
@@ -91,9 +125,23 @@ class _CheckedBatchLoss(AbstractBatchLoss):
 def _held(loss: Any, what: str, out: Any, shape: tuple[int, ...]) -> LossOutput:
     expect_kind(loss, what, out, LossOutput)
     expect_array(loss, what, out.value, shape, jnp.float32)
-    for name, value in {"ratio": out.ratio, **out.metrics}.items():
+    expect_array(loss, f"{what} as 'ratio'", out.ratio, shape)
+    expect_kind(loss, f"{what} as 'metrics'", out.metrics, dict)
+    for name, value in out.metrics.items():
+        _expect_metric_name(loss, what, name)
         expect_array(loss, f"{what} as '{name}'", value, shape)
     return out
+
+
+def _expect_metric_name(loss: Any, what: str, name: Any) -> None:
+    """Raises `PluginError` where a loss calls a metric what cannot stand in `metrics.jsonl`."""
+    typed = isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9_.\-/ ]+", name)
+    if not typed or name in OWN_METRICS or name.endswith(OWN_ENDS):
+        wanted = (
+            "called with letters, digits, spaces and '_.-/', but neither "
+            f"{', '.join(OWN_METRICS)} nor so that it ends in {', '.join(OWN_ENDS)}"
+        )
+        raise misreturned(loss, what, f"a metric called {brief(name)}", wanted)
 
 
 def _gradient(recipe: Recipe, name: str, key: Key) -> Any:
@@ -109,7 +157,9 @@ def _gradient(recipe: Recipe, name: str, key: Key) -> Any:
     scene = scene_of(setting, state_before(recipe, assembly), recipe.train.steps)
     modules = {GENERATOR: (assembly.model, assembly.loss), **assembly.players}
     module, loss = modules[name]
-    what = "loss" if name == GENERATOR else f"loss of player '{name}'"
     together = isinstance(loss, AbstractBatchLoss)
-    trained = (checked(module), (_CheckedBatchLoss if together else _CheckedLoss)(loss, what))
+    trained = (
+        checked(module),
+        (_CheckedBatchLoss if together else _CheckedLoss)(loss, _loss_of(name)),
+    )
     return eqx.filter_grad(objective, has_aux=True)(trained, scene, batch, jr.split(key, n))

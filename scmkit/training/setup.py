@@ -7,14 +7,12 @@ from typing import Any
 import optax
 
 from scmkit.composing.build import Assembly
+from scmkit.composing.cast import GENERATOR
 from scmkit.composing.recipe import Recipe
 from scmkit.training.ema import parse_ema
 from scmkit.training.optimizer import build_optimizer, learning_rate
 from scmkit.training.state import TrainState, initial_player, state_of
 from scmkit.training.step import Rules, Setting, Step
-
-GENERATOR = "generator"
-"""The player whose samples are wanted."""
 
 
 def stage_length(recipe: Recipe) -> int:
