@@ -13,7 +13,7 @@ from scmkit.errors import UsageError
 from scmkit.interfaces import AbstractTimeEmbedding, Conditioning
 from scmkit.types import Key
 
-NEUTRAL = {"guidance": 1.0}
+NEUTRAL = {"guidance": 1.0, "guidance_from": 0.0, "guidance_to": 1.0}
 """What a scalar condition is where none is given; those not named here must be given."""
 
 
