@@ -58,8 +58,10 @@ METHODS = {
         {"improved-meanflow.power": 0.0, "train.beta2": 0.99},
         steps=(1, 2, 4),
     ),
-    "ayf": Method(["ayf"], {}, steps=(1, 2, 4)),
-    "ayf-lagrangian": Method(["ayf"], {"ayf.objective": "lagrangian"}, steps=(1, 2, 4)),
+    "ayf": Method(["ayf"], {"ayf.normalize": "none", "ayf.warmup_steps": 200}, steps=(1, 2, 4)),
+    "ayf-lagrangian": Method(
+        ["ayf"], {"ayf.normalize": "none", "ayf.objective": "lagrangian"}, steps=(1, 2, 4)
+    ),
     "lsd": Method(["lsd"], {}, steps=(1, 2, 4)),
     "psd": Method(["psd"], {}, steps=(1, 2, 4)),
     "esd": Method(["esd"], {}, steps=(1, 2, 4)),

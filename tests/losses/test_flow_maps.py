@@ -38,6 +38,8 @@ from scmkit.interfaces import (
     Point,
     Sample,
 )
+from scmkit.losses import lagrangian
+from scmkit.models.conditioning import NEUTRAL
 from scmkit.plugin import Context, Plugin, Slot
 from scmkit.testing.oracles import Gaussian
 
@@ -149,3 +151,53 @@ def test_the_loss_is_zero_on_the_exact_flow_map_and_leads_back_to_it(
         value, slope = loss(jnp.asarray(offset))
         assert value > 1e-6
         assert slope * offset > 0
+
+
+class Constant(AbstractNetwork):
+    """The mean velocity, guided in an interval, where that of a label is one and that of none zero."""
+
+    def __call__(self, x: Array, c_noise: Array, cond: Conditioning, *, key: Any) -> Array:
+        t, s = c_noise
+        strength, low, high = (
+            cond.scalars.get(name, jnp.asarray(neutral)) for name, neutral in NEUTRAL.items()
+        )
+        inside = jnp.where((low <= t) & (t <= high), 1.0, 0.0)
+        both = jnp.clip(t, low, high) - jnp.clip(s, low, high)
+        part = jnp.where(t > s, both / jnp.where(t > s, t - s, 1), inside)
+        return jnp.full_like(x, 0 if cond.label is None else 1 + (strength - 1) * part)
+
+
+class ConstantTangent(AbstractTangentEstimator):
+    """The velocity one."""
+
+    def __call__(self, point: Point) -> Array:
+        return jnp.ones_like(point.x_t)
+
+    def advance(self, point: Point, r: Array) -> Point:
+        return Point(point.x0, point.eps, point.x_t + r - point.t, r, point.cond)
+
+
+@pytest.mark.parametrize("method", [improved_meanflow, tvm], ids=["improved-meanflow", "tvm"])
+def test_guidance_and_its_interval_are_what_the_network_is_told(method: Any) -> None:
+    param = PARAMS["flow"]
+    options = method.Options(guidance_max=8.0, label_dropout=0.0)
+    context = Context(DataSpec("none", (1,), 3, (0.0,), (1.0,)))
+    loss = method.build_loss(options, context, key=jr.key(0))
+    model = Model(param, Constant(), noise_labels=2)
+    scene = scene_for(model, tangent=ConstantTangent(), followers={"target": model})
+    sample = Sample(jnp.zeros(1), Conditioning(jnp.asarray(1)))
+    value = jax.jit(jax.vmap(lambda key: loss(model, scene, sample, key=key).value))
+    np.testing.assert_allclose(value(jr.split(jr.key(0), 16)), 0, atol=1e-20)
+
+
+@pytest.mark.parametrize("kind", ["semi-continuous", "central"])
+def test_the_end_of_a_jump_moves_alike_by_every_estimator(kind: Any) -> None:
+    param = PARAMS["trigflow"]
+    model = Model(param, ExactMap(param, jnp.zeros(())), noise_labels=2)
+    point = Point(jnp.ones(1), jnp.ones(1), jnp.asarray([0.4]), jnp.asarray(1.2))
+    end, moved = lagrangian(model, point, jnp.asarray(0.7))
+    again, found = lagrangian(model, point, jnp.asarray(0.7), derivative=kind)
+    np.testing.assert_array_equal(again, end)
+    error = 1e-4 if kind == "semi-continuous" else 1e-7
+    np.testing.assert_allclose(found, moved, rtol=0, atol=error)
+    np.testing.assert_allclose(moved, density().velocity(param.process, end, jnp.asarray(0.7)))

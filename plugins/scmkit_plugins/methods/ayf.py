@@ -22,8 +22,9 @@ from scmkit_plugins.methods._tangent import told_strength
 class Options(scd.Options):
     """Options of Align Your Flow."""
 
-    objective: Literal["eulerian", "lagrangian"] = "eulerian"
-    """Whether the start of the jump moves along the teacher's path, or its end (AYF-EMD, AYF-LMD)."""
+    objective: Literal["eulerian", "lagrangian", "regression"] = "eulerian"
+    """Whether the start of the jump moves along the teacher's path (AYF-EMD), or its end (AYF-LMD), or the
+    same with the gradient through its derivative (LMD)."""
     warmup_end: Annotated[float, Ge(0), Le(1)] = 0.99
     """The weight of the unstable term of the Eulerian tangent after its warmup."""
     gap_mean: float = -0.8
@@ -38,12 +39,12 @@ class AlignYourFlowLoss(AbstractLoss):
     $$g = \tfrac{1}{q_t} \tfrac{d}{dt} G(x_t, t, s) \quad \text{(Eulerian)}, \qquad
       g = -\tfrac{1}{q_s} \big(\partial_s G - v_{teacher}(G, s)\big) \quad \text{(Lagrangian)}$$
 
-    without gradient; $q = \partial v / \partial F$. For flow matching they are $v - F - r\,(t - s)\,dF/dt$
-    and $v(G, s) - F + (t - s)\,\partial_s F$, `r` the warmup, which acts on what TrigFlow calls the
-    unstable term. The jump's length in rectified flow's time is logit-normal, its end uniform below the
-    rest (arXiv 2506.14603, Eqs. 5 and 7 to 9, Algorithm 1). At `s` = data the first is sCD's but for a
-    weight. The paper guides away from a weaker model, with a strength between 1 and 3 that the network is
-    told (`guide`, `guidance_range`).
+    without gradient, or the square of the second with it (`regression`; arXiv 2406.07507).
+    $q = \partial v / \partial F$. For flow matching they are $v - F - r\,(t - s)\,dF/dt$ and
+    $v(G, s) - F + (t - s)\,\partial_s F$, `r` the warmup, which acts on what TrigFlow calls the unstable
+    term. The jump's length in rectified flow's time is logit-normal, its end uniform below the rest
+    (arXiv 2506.14603, Algorithm 1). At `s` = data the first is sCD's but for a weight. The paper guides away
+    from a weaker model, with a strength between 1 and 3 that the network is told (`guide`, `guidance_range`).
     """
 
     options: Options
@@ -68,9 +69,11 @@ class AlignYourFlowLoss(AbstractLoss):
             F = model.raw(point.x_t, t, cond, s=s, key=k_dropout)
             there, moved = lagrangian(model, point, s, derivative=o.derivative, key=k_dropout)
             v = scene.tangent(Point(point.x0, point.eps, there, s, cond))
-            g = jax.lax.stop_gradient((v - moved) / velocity_gain(param, s))
-        error = jnp.mean((F - jax.lax.stop_gradient(F) - bound(g, o.normalize, o.constant)) ** 2)
+            g = (jax.lax.stop_gradient(v) - moved) / velocity_gain(param, s)
         rate = jnp.sqrt(jnp.mean(g**2))
+        if o.objective != "regression":
+            g = F - jax.lax.stop_gradient(F + bound(g, o.normalize, o.constant))
+        error = jnp.mean(g**2)
         return LossOutput(error, {"tangent": rate}, process.ratio(t))
 
 

@@ -44,7 +44,7 @@ class TrajectoryLoss(AbstractLoss):
 
     $t > u \ge s$ are times of a grid, $\hat x_u$ is where a solver leads from $x_t$ along the teacher's
     path, and $f^- = G_{ema}(\cdot, s, 0)$ compares both jumps at the data; the gradient passes through its
-    input (arXiv 2310.02279, Eqs. 12 to 15). The second term is EDM's denoising loss on the data, at times
+    input (arXiv 2310.02279, Section 3). The second term is EDM's denoising loss on the data, at times
     of the recipe's proposal. The paper weighs it by the ratio of the two gradients' norms at the last
     layer; here the weight is given. At $u = s$ the first term is plain distillation, at $s = 0$ that of
     consistency models.

@@ -55,7 +55,7 @@ class FlowAnchoredLoss(AbstractLoss):
 
     with $\tau$ rectified flow's time and $\hat g$ clipped. The first term is a consistency model's, whose
     network is told that its jump ends at the data; the others, the anchor, are flow matching of the same
-    network, told that it ends where it starts (arXiv 2507.03738, Algorithm 1, with the auxiliary time
+    network, told that it ends where it starts (arXiv 2507.03738, with the auxiliary time
     condition; ali-vilab/FACM, `losses.py`). The paper distills a guided teacher: `-p facm -p tangent=scd`.
     """
 

@@ -52,7 +52,7 @@ class ImprovedMeanFlowLoss(AbstractLoss):
     longer depends on the sample's noise. `v` is the v-head: the network tells it from `u` by the second
     time that it is told (the paper gives it layers of its own). $\omega$ and the interval of rectified
     flow's times in which it acts are drawn for each sample and told to the network; outside, and without a
-    label, $\omega = 1$ (arXiv 2512.02012, Section 4 and Algorithm 1; Lyy-iiis/imeanflow, `imf.py`).
+    label, $\omega = 1$ (arXiv 2512.02012, Section 4; Lyy-iiis/imeanflow, `imf.py`).
     """
 
     options: Options

@@ -90,7 +90,7 @@ class SelfDistillationLoss(AbstractLoss):
     r"""$\eta\,|v_\theta - \dot x|^2 / q^2 + (1 - \eta)\,|e_\theta(x_t, t, s)|^2$: a model as its own teacher.
 
     `e` is by how much a jump misses what makes it a flow map: that of `lagrangian_error`, `eulerian_error`
-    or `progressive_error`, each in units of the network's output (arXiv 2505.18825, Section 3). The paper's
+    or `progressive_error`, each in units of the network's output (arXiv 2505.18825). The paper's
     times are uniform on $s \le t$.
     """
 

@@ -54,7 +54,7 @@ class TerminalVelocityLoss(AbstractLoss):
 
     The gradient passes through $\partial_s F$, a derivative of second order, and not through `v_ema`.
     $v^* = \omega\,\dot x + (1 - \omega)\, v_{ema}(x_r, r)$ without the label, and $\beta = 1/\omega$
-    (arXiv 2511.19797, Algorithm 1; lumalabs/tvm, `training/wrapper.py`). The exact flow map has
+    (arXiv 2511.19797; lumalabs/tvm, `training/wrapper.py`). The exact flow map has
     $\partial_s G = v(G, s)$. `r` is drawn from the recipe's proposal.
     """
 
