@@ -62,24 +62,20 @@ METHODS = {
     "ayf-lagrangian": Method(
         ["ayf"], {"ayf.normalize": "none", "ayf.objective": "lagrangian"}, steps=(1, 2, 4)
     ),
+    "ayf-regression": Method(["ayf"], {"ayf.objective": "regression"}, steps=(1, 2, 4)),
     "lsd": Method(["lsd"], {}, steps=(1, 2, 4)),
-    "psd": Method(["psd"], {}, steps=(1, 2, 4)),
+    "psd": Method(["psd"], {"psd.equal": 0.5}, steps=(1, 2, 4)),
     "esd": Method(["esd"], {}, steps=(1, 2, 4)),
     "tvm": Method(["tvm"], {"train.beta2": 0.99}, steps=(1, 2, 4)),
     "shortcut": Method(
-        ["shortcut"], {"shortcut.decay": 0.99, "train.beta2": 0.99}, steps=(1, 2, 4)
+        ["shortcut"],
+        {"shortcut.share": 0.5, "shortcut.decay": 0.99, "train.beta2": 0.99},
+        steps=(1, 2, 4),
     ),
-    "split-meanflow": Method(["split-meanflow"], {}, steps=(1, 2, 4)),
-    "soflow": Method(["soflow"], {"soflow.power": 0.0}, steps=(1, 2, 4)),
+    "split-meanflow": Method(["split-meanflow", "tangent=scd"], {}, steps=(1, 2, 4)),
+    "soflow": Method(["soflow", "tangent=scd"], {"soflow.power": 0.0}, steps=(1, 2, 4)),
     "facm": Method(
-        ["facm"],
-        {
-            "facm.normalize": "none",
-            "facm.power": 0.0,
-            "facm.cosine": 0.0,
-            "train.beta2": 0.99,
-            "train.clip": 0.0,
-        },
+        ["facm", "tangent=scd"], {"facm.cosine": 0.0, "train.beta2": 0.99, "train.clip": 0.0}
     ),
     "ctm": Method(["ctm"], {"ctm.decay": 0.99, "train.beta2": 0.99}, steps=(1, 2, 4)),
     "progressive-distillation": Method(

@@ -62,6 +62,7 @@ METHODS: list[tuple[Plugin, str, dict[str, Any]]] = [
     (facm.plugin, "edm", {"cosine": 0.0}),
     (ayf.plugin, "edm", {"normalize": "none", "warmup_end": 1.0}),
     (ayf.plugin, "trigflow", {"normalize": "none", "objective": "lagrangian"}),
+    (ayf.plugin, "flow", {"objective": "regression"}),
     (ctm.plugin, "edm", {"solver": "ddim", "denoising": 0.0}),
 ]
 """Each on a process, with options under which its loss has an exact zero."""
