@@ -53,10 +53,30 @@ METHODS = {
         ["meanflow", "tangent=scd"], {"meanflow.power": 0.0, "train.beta2": 0.99}, steps=(1, 2, 4)
     ),
     "improved-meanflow": Method(
-        ["meanflow", "tangent=scd"],
-        {"meanflow.power": 0.0, "meanflow.improved": True, "train.beta2": 0.99},
+        ["improved-meanflow", "tangent=scd"],
+        {"improved-meanflow.power": 0.0, "train.beta2": 0.99},
         steps=(1, 2, 4),
     ),
+    "ayf": Method(["ayf"], {"ayf.normalize": "none", "ayf.warmup_steps": 200}, steps=(1, 2, 4)),
+    "ayf-lagrangian": Method(
+        ["ayf"], {"ayf.normalize": "none", "ayf.objective": "lagrangian"}, steps=(1, 2, 4)
+    ),
+    "ayf-regression": Method(["ayf"], {"ayf.objective": "regression"}, steps=(1, 2, 4)),
+    "lsd": Method(["lsd"], {}, steps=(1, 2, 4)),
+    "psd": Method(["psd"], {"psd.equal": 0.5}, steps=(1, 2, 4)),
+    "esd": Method(["esd"], {}, steps=(1, 2, 4)),
+    "tvm": Method(["tvm"], {"train.beta2": 0.99}, steps=(1, 2, 4)),
+    "shortcut": Method(
+        ["shortcut"],
+        {"shortcut.share": 0.5, "shortcut.decay": 0.99, "train.beta2": 0.99},
+        steps=(1, 2, 4),
+    ),
+    "split-meanflow": Method(["split-meanflow", "tangent=scd"], {}, steps=(1, 2, 4)),
+    "soflow": Method(["soflow", "tangent=scd"], {"soflow.power": 0.0}, steps=(1, 2, 4)),
+    "facm": Method(
+        ["facm", "tangent=scd"], {"facm.cosine": 0.0, "train.beta2": 0.99, "train.clip": 0.0}
+    ),
+    "ctm": Method(["ctm"], {"ctm.decay": 0.99, "train.beta2": 0.99}, steps=(1, 2, 4)),
     "progressive-distillation": Method(
         ["progressive-distillation"], {"train.clip": 0.0}, trained=True, steps=(1,)
     ),

@@ -13,7 +13,7 @@ from scmkit.errors import UsageError
 from scmkit.interfaces import AbstractTimeEmbedding, Conditioning
 from scmkit.types import Key
 
-NEUTRAL = {"guidance": 1.0}
+NEUTRAL = {"guidance": 1.0, "guidance_from": 0.0, "guidance_to": 1.0}
 """The value of a scalar condition where none is given; a condition that is not listed here must be given."""
 
 

@@ -55,11 +55,7 @@ class ConsistencyLoss(AbstractLoss):
 
     def __call__(self, model: Model, scene: Scene, sample: Sample, *, key: Key) -> LossOutput:
         k_time, k_noise, k_dropout = jr.split(key, 3)
-        cond = sample.cond
-        if self.guidance_range:
-            low, high = self.guidance_range
-            strength = jr.uniform(jr.fold_in(key, 3), minval=low, maxval=high)
-            cond = Conditioning(cond.label, {"guidance": strength})
+        cond = told_strength(sample.cond, self.guidance_range, key=jr.fold_in(key, 3))
         o, process, param = self.options, model.process, model.parameterization
         t = scene.proposal.sample(process, key=k_time)
         point = noised(process, Sample(sample.x0, cond, sample.eps), t, key=k_noise)
@@ -79,6 +75,14 @@ class ConsistencyLoss(AbstractLoss):
         w = self.log_weight(param.coefficients(t).noise)
         rate = jnp.sqrt(jnp.mean(whole**2)) / weight
         return LossOutput(jnp.exp(w) * error - w, {"df_dt": rate}, process.ratio(t))
+
+
+def told_strength(cond: Conditioning, between: tuple[float, ...], *, key: Key) -> Conditioning:
+    """The condition with a guidance strength drawn from `(low, high)`; as it is for an empty range."""
+    if not between:
+        return cond
+    strength = jr.uniform(key, minval=between[0], maxval=between[1])
+    return Conditioning(cond.label, {"guidance": strength})
 
 
 def build_loss(

@@ -1,4 +1,4 @@
-"""MeanFlow and improved MeanFlow: flow maps from scratch, by their mean velocity."""
+"""MeanFlow: flow maps from scratch, by their mean velocity."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -27,7 +27,7 @@ class Options:
     constant: Annotated[float, Gt(0)] = 0.01
     """Added to the squared residual in the adaptive weight."""
     improved: bool = False
-    """Whether the network is differentiated along its own velocity, as improved MeanFlow does."""
+    """Whether the network is differentiated along its own velocity: the first step to `improved-meanflow`."""
     derivative: Derivative = "jvp"
     """How the network is differentiated along the path."""
 
@@ -37,8 +37,8 @@ class MeanFlowLoss(AbstractLoss):
 
     $q = \partial v / \partial F$ is the velocity that one unit of `F` stands for: 1 for flow matching, where
     $\Delta = u - [\dot x - (t - s)\, du/dt]$ (arXiv 2505.13447, Eqs. 10 and 22), for other processes the same
-    object at matched noise levels. Improved MeanFlow takes the network's own velocity as the direction in
-    which $du/dt$ is taken (arXiv 2512.02012, Section 4). The paper's times are `log-normal` with -0.4 and 1.
+    object at matched noise levels. With `improved` the network's own velocity is the direction of
+    $du/dt$ (arXiv 2512.02012, Section 4). The paper's times are `log-normal` with -0.4 and 1.
     """
 
     options: Options
@@ -74,7 +74,7 @@ def build_loss(config: Options, context: Context, *, key: Key) -> MeanFlowLoss:
 
 plugin = Plugin(
     name="meanflow",
-    summary="MeanFlow, and improved MeanFlow (arXiv 2505.13447, 2512.02012)",
+    summary="MeanFlow: flow maps by their mean velocity (arXiv 2505.13447)",
     provides={Slot.loss: build_loss, Slot.tangent: build_data_tangent},
     config=Options,
     suggests={Slot.sampler: "flow-map"},

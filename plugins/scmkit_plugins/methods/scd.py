@@ -45,8 +45,8 @@ class TeacherTangent(AbstractTangentEstimator):
 
 
 @dataclass(frozen=True)
-class Options(ConsistencyOptions):
-    """Options of consistency distillation."""
+class GuidanceOptions:
+    """How the teacher is guided."""
 
     guidance: Annotated[float, Ge(0)] = 1.0
     """Guidance strength in the teacher's tangent; 1 is none."""
@@ -68,7 +68,12 @@ class Options(ConsistencyOptions):
                 )
 
 
-def build_tangent(config: Options, context: Context, *, key: Key) -> TeacherTangent:
+@dataclass(frozen=True)
+class Options(GuidanceOptions, ConsistencyOptions):
+    """Options of consistency distillation."""
+
+
+def build_tangent(config: GuidanceOptions, context: Context, *, key: Key) -> TeacherTangent:
     if context.teacher is None:
         raise ValueError("no teacher to take the tangent from; name a run with --teacher")
     teacher: AbstractModel = context.teacher
@@ -76,7 +81,7 @@ def build_tangent(config: Options, context: Context, *, key: Key) -> TeacherTang
         if not config.guide and not context.data.num_classes:
             raise ValueError(
                 "guidance away from the prediction without a label needs data with classes; "
-                "name a weaker run with scd.guide"
+                "name a weaker run with the option guide"
             )
         teacher = Guided(
             teacher,
