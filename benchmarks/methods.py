@@ -29,7 +29,12 @@ from scmkit.training.setup import rules_of, setting_of, state_before
 from scmkit.training.step import make_step
 
 NETWORK = {"mlp.width": 64, "mlp.depth": 2, "mlp.embedding_dim": 64, "positional.channels": 32}
-TRAINING = {"train.lr": 2e-3, "train.schedule": "cosine", "train.optimizer": "adam"}
+TRAINING = {
+    "train.lr": 2e-3,
+    "train.schedule": "cosine",
+    "train.optimizer": "adam",
+    "train.beta2": 0.99,
+}
 NOISE = {"log-normal.mean": 0.0, "log-normal.std": 1.8}
 DRAWS = 4000
 
@@ -50,6 +55,17 @@ METHODS = {
     "sct": Method(["sct"], {"sct.normalize": "none"}),
     "scd": Method(["scd"]),
     "ect": Method(["ect", "edm"], {"l2.squared": True}),
+    "cd": Method(["cd", "edm"]),
+    "cd-ddim": Method(["cd", "edm"], {"cd.solver": "ddim"}),
+    "ct": Method(["ct", "edm"], {"ct.mu0": 0.0}),
+    "ict": Method(["ict", "edm", "l2"]),
+    "tcm": Method(["tcm", "edm"], {"l2.squared": True}),
+    "dscd": Method(["dscd"]),
+    "cmt": Method(["cmt", "edm"]),
+    "consistency-fm": Method(
+        ["consistency-fm"], {"consistency-fm.segments": 1, "consistency-fm.delta": 0.01}, steps=(1,)
+    ),
+    "consistency-fm-2": Method(["consistency-fm"], {"consistency-fm.delta": 0.01}, steps=(2,)),
     "meanflow": Method(
         ["meanflow", "tangent=scd"], {"meanflow.power": 0.0, "train.beta2": 0.99}, steps=(1, 2, 4)
     ),
