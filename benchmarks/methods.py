@@ -55,17 +55,37 @@ METHODS = {
     "sct": Method(["sct"], {"sct.normalize": "none"}),
     "scd": Method(["scd"]),
     "ect": Method(["ect", "edm"], {"l2.squared": True}),
-    "cd": Method(["cd", "edm"]),
-    "cd-ddim": Method(["cd", "edm"], {"cd.solver": "ddim"}),
-    "ct": Method(["ct", "edm"], {"ct.mu0": 0.0}),
-    "ict": Method(["ict", "edm", "l2"]),
-    "tcm": Method(["tcm", "edm"], {"l2.squared": True}),
-    "dscd": Method(["dscd"]),
-    "cmt": Method(["cmt", "edm"]),
-    "consistency-fm": Method(
-        ["consistency-fm"], {"consistency-fm.segments": 1, "consistency-fm.delta": 0.01}, steps=(1,)
+    "cd": Method(["cd"]),
+    "cd-ddim": Method(["cd"], {"cd.solver": "ddim"}),
+    "cd-edm": Method(["cd", "edm"]),
+    "ct": Method(["ct"], {"ct.mu0": 0.0}),
+    "ct-lagging": Method(["ct"]),
+    "ict": Method(["ict", "l2"]),
+    "tcm": Method(["tcm"], {"l2.squared": True}),
+    "dscd": Method(
+        ["dscd"],
+        {
+            "dscd.points": 257,
+            "dscd.warmup_steps": 0,
+            "log-normal.mean": -1.0,
+            "log-normal.std": 1.4,
+        },
     ),
-    "consistency-fm-2": Method(["consistency-fm"], {"consistency-fm.delta": 0.01}, steps=(2,)),
+    "cmt": Method(["cmt"]),
+    "consistency-fm": Method(
+        ["consistency-fm"],
+        {
+            "consistency-fm.segments": 1,
+            "consistency-fm.delta": 0.01,
+            "consistency-fm.warm_start": 0.0,
+        },
+        steps=(1,),
+    ),
+    "consistency-fm-segments": Method(
+        ["consistency-fm"],
+        {"consistency-fm.delta": 0.01, "consistency-fm.warm_start": 0.0},
+        steps=(2,),
+    ),
     "meanflow": Method(
         ["meanflow", "tangent=scd"], {"meanflow.power": 0.0, "train.beta2": 0.99}, steps=(1, 2, 4)
     ),
