@@ -28,7 +28,12 @@ from scmkit.testing import exact_model
 from scmkit.training.setup import setting_of, state_before, step_of
 
 NETWORK = {"mlp.width": 64, "mlp.depth": 2, "mlp.embedding_dim": 64, "positional.channels": 32}
-TRAINING = {"train.lr": 2e-3, "train.schedule": "cosine", "train.optimizer": "adam"}
+TRAINING = {
+    "train.lr": 2e-3,
+    "train.schedule": "cosine",
+    "train.optimizer": "adam",
+    "train.beta2": 0.99,
+}
 NOISE = {"log-normal.mean": 0.0, "log-normal.std": 1.8}
 DRAWS = 4000
 
@@ -49,6 +54,37 @@ METHODS = {
     "sct": Method(["sct"], {"sct.normalize": "none"}),
     "scd": Method(["scd"]),
     "ect": Method(["ect", "edm"], {"l2.squared": True}),
+    "cd": Method(["cd"]),
+    "cd-ddim": Method(["cd"], {"cd.solver": "ddim"}),
+    "cd-edm": Method(["cd", "edm"]),
+    "ct": Method(["ct"], {"ct.mu0": 0.0}),
+    "ct-lagging": Method(["ct"]),
+    "ict": Method(["ict", "l2"]),
+    "tcm": Method(["tcm"], {"l2.squared": True}),
+    "dscd": Method(
+        ["dscd"],
+        {
+            "dscd.points": 257,
+            "dscd.warmup_steps": 0,
+            "log-normal.mean": -1.0,
+            "log-normal.std": 1.4,
+        },
+    ),
+    "cmt": Method(["cmt"]),
+    "consistency-fm": Method(
+        ["consistency-fm"],
+        {
+            "consistency-fm.segments": 1,
+            "consistency-fm.delta": 0.01,
+            "consistency-fm.warm_start": 0.0,
+        },
+        steps=(1,),
+    ),
+    "consistency-fm-segments": Method(
+        ["consistency-fm"],
+        {"consistency-fm.delta": 0.01, "consistency-fm.warm_start": 0.0},
+        steps=(2,),
+    ),
     "meanflow": Method(
         ["meanflow", "tangent=scd"], {"meanflow.power": 0.0, "train.beta2": 0.99}, steps=(1, 2, 4)
     ),

@@ -250,6 +250,6 @@ def test_guidance_needs_classes_or_a_guide():
     recipe = compose(["scd"], {"scd.guidance": 2.0}, data=data)
     model = eqx.filter_eval_shape(build_model, recipe, key=jr.key(0))
     with pytest.raises(
-        PluginError, match=r"needs data with classes; name a weaker run with the option guide"
+        PluginError, match=r"needs data with classes; name a weaker run with the option 'guide'"
     ):
         build(recipe, key=jr.key(0), teacher=model)

@@ -24,8 +24,8 @@ from scmkit.types import Key
 
 
 @dataclass(frozen=True)
-class ConsistencyOptions:
-    """Options of the continuous-time consistency objective."""
+class BoundOptions:
+    """How a tangent is phased in and bounded."""
 
     normalize: Normalization = "l2"
     """How the tangent is bounded: divided by its L2 or RMS norm plus `constant`, clipped, or not."""
@@ -33,8 +33,23 @@ class ConsistencyOptions:
     """The paper's c: added to the norm, or the bound when clipping (1 in the paper)."""
     warmup_steps: Annotated[int, Ge(0)] = 10_000
     """Steps over which the unstable term of the tangent is phased in; at most the run's length."""
+
+
+@dataclass(frozen=True)
+class ConsistencyOptions(BoundOptions):
+    """Options of the continuous-time consistency objective."""
+
     derivative: Derivative = "jvp"
     """How the network is differentiated along the path: exactly, or wholly or partly by differences."""
+
+
+def told(sample: Sample, guidance_range: tuple[float, ...], *, key: Key) -> Sample:
+    """The sample with a guidance strength drawn from a range, for teacher and student; itself without one."""
+    if not guidance_range:
+        return sample
+    low, high = guidance_range
+    strength = jr.uniform(jr.fold_in(key, 3), minval=low, maxval=high)
+    return Sample(sample.x0, Conditioning(sample.cond.label, {"guidance": strength}), sample.eps)
 
 
 class ConsistencyLoss(AbstractLoss):
@@ -55,10 +70,10 @@ class ConsistencyLoss(AbstractLoss):
 
     def __call__(self, model: Model, scene: Scene, sample: Sample, *, key: Key) -> LossOutput:
         k_time, k_noise, k_dropout = jr.split(key, 3)
-        cond = told_strength(sample.cond, self.guidance_range, key=jr.fold_in(key, 3))
+        sample = told(sample, self.guidance_range, key=key)
         o, process, param = self.options, model.process, model.parameterization
         t = scene.proposal.sample(process, key=k_time)
-        point = noised(process, Sample(sample.x0, cond, sample.eps), t, key=k_noise)
+        point = noised(process, sample, t, key=k_noise)
         weight = param.weight(t)
         F, stable, whole = eulerian(
             model,
@@ -75,14 +90,6 @@ class ConsistencyLoss(AbstractLoss):
         w = self.log_weight(param.coefficients(t).noise)
         rate = jnp.sqrt(jnp.mean(whole**2)) / weight
         return LossOutput(jnp.exp(w) * error - w, {"df_dt": rate}, process.ratio(t))
-
-
-def told_strength(cond: Conditioning, between: tuple[float, ...], *, key: Key) -> Conditioning:
-    """The condition with a guidance strength drawn from `(low, high)`; as it is for an empty range."""
-    if not between:
-        return cond
-    strength = jr.uniform(key, minval=between[0], maxval=between[1])
-    return Conditioning(cond.label, {"guidance": strength})
 
 
 def build_loss(

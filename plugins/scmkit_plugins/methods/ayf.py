@@ -15,7 +15,7 @@ from scmkit.plugin import Context, Plugin, Slot
 from scmkit.types import Key
 from scmkit_plugins.methods import scd
 from scmkit_plugins.methods._flowmap import rectified_time
-from scmkit_plugins.methods._tangent import told_strength
+from scmkit_plugins.methods._tangent import told
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,11 @@ class AlignYourFlowLoss(AbstractLoss):
     def __call__(self, model: Model, scene: Scene, sample: Sample, *, key: Key) -> LossOutput:
         k_gap, k_end, k_noise, k_strength, k_dropout = jr.split(key, 5)
         o, param, process = self.options, model.parameterization, model.process
-        cond = told_strength(sample.cond, o.guidance_range, key=k_strength)
+        sample = told(sample, o.guidance_range, key=k_strength)
         gap = jax.nn.sigmoid(o.gap_mean + o.gap_std * jr.normal(k_gap))
         end = (1 - gap) * jr.uniform(k_end)
         t, s = (rectified_time(process, tau) for tau in (end + gap, end))
-        point = noised(process, Sample(sample.x0, cond, sample.eps), t, key=k_noise)
+        point = noised(process, sample, t, key=k_noise)
         if o.objective == "eulerian":
             weight, dx = 1 / velocity_gain(param, t), jax.lax.stop_gradient(scene.tangent(point))
             F, stable, whole = eulerian(
@@ -66,9 +66,9 @@ class AlignYourFlowLoss(AbstractLoss):
             r = jnp.minimum(o.warmup_end, (scene.step + 1) / max(self.warmup_steps, 1))
             g = stable + r.astype(F.dtype) * (whole - stable)
         else:
-            F = model.raw(point.x_t, t, cond, s=s, key=k_dropout)
+            F = model.raw(point.x_t, t, sample.cond, s=s, key=k_dropout)
             there, moved = lagrangian(model, point, s, derivative=o.derivative, key=k_dropout)
-            v = scene.tangent(Point(point.x0, point.eps, there, s, cond))
+            v = scene.tangent(Point(point.x0, point.eps, there, s, sample.cond))
             g = (jax.lax.stop_gradient(v) - moved) / velocity_gain(param, s)
         rate = jnp.sqrt(jnp.mean(g**2))
         if o.objective != "regression":

@@ -17,11 +17,11 @@ from scmkit.sampling import time_grid
 from scmkit.types import Key
 from scmkit_plugins.methods import scd
 from scmkit_plugins.methods._flowmap import Lagging, flow_error
-from scmkit_plugins.methods._tangent import told_strength
+from scmkit_plugins.methods._tangent import told
 
 
 @dataclass(frozen=True)
-class Options(scd.GuidanceOptions):
+class Options(scd.TeacherOptions):
     """Options of consistency trajectory models."""
 
     points: Annotated[int, Gt(2)] = 18
@@ -58,9 +58,8 @@ class TrajectoryLoss(AbstractLoss):
         o, process, stop = self.options, model.process, jax.lax.stop_gradient
         times = time_grid(model.parameterization, o.points - 1, grid="karras")
         first, u, last = self.drawn(key=k_steps)
-        cond = told_strength(sample.cond, o.guidance_range, key=k_strength)
-        given = Sample(sample.x0, cond, sample.eps)
-        here = noised(process, given, times[first], key=k_noise)
+        sample = told(sample, o.guidance_range, key=k_strength)
+        here = noised(process, sample, times[first], key=k_noise)
 
         def step(i: Int[Array, ""], point: Point) -> Point:
             if o.solver == "heun":
@@ -75,11 +74,11 @@ class TrajectoryLoss(AbstractLoss):
 
         there = jax.lax.fori_loop(first, u, step, here)
         distance = self.distance(at_data(here), stop(at_data(there)))
-        other = noised(process, given, scene.proposal.sample(process, key=k_time), key=k_other)
+        other = noised(process, sample, scene.proposal.sample(process, key=k_time), key=k_other)
         dx = process.velocity(other.x0, other.eps, other.t)
         flow = jnp.sum(flow_error(model, other, dx, key=k_dropout) ** 2)
-        told = {"distance": distance, "denoising": flow}
-        return LossOutput(distance + o.denoising * flow, told, process.ratio(here.t))
+        parts = {"distance": distance, "denoising": flow}
+        return LossOutput(distance + o.denoising * flow, parts, process.ratio(here.t))
 
     def drawn(self, *, key: Key) -> tuple[Int[Array, ""], Int[Array, ""], Int[Array, ""]]:
         """Where on the grid, which descends, a jump starts, where the solver stops, and where both end."""

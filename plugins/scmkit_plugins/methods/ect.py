@@ -1,7 +1,7 @@
 """ECT: easy consistency tuning, whose two times draw together from stage to stage."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +9,12 @@ import jax.random as jr
 from annotated_types import Ge, Gt
 
 from scmkit.interfaces import AbstractDistance, AbstractLoss, LossOutput, Sample, Scene
-from scmkit.losses import arrived, noised
+from scmkit.losses import noised
 from scmkit.models.model import Model
 from scmkit.plugin import Context, Plugin, Slot
 from scmkit.types import Key, Scalar
 from scmkit_plugins.methods._data_tangent import build_data_tangent
+from scmkit_plugins.methods._pair import separation
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,14 @@ class Options:
     """How fast that fades with the noise level."""
     stages: Annotated[int, Ge(1)] = 8
     """Stages of a training."""
+    weight: Literal["gap", "snr"] = "gap"
+    """One over the gap of the two ratios (CIFAR-10), or 1/ratio^2 + 1/sigma_data^2 (ImageNet, with q = 4)."""
 
 
 class ECTLoss(AbstractLoss):
-    r"""The consistency function at two times of one path, $d(f(x_t, t), f^-(x_r, r)) / (\rho_t - \rho_r)$.
+    r"""The consistency function at two times of one path, $w\, d(f(x_t, t), f^-(x_r, r))$.
 
+    $w = 1 / (\rho_t - \rho_r)$, or EDM's $1/\rho_t^2 + 1/\sigma_d^2$, the paper's on ImageNet.
     With the noise-to-signal ratio $\rho$, $\rho_r = \rho_t \max(0, 1 - n(\rho_t)\, q^{-stage})$ and
     $n(\rho) = 1 + k\,\mathrm{sigmoid}(-b \rho)$; `stage` counts from 1 up as training goes on, so that
     $r \to t$ (arXiv 2406.14548, Eq. 16 and Algorithm 1). Both passes drop the same features.
@@ -48,6 +52,12 @@ class ECTLoss(AbstractLoss):
         gap = (1 + o.k * jax.nn.sigmoid(-o.b * ratio)) / o.q**stage
         return ratio * jnp.maximum(0, 1 - gap)
 
+    def weight(self, ratio: Scalar, lower: Scalar, sigma_data: float) -> Scalar:
+        """What a separation counts from one ratio to a lower one."""
+        if self.options.weight == "gap":
+            return 1 / (ratio - lower)
+        return 1 / ratio**2 + 1 / sigma_data**2
+
     def __call__(self, model: Model, scene: Scene, sample: Sample, *, key: Key) -> LossOutput:
         k_time, k_noise, k_dropout = jr.split(key, 3)
         process = model.process
@@ -55,9 +65,9 @@ class ECTLoss(AbstractLoss):
         ratio, lower = process.ratio(t), self.earlier(process.ratio(t), scene.progress)
         here = noised(process, sample, t, key=k_noise)
         there = scene.tangent.advance(here, process.time_at(lower))
-        target = jax.lax.stop_gradient(arrived(model, there, key=k_dropout))
-        distance = self.distance(arrived(model, here, key=k_dropout), target)
-        return LossOutput(distance / (ratio - lower), {"distance": distance}, ratio)
+        distance = separation(self.distance, model, model, here, there, key=k_dropout)
+        weight = self.weight(ratio, lower, model.parameterization.sigma_data)
+        return LossOutput(weight * distance, {"distance": distance}, ratio)
 
 
 def build_loss(config: Options, context: Context, *, key: Key) -> ECTLoss:

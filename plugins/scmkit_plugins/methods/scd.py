@@ -45,8 +45,8 @@ class TeacherTangent(AbstractTangentEstimator):
 
 
 @dataclass(frozen=True)
-class GuidanceOptions:
-    """How the teacher is guided."""
+class TeacherOptions:
+    """Which velocity a student follows."""
 
     guidance: Annotated[float, Ge(0)] = 1.0
     """Guidance strength in the teacher's tangent; 1 is none."""
@@ -56,10 +56,13 @@ class GuidanceOptions:
     """LOW,HIGH: noise-to-signal ratios between which guidance acts; everywhere if empty."""
     guide: str = ""
     """Run of a weaker model to guide away from (autoguidance); else the teacher without its label."""
+    follow: str = ""
+    """Run of the diffusion model to follow where --teacher names another for its weights, one of `cmt`."""
 
     def __post_init__(self) -> None:
-        if self.guide:  # The run is resumed from wherever.
-            object.__setattr__(self, "guide", str(Path(self.guide).resolve()))
+        for name in ("guide", "follow"):  # The run is resumed from wherever.
+            if value := getattr(self, name):
+                object.__setattr__(self, name, str(Path(value).resolve()))
         for name in ("guidance_range", "guidance_interval"):
             value = getattr(self, name)
             if value and not (len(value) == 2 and 0 <= value[0] < value[1]):
@@ -69,19 +72,24 @@ class GuidanceOptions:
 
 
 @dataclass(frozen=True)
-class Options(GuidanceOptions, ConsistencyOptions):
+class Options(TeacherOptions, ConsistencyOptions):
     """Options of consistency distillation."""
 
 
-def build_tangent(config: GuidanceOptions, context: Context, *, key: Key) -> TeacherTangent:
+def conditions(config: TeacherOptions) -> tuple[str, ...]:
+    """What the student must be told beside time and label."""
+    return ("guidance",) if config.guidance_range else ()
+
+
+def build_tangent(config: TeacherOptions, context: Context, *, key: Key) -> TeacherTangent:
     if context.teacher is None:
         raise ValueError("no teacher to take the tangent from; name a run with --teacher")
-    teacher: AbstractModel = context.teacher
+    teacher: AbstractModel = Run.load(config.follow).model if config.follow else context.teacher
     if config.guide or config.guidance != 1 or config.guidance_range:
         if not config.guide and not context.data.num_classes:
             raise ValueError(
                 "guidance away from the prediction without a label needs data with classes; "
-                "name a weaker run with the option guide"
+                "name a weaker run with the option 'guide'"
             )
         teacher = Guided(
             teacher,
@@ -101,7 +109,7 @@ plugin = Plugin(
     summary="continuous-time consistency distillation of a teacher (arXiv 2410.11081)",
     provides={Slot.tangent: build_tangent, Slot.loss: build_guided_loss},
     config=Options,
-    conditions=lambda config: ("guidance",) if config.guidance_range else (),
+    conditions=conditions,
     suggests={Slot.sampler: "consistency"},
     settings={"log-normal.mean": -1.0, "log-normal.std": 1.4, "train.lr": 1e-4},
     makes="consistency",
