@@ -96,10 +96,10 @@ def compose_request(request: Request) -> Recipe:
     given = request.settings
     refuse_undotted(given)
     filling = fill(request.plugins, request.data.shape, _plugins_of_model(request.start))
-    base = only(request.base, {*filling.plugins, "train"})
-    settings = {**recommended(filling, request.dataset), **base, **given}
+    chosen = {**only(request.base, {*filling.plugins, "train"}), **given}
+    settings = {**recommended(filling, request.dataset, chosen), **chosen}
     train = configure(TrainingSettings, section(settings, "train"), "train")
-    players = player_settings(filling, settings, given, train)
+    players = player_settings(filling, settings, {**request.base, **given}, train)
     parts = {*filling.plugins, *request.dataset, *players, "train", "data", "teacher"}
     refuse_strangers(given, parts)
     recipe = Recipe(

@@ -1,15 +1,15 @@
 """Which options every part of a recipe has: those that plugins recommend, and over them the user's."""
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from scmkit.composing.dotted import only, part, section
+from scmkit.composing.dotted import flatten, only, part, section
 from scmkit.composing.entries import find
 from scmkit.composing.filling import Filling
 from scmkit.composing.loading import load
 from scmkit.composing.recipe import PluginRecord, Recipe
-from scmkit.errors import OptionError, did_you_mean
+from scmkit.errors import OptionError, PluginError, did_you_mean
 from scmkit.plugin import MODEL_SLOTS, Makes, Plugin, Slot
 from scmkit.settings import PLAYER_OPTIONS, TrainingSettings, configure
 
@@ -21,18 +21,47 @@ def makes(filling: Filling) -> Makes:
     return made
 
 
-def recommended(filling: Filling, dataset: Mapping[str, PluginRecord]) -> dict[str, Any]:
+def settings_of(plugin: Plugin, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a plugin with the given options recommends; raises `PluginError` for what is no setting."""
+    found = plugin.settings
+    if callable(found):
+        found = found(configure(plugin.config, options, plugin.name))
+    if not isinstance(found, Mapping):
+        raise PluginError(
+            f"plugin '{plugin.name}' recommends a {type(found).__name__} as its settings, which must be a "
+            "mapping of PLUGIN.OPTION to value"
+        )
+    for key in found:
+        if not (isinstance(key, str) and all(key.partition("."))):
+            raise PluginError(
+                f"plugin '{plugin.name}' recommends the setting {key!r}, which must be named PLUGIN.OPTION"
+            )
+    return found
+
+
+def recommended(
+    filling: Filling, dataset: Mapping[str, PluginRecord], chosen: Mapping[str, Any]
+) -> dict[str, Any]:
     """The settings that the owners of slots recommend for parts of the recipe, and over them the data set's.
 
-    Of several owners the first named wins; settings for the kind of model win over those for any.
+    Of several owners the first named wins; settings for the kind of model win over those for any. A plugin
+    whose recommendations depend on its options has those that were `chosen` or that others recommend
+    whatever theirs are.
     """
     names = reversed(dict.fromkeys(filling.owners.values()))
     plugins: list[Plugin] = [filling.plugins[name][1] for name in names]
     plugins += [load(find(f"{record.package}:{name}")) for name, record in dataset.items()]
-    layers = [plugin.settings for plugin in plugins]
-    layers += [plugin.settings_for.get(makes(filling), {}) for plugin in plugins]
-    settings = {key: value for layer in layers for key, value in layer.items()}
-    return only(settings, {*filling.plugins, "train"})
+    for_kind = [plugin.settings_for.get(makes(filling), {}) for plugin in plugins]
+    fixed = [{} if callable(plugin.settings) else settings_of(plugin, {}) for plugin in plugins]
+    of_data = flatten({name: record.config for name, record in dataset.items()})
+    options = {**_merged([*fixed, *for_kind]), **chosen, **of_data}
+    layers = [settings_of(plugin, section(options, plugin.name)) for plugin in plugins]
+    return only(_merged([*layers, *for_kind]), {*filling.plugins, "train"})
+
+
+def _merged(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Several tables of settings as one, in which the later win."""
+    return {key: value for layer in layers for key, value in layer.items()}
 
 
 def options_of_model(recipe: Recipe) -> dict[str, Any]:
@@ -48,19 +77,19 @@ def options_of_model(recipe: Recipe) -> dict[str, Any]:
 def player_settings(
     filling: Filling,
     settings: Mapping[str, Any],
-    given: Mapping[str, Any],
+    chosen: Mapping[str, Any],
     train: TrainingSettings,
 ) -> dict[str, dict[str, Any]]:
     """The training settings that players beside the generator have of their own, by name.
 
-    `settings` holds the options of the plugin that fills the loss slot; only the user's `given` settings are
-    for players.
+    `settings` holds the options of the plugin that fills the loss slot; only those `chosen`, by the user or
+    by a run whose recipe is composed again, are for players.
     """
     loss = filling.owner(Slot.loss)
     config = configure(loss.config, section(settings, filling.owners[Slot.loss]), loss.name)
     own = {}
     for name, player in loss.players(config, train).items():
-        asked = {"ema": "none", **player.settings, **section(given, name)}
+        asked = {"ema": "none", **player.settings, **section(chosen, name)}
         foreign = [option for option in asked if option not in PLAYER_OPTIONS]
         if foreign:
             raise OptionError(

@@ -96,8 +96,8 @@ def test_naming_a_plugin_twice_is_naming_it_once() -> None:
 
 
 def test_samplers_and_trackers_are_named_like_others() -> None:
-    assert tiny("sct", "pf-ode").sampler == "pf-ode"
-    assert tiny("sct", "sampler=pf-ode").sampler == "pf-ode"
+    assert tiny("sct", "flow-map").sampler == "flow-map"
+    assert tiny("sct", "sampler=flow-map").sampler == "flow-map"
     assert tiny("tensorboard").trackers == ("tensorboard",)
     assert tiny("tracker=tensorboard").trackers == ("tensorboard",)
 
@@ -573,6 +573,32 @@ def test_bad_recipe_files_are_named(
     assert said in str(caught.value)
     assert name in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_runs_recipe_composes_again_with_players_and_data_options(tmp_path):
+    recipe = compose(
+        ["mlp", "dmd2", "flow-map"],
+        {"fake.lr": 2e-6, "fake.ema": "power:0.1", "data.clip": False, "mlp.width": 24},
+    )
+    file = tmp_path / "recipe.json"
+    file.write_text(json.dumps(recipe.to_json()))
+    asked = override(read_recipe(file), [])
+    again = compose(asked.plugins, data=asked.data, base=asked.settings)
+    assert again.replace(teacher=None) == recipe.replace(teacher=None)
+    # A loss without that player, and with a sampler of its own.
+    asked = override(read_recipe(file), ["sct"])
+    other = compose(asked.plugins, data=asked.data, base=asked.settings)
+    assert (other.players_train, other.sampler) == ({}, "consistency")
+    assert not other.data.clip
+
+
+def test_what_served_a_runs_loss_goes_with_it(tmp_path):
+    file = tmp_path / "recipe.json"
+    file.write_text(json.dumps(compose(["ect", "l1", "minibatch-ot"]).to_json()))
+    for loss, kept in (("sct", {Slot.coupling}), ("dmd2", set()), ("meanflow", {Slot.coupling})):
+        asked = override(read_recipe(file), [loss])
+        other = compose(asked.plugins, data=asked.data, base=asked.settings)
+        assert {Slot.distance, Slot.coupling}.intersection(other.slots) == kept
 
 
 def test_a_runs_recipe_with_another_plugin(tmp_path):

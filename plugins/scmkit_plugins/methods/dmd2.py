@@ -71,7 +71,12 @@ plugin = Plugin(
     provides={Slot.loss: build_loss, Slot.tangent: build_data_tangent},
     config=Options,
     suggests={Slot.sampler: "consistency"},
-    settings={"log-normal.mean": -0.8, "log-normal.std": 1.6, "train.lr": 1e-5},
+    settings={
+        "consistency.steps": (1,),
+        "log-normal.mean": -0.8,
+        "log-normal.std": 1.6,
+        "train.lr": 1e-5,
+    },
     makes="generator",
     starts_from="teacher",
     players=lambda config, train: {"fake": Player(build_fake_loss, updates=config.updates)},

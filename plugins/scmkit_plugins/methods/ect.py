@@ -1,5 +1,6 @@
 """ECT: easy consistency tuning, whose two times draw together from stage to stage."""
 
+import math
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -15,6 +16,9 @@ from scmkit.plugin import Context, Plugin, Slot
 from scmkit.types import Key, Scalar
 from scmkit_plugins.methods._data_tangent import build_data_tangent
 
+NARROWEST = 2**17
+"""How much narrower the gap may become: its complement, 1 - gap, gives it back to a hundredth in float32."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -28,6 +32,13 @@ class Options:
     """How fast that fades with the noise level."""
     stages: Annotated[int, Ge(1)] = 8
     """Stages of a training."""
+
+    def __post_init__(self) -> None:
+        if self.stages * math.log(self.q) > math.log(NARROWEST):
+            raise ValueError(
+                f"q={self.q:g} and stages={self.stages} make the gap q**stages times narrower, and "
+                f"beyond {NARROWEST} float32 tells the two times apart no more"
+            )
 
 
 class ECTLoss(AbstractLoss):
@@ -69,7 +80,7 @@ plugin = Plugin(
     summary="easy consistency tuning (arXiv 2406.14548)",
     provides={Slot.loss: build_loss, Slot.tangent: build_data_tangent},
     config=Options,
-    uses=(Slot.distance,),
+    uses=(Slot.distance, Slot.coupling),
     suggests={Slot.sampler: "consistency"},
     settings={
         "log-normal.mean": -1.1,

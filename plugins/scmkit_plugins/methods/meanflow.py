@@ -77,6 +77,7 @@ plugin = Plugin(
     summary="MeanFlow, and improved MeanFlow (arXiv 2505.13447, 2512.02012)",
     provides={Slot.loss: build_loss, Slot.tangent: build_data_tangent},
     config=Options,
+    uses=(Slot.coupling,),
     suggests={Slot.sampler: "flow-map"},
     settings={
         "log-normal.mean": -0.4,

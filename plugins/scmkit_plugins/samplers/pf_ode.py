@@ -86,4 +86,5 @@ plugin = Plugin(
     summary="the probability-flow ODE by any diffrax solver",
     provides={Slot.sampler: build},
     config=Options,
+    samples_from=("diffusion", "flow-map"),
 )
