@@ -83,7 +83,8 @@ def info(
 ) -> None:
     """Describe a plugin: its slots, summary and options; of a network also its size.
 
-    Sizes are of every preset that was not set, computed from shapes: nothing is allocated.
+    Sizes are of every preset that was not set, computed from shapes: nothing is allocated. What a plugin
+    suggests may depend on its options, such as those set.
 
     Example: scmkit plugins info dit -p adaln --set dit.preset=XL
     """
@@ -97,6 +98,7 @@ def info(
     else:
         from scmkit.composing.entries import find
         from scmkit.composing.loading import load
+        from scmkit.composing.options import settings_of
         from scmkit.plugin import Slot
         from scmkit_cli.sizes import print_sizes
 
@@ -107,12 +109,15 @@ def info(
         say(f"slots: {', '.join(plugin.provides)}")
         if plugin.makes:
             say(f"makes: a {plugin.makes} model, starting from {STARTS[plugin.starts_from]}")
+        if Slot.sampler in plugin.provides:
+            say(f"samples from: {', '.join(plugin.samples_from)} models")
         for slot, other in plugin.suggests.items():
             say(f"suggests: {slot} = {other}")
-        for key, value in plugin.settings.items():
-            say(f"suggests: --set {key}={value}")
+        own = by_plugin(parse_settings(settings)).get(entry.name, {})
+        for key, value in settings_of(plugin, own).items():
+            say(f"suggests: --set {key}={_typed(value)}")
         for makes, suits in plugin.settings_for.items():
-            shown = " ".join(f"--set {key}={value}" for key, value in suits.items())
+            shown = " ".join(f"--set {key}={_typed(value)}" for key, value in suits.items())
             say(f"suggests for {makes} models: {shown}")
         options = option_help(plugin.config)
         sizes = print_sizes if Slot.network in plugin.provides else None
@@ -124,6 +129,11 @@ def info(
             say(f"      {option.summary}")
     if sizes:
         sizes(name, beside or [], shape, classes, parse_settings(settings))
+
+
+def _typed(value: object) -> str:
+    """A value as `--set` takes it."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 @app.command()

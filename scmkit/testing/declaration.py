@@ -6,6 +6,7 @@ import inspect
 import json
 import re
 
+from scmkit.composing.options import settings_of
 from scmkit.plugin import API_VERSION, Plugin, Slot
 from scmkit.settings import configure, option_help
 from scmkit.testing.check import require
@@ -44,7 +45,10 @@ def slots_exist_and_factories_are_callable(plugin: Plugin) -> None:
         require(callable(factory), f"the factory of '{slot}' is a {type(factory).__name__}")
     for slot in plugin.suggests:
         require(slot in list(Slot), f"suggests a plugin for '{slot}', which is no slot")
-    for name in plugin.settings:
+
+
+def settings_are_named_as_for_set(plugin: Plugin) -> None:
+    for name in settings_of(plugin, {}):
         require(
             re.fullmatch(r"[^.\s]+\.\S+", name),
             f"setting '{name}' must be named PLUGIN.OPTION, as for --set",
@@ -120,6 +124,7 @@ CHECKS = (
     summary_is_one_line,
     api_is_the_present_one,
     slots_exist_and_factories_are_callable,
+    settings_are_named_as_for_set,
     required_modules_are_installed,
     options_are_a_frozen_dataclass_with_defaults,
     options_are_documented,

@@ -138,6 +138,25 @@ def the_order_of_a_batch_is_nothing(given: Losing) -> None:
         )
 
 
+def noise_of_a_coupling_is_taken_as_declared(given: Losing) -> None:
+    batch, keys = given.batch, jr.split(jr.key(0), N)
+    values = [
+        eqx.filter_jit(losses)(
+            given.players["generator"],
+            given.scene,
+            Sample(batch.x0, batch.cond, jr.normal(jr.key(seed), batch.x0.shape)),
+            keys,
+        ).value
+        for seed in (3, 4)
+    ]
+    looks, declared = bool(jnp.any(values[0] != values[1])), Slot.coupling in given.plugin.uses
+    require(
+        looks == declared,
+        f"the loss {'takes' if looks else 'does not take'} the noise of a sample that has its own, "
+        f"but Slot.coupling is {'' if declared else 'not '}among what the plugin uses",
+    )
+
+
 def followers_gain_between_none_and_all(given: Losing) -> None:
     for name, follower in given.followers.items():
         require(
@@ -210,6 +229,7 @@ FAMILY = Family(
         losses_train_their_own_arrays,
         the_key_decides,
         the_order_of_a_batch_is_nothing,
+        noise_of_a_coupling_is_taken_as_declared,
         followers_gain_between_none_and_all,
         stages_ascend,
     ),

@@ -15,6 +15,7 @@ from scmkit.composing.footprint import products
 from scmkit.composing.recipe import Recipe
 from scmkit.interfaces import (
     AbstractBatchLoss,
+    AbstractCoupling,
     AbstractLoss,
     AbstractTangentEstimator,
     Conditioning,
@@ -96,6 +97,18 @@ def _held(loss: Any, what: str, out: Any, shape: tuple[int, ...]) -> LossOutput:
     return out
 
 
+def _hold_coupling(coupling: AbstractCoupling, batch: Sample, key: Key) -> None:
+    """A coupling's answer, by its shapes, against its interface."""
+    out = eqx.filter_eval_shape(coupling, batch, key=key)
+    expect_kind(coupling, "coupling", out, Sample)
+    shape = batch.x0.shape
+    for name, value in {"x0": out.x0, "eps": out.eps}.items():
+        expect_array(coupling, f"coupling as '{name}'", value, shape, batch.x0.dtype)
+    if batch.cond.label is not None:
+        label = batch.cond.label
+        expect_array(coupling, "coupling as 'cond.label'", out.cond.label, shape[:1], label.dtype)
+
+
 def _gradient(recipe: Recipe, name: str, key: Key) -> Any:
     """The gradient of one player over one (micro-)batch, every part of it held against its interface."""
     assembly = build(recipe, key=key, teacher=build_model(recipe, key=key))
@@ -103,6 +116,9 @@ def _gradient(recipe: Recipe, name: str, key: Key) -> Any:
     n = recipe.train.batch_size // recipe.train.accumulate
     x0 = jnp.zeros((n, *recipe.data.shape), jnp.float32)
     batch = Sample(x0, Conditioning(jnp.zeros(n, jnp.int32) if recipe.data.num_classes else None))
+    if assembly.coupling is not None:
+        _hold_coupling(assembly.coupling, batch, key)
+        batch = Sample(x0, batch.cond, jnp.zeros_like(x0))
     setting = setting_of(assembly)
     setting = eqx.tree_at(lambda s: s.tangent, setting, _CheckedTangent(setting.tangent))
     setting = checked(setting)
@@ -111,5 +127,6 @@ def _gradient(recipe: Recipe, name: str, key: Key) -> Any:
     module, loss = modules[name]
     what = "loss" if name == GENERATOR else f"loss of player '{name}'"
     together = isinstance(loss, AbstractBatchLoss)
-    trained = (checked(module), (_CheckedBatchLoss if together else _CheckedLoss)(loss, what))
+    held = (_CheckedBatchLoss if together else _CheckedLoss)(loss, what)
+    trained = checked((module, held))
     return eqx.filter_grad(objective, has_aux=True)(trained, scene, batch, jr.split(key, n))

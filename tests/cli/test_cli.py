@@ -265,7 +265,8 @@ def test_guidance_of_a_model_that_never_drew_without_a_label(scmkit, tmp_path):
 def test_guidance_of_a_student_that_was_not_told(scmkit, run, tmp_path):
     code, _, err = scmkit("sample", run, "--guidance", 2, "--out", tmp_path / "x.npy")
     assert code == 2
-    assert "train with --set scd.guidance_range=1,2" in err
+    assert "is a consistency model that is told no strength" in err
+    assert "distil one with scd and --set scd.guidance_range=1,2" in err
 
 
 def test_convert_names_what_is_wrong(scmkit, tmp_path):
