@@ -516,3 +516,11 @@ def test_signals_save_and_exit(tmp_path, number, code):
     assert "continue with `scmkit resume" in line
     saved = list(Path(tmp_path / "r" / "checkpoints").iterdir())
     assert len(saved) == 1
+
+
+def test_plugins_info_suggests_what_suits_the_options(scmkit):
+    command = ("plugins", "info", "progressive-distillation")
+    assert "suggests: --set flow-map.steps=1\n" in scmkit(*command)[1]
+    changed = ("--set", "progressive-distillation.last=4")
+    assert "suggests: --set flow-map.steps=4\n" in scmkit(*command, *changed)[1]
+    assert "samples from: diffusion, flow-map models\n" in scmkit("plugins", "info", "pf-ode")[1]

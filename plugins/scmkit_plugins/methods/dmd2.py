@@ -24,11 +24,11 @@ class Options:
 
 
 class MatchingLoss(AbstractLoss):
-    r"""A value whose gradient in the generated `x` is $(D_{fake} - D_{real}) / \overline{|x - D_{real}|}$.
+    r"""A value whose gradient in the generated $x$ is $(D_{fake} - D_{real}) / n\overline{|x - D_{real}|}$.
 
-    $D_{real}$ is the teacher's. Both denoisers look at `x` noised anew; in expectation this is the gradient
-    of the Kullback-Leibler divergence between the noised distributions (arXiv 2311.18828, Eqs. 7 and 8;
-    arXiv 2405.14867).
+    $D_{real}$ is the teacher's, $n$ the number of values of $x$. Both denoisers look at $x$ noised anew; in
+    expectation this is the gradient of the Kullback-Leibler divergence between the noised distributions
+    (arXiv 2311.18828, Eqs. 7 and 8; arXiv 2405.14867).
     """
 
     def __call__(self, model: Model, scene: Scene, sample: Sample, *, key: Key) -> LossOutput:

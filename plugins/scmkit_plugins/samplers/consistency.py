@@ -24,8 +24,12 @@ class ConsistencySampler(AbstractSampler):
     """
 
     angles: Float[Array, " k"] = eqx.field(converter=lambda a: jnp.asarray(a, jnp.float32))
-    usual_steps: tuple[int, ...] = eqx.field(static=True, default=(1, 2))
+    steps: tuple[int, ...] = eqx.field(static=True, default=(1, 2))
     traces_steps: ClassVar[bool] = True
+
+    @property
+    def usual_steps(self) -> tuple[int, ...]:
+        return self.steps
 
     def deterministic(self, steps: int) -> bool:
         return steps == 1
