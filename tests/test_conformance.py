@@ -205,8 +205,8 @@ class Coupling(AbstractCoupling):
     def __call__(self, batch: Any, *, key: Any) -> Any:
         key = jr.key(0) if self.wrong == "key" else key
         eps = jr.normal(key, batch.x0.shape) * (3 if self.wrong == "wide" else 1)
-        if self.wrong == "shape":
-            eps = eps[..., :1]
+        if self.wrong == "dtype":
+            eps = eps.astype(jnp.bfloat16)
         cond = UNCONDITIONED if self.wrong == "label" else batch.cond
         return Sample(batch.x0, cond, None if self.wrong == "none" else eps)
 
@@ -302,7 +302,7 @@ WRONG = (
             Slot.coupling: part(lambda _, wrong=wrong: Coupling(wrong))
         }
         for wrong, check in {
-            "shape": "every_sample_has_noise",
+            "dtype": "every_sample_has_noise",
             "label": "samples_keep_their_labels",
             "wide": "noise_is_normal",
             "key": "the_key_decides",
