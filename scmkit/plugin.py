@@ -206,8 +206,7 @@ class Plugin:
     - `stages`: `(config, train)` -> the steps, ascending, at which a new stage begins: the optimizer and its
         learning-rate schedule start anew.
     - `example`: shape and number of classes of a network's best-known data, for its size in `plugins info`.
-    - `requires`: importable modules it needs beyond its package's own dependencies, each with the
-        command that installs it.
+    - `requires`: modules it needs beyond its package's dependencies, each with the command that installs it.
     - `api`: the plugin API it was written for.
     """
 

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from scmkit.composing.blame import blaming
 from scmkit.composing.dotted import flatten, only, part, section
 from scmkit.composing.entries import find
 from scmkit.composing.filling import Filling
@@ -21,6 +22,7 @@ def makes(filling: Filling) -> Makes:
     return made
 
 
+@blaming()
 def settings_of(plugin: Plugin, options: Mapping[str, Any]) -> Mapping[str, Any]:
     """What a plugin with the given options recommends; raises `PluginError` for what is no setting."""
     found = plugin.settings
@@ -44,9 +46,9 @@ def recommended(
 ) -> dict[str, Any]:
     """The settings that the owners of slots recommend for parts of the recipe, and over them the data set's.
 
-    Of several owners the first named wins; settings for the kind of model win over those for any. A plugin
-    whose recommendations depend on its options has those that were `chosen` or that others recommend
-    whatever theirs are.
+    Of several owners the first named wins; settings for the kind of model win over those for any. Where a
+    plugin's recommendations depend on its options, these are the `chosen` ones, else what other plugins
+    recommend whatever their own options are.
     """
     names = reversed(dict.fromkeys(filling.owners.values()))
     plugins: list[Plugin] = [filling.plugins[name][1] for name in names]

@@ -17,11 +17,12 @@ from scmkit_cli.options import by_plugin, parse_settings
 
 from scmkit import Recipe, Run, build, build_model, compose
 from scmkit.composing.datasets import dataset_of
+from scmkit.composing.options import settings_of
 from scmkit.composing.recipe import TeacherRecord
 from scmkit.composing.recipe_file import override, read_recipe
 from scmkit.composing.slots import RECIPE_SLOTS, SLOTS, default_network
 from scmkit.errors import OptionError, PluginError, UsageError, brief
-from scmkit.plugin import API_VERSION, MODEL_SLOTS, OPTIONAL_SLOTS, Slot
+from scmkit.plugin import API_VERSION, MODEL_SLOTS, OPTIONAL_SLOTS, Plugin, Slot
 from scmkit.settings import TrainingSettings, configure, option_help
 
 TINY = {"mlp.width": 8, "mlp.depth": 1, "mlp.embedding_dim": 8}
@@ -590,6 +591,22 @@ def test_a_runs_recipe_composes_again_with_players_and_data_options(tmp_path):
     other = compose(asked.plugins, data=asked.data, base=asked.settings)
     assert (other.players_train, other.sampler) == ({}, "consistency")
     assert not other.data.clip
+
+
+@pytest.mark.parametrize(
+    ("recommends", "said"),
+    [
+        (lambda config: None, "'odd' recommends a NoneType as its settings"),
+        (
+            lambda config: {"lr": 1.0},
+            "recommends the setting 'lr', which must be named PLUGIN.OPTION",
+        ),
+    ],
+)
+def test_recommendations_that_are_no_settings(recommends, said):
+    odd = Plugin("odd", "a sampler", {Slot.sampler: lambda config: None}, settings=recommends)
+    with pytest.raises(PluginError, match=said):
+        settings_of(odd, {})
 
 
 def test_what_served_a_runs_loss_goes_with_it(tmp_path):

@@ -24,12 +24,8 @@ class ConsistencySampler(AbstractSampler):
     """
 
     angles: Float[Array, " k"] = eqx.field(converter=lambda a: jnp.asarray(a, jnp.float32))
-    steps: tuple[int, ...] = eqx.field(static=True, default=(1, 2))
+    usual_steps: tuple[int, ...] = eqx.field(static=True, default=(1, 2))
     traces_steps: ClassVar[bool] = True
-
-    @property
-    def usual_steps(self) -> tuple[int, ...]:
-        return self.steps
 
     def deterministic(self, steps: int) -> bool:
         return steps == 1
@@ -85,7 +81,7 @@ class Options:
 
 
 def build(config: Options) -> ConsistencySampler:
-    return ConsistencySampler(config.angles, config.steps)
+    return ConsistencySampler(angles=config.angles, usual_steps=config.steps)
 
 
 plugin = Plugin(
