@@ -159,26 +159,25 @@ class Plugin:
         factory then `itself`; constraints by `typing.Annotated` with `annotated_types` (`Gt(0)`) are
         checked. Its field docstrings are shown by `plugins info`.
     - `suggests`: plugins for slots that nobody named, such as the sampler that fits a loss.
-    - `settings`: recommended settings of other plugins and of training, under the names `--set` takes
-        (`"train.lr"`, `"log-normal.mean"`). A data set's win over a loss's, the user's over all.
-    - `settings_for`: settings recommended by the kind of model that is trained (`Makes`): what a data set
-        knows of training on it.
+    - `settings`: recommended settings of other plugins and of training, as `--set` names them (`"train.lr"`),
+        or a function of its options that returns them. A data set's win over a loss's, the user's over all.
+    - `settings_for`: the same by the kind of model that is trained: what a data set knows of training on it.
     - `makes`: the kind of model that its loss leaves behind; every plugin that fills the loss slot says it.
+    - `samples_from`: the kinds of model that its sampler draws from.
     - `starts_from`: whether training needs a teacher, takes only its weights, or starts from scratch.
     - `noise_labels`: times the model is told: 2 for flow maps.
     - `conditions`: what the model must be told beside time and label, given the plugin's options: names of
         scalars in `Conditioning`. A loss that draws guidance strengths names `"guidance"`.
     - `drops_labels`: whether a model that its loss trained, given the options, also saw samples without
         their label, without which there is nothing for guidance to lead away from.
-    - `uses`: the optional slots that its loss looks at: `Slot.distance`, where it compares samples.
+    - `uses`: the optional slots that its loss looks at: `Slot.distance`, where it compares samples, and
+        `Slot.coupling`, where the noise of a sample is its own if it has any, as `noised` takes it.
     - `players`, `followers`: `(config, train)` -> what is trained beside the generator and what lags behind,
         by name. The name `"generator"` is taken.
     - `stages`: `(config, train)` -> the steps, ascending, at which a new stage begins: the optimizer and its
         learning-rate schedule start anew.
-    - `example`: shape and number of classes of the data that a network is best known for; `plugins info`
-        shows its size there.
-    - `requires`: importable modules it needs beyond its package's own dependencies, each with the
-        command that installs it.
+    - `example`: shape and number of classes of a network's best-known data, for its size in `plugins info`.
+    - `requires`: modules it needs beyond its package's dependencies, each with the command that installs it.
     - `api`: the plugin API it was written for.
     """
 
@@ -187,9 +186,10 @@ class Plugin:
     provides: Mapping[Slot, Factory]
     config: type = NoOptions
     suggests: Mapping[Slot, str] = field(default_factory=dict)
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] | Callable[[Any], Mapping[str, Any]] = field(default_factory=dict)
     settings_for: Mapping[Makes, Mapping[str, Any]] = field(default_factory=dict)
     makes: Makes | None = None
+    samples_from: Collection[Makes] = get_args(Makes)
     starts_from: StartsFrom = "scratch"
     noise_labels: Literal[1, 2] = 1
     conditions: Callable[[Any], Collection[str]] = lambda config: ()

@@ -8,6 +8,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
 import pytest
 from mnist_format import write_mnist_format
@@ -16,8 +17,11 @@ from scmkit.composing.entries import entries, find
 from scmkit.composing.loading import load
 from scmkit.data import ArrayDataset
 from scmkit.interfaces import (
+    UNCONDITIONED,
     AbstractAttention,
     AbstractBatchLoss,
+    AbstractCoupling,
+    AbstractDistance,
     AbstractLoss,
     AbstractMetric,
     AbstractNoiseProcess,
@@ -26,6 +30,7 @@ from scmkit.interfaces import (
     Coefficients,
     Evaluation,
     LossOutput,
+    Sample,
     Statistics,
 )
 from scmkit.losses import noised
@@ -175,6 +180,37 @@ class Loss(AbstractLoss):
         return LossOutput(jnp.mean(gap**2), {}, ratio)
 
 
+class Distance(AbstractDistance):
+    """The Euclidean distance, or something wrong."""
+
+    wrong: str
+
+    def __call__(self, x: Any, y: Any) -> Any:
+        square = jnp.sum((x - y) ** 2)
+        return {
+            "vector": (x - y) ** 2,
+            "negative": -square,
+            "offset": square + 1,
+            "root": jnp.sqrt(square),
+            "one-sided": square * (1 + x.ravel()[0] ** 2),
+            "constant": jax.lax.stop_gradient(square),
+        }[self.wrong]
+
+
+class Coupling(AbstractCoupling):
+    """Fresh noise, or something wrong."""
+
+    wrong: str
+
+    def __call__(self, batch: Any, *, key: Any) -> Any:
+        key = jr.key(0) if self.wrong == "key" else key
+        eps = jr.normal(key, batch.x0.shape) * (3 if self.wrong == "wide" else 1)
+        if self.wrong == "dtype":
+            eps = eps.astype(jnp.bfloat16)
+        cond = UNCONDITIONED if self.wrong == "label" else batch.cond
+        return Sample(batch.x0, cond, None if self.wrong == "none" else eps)
+
+
 class Turning(AbstractBatchLoss):
     """A loss that looks at where a sample stands in its batch."""
 
@@ -238,11 +274,41 @@ WRONG = (
             Slot.loss: part(lambda _: Loss("ratio"))
         },
         "loss[vector]/the_order_of_a_batch_is_nothing": {Slot.loss: part(lambda _: Turning())},
+        "loss[vector]/noise_of_a_coupling_is_taken_as_declared": {
+            Slot.loss: part(lambda _: Loss("undeclared"))
+        },
         "dataset/samples_are_float32_of_one_shape": {Slot.dataset: data},
         "dataset/samples_lie_on_their_levels": {Slot.dataset: data},
         "dataset/statistics_are_those_of_the_train_split": {Slot.dataset: data},
         "dataset/the_splits_are_different_data": {Slot.dataset: data},
     }
+    | {
+        f"distance[image]/{check}": {Slot.distance: part(lambda _, wrong=wrong: Distance(wrong))}
+        for wrong, check in {
+            "vector": "distances_are_float32_scalars",
+            "negative": "distances_are_not_negative",
+            "offset": "equal_samples_are_no_distance_apart",
+            "one-sided": "the_order_of_two_samples_is_nothing",
+            "constant": "gradients_are_right",
+        }.items()
+    }
+    | {
+        "distance[vector]/equal_samples_are_no_distance_apart": {
+            Slot.distance: part(lambda _: Distance("root"))
+        }
+    }
+    | {
+        f"coupling[labelled-image]/{check}": {
+            Slot.coupling: part(lambda _, wrong=wrong: Coupling(wrong))
+        }
+        for wrong, check in {
+            "dtype": "every_sample_has_noise",
+            "label": "samples_keep_their_labels",
+            "wide": "noise_is_normal",
+            "key": "the_key_decides",
+        }.items()
+    }
+    | {"coupling[vector]/every_sample_has_noise": {Slot.coupling: part(lambda _: Coupling("none"))}}
     | {
         f"metric/{check}": {Slot.metric: lambda _, wrong=wrong: Metric(wrong)}
         for wrong, check in {

@@ -58,8 +58,8 @@ def guided(
         return run.model
     if run.recipe.makes != "diffusion":
         raise UsageError(
-            f"--guidance: '{run.path}' is a consistency model that was not distilled with a range of "
-            "strengths; train with --set scd.guidance_range=1,2"
+            f"--guidance: '{run.path}' is a {run.recipe.makes} model that is told no strength; guide a "
+            "diffusion model, or distil one with scd and --set scd.guidance_range=1,2"
         )
     if guide is None and not run.recipe.data.num_classes:
         raise UsageError(

@@ -87,7 +87,8 @@ def info(
 ) -> None:
     """Describe a plugin: its slots, summary and options, who plays in a method, and a network's size.
 
-    Sizes are of every preset that was not set, computed from shapes: nothing is allocated.
+    Sizes are of every preset that was not set, computed from shapes: nothing is allocated. What a plugin
+    suggests may depend on its options, such as those set.
 
     Example: scmkit plugins info dit -p adaln --set dit.preset=XL
     """
@@ -101,6 +102,7 @@ def info(
     else:
         from scmkit.composing.entries import find
         from scmkit.composing.loading import load
+        from scmkit.composing.options import settings_of
         from scmkit.plugin import Slot
         from scmkit_cli.players import print_players
         from scmkit_cli.sizes import print_sizes
@@ -112,12 +114,15 @@ def info(
         say(f"slots: {', '.join(plugin.provides)}")
         if plugin.makes:
             say(f"makes: a {plugin.makes} model, starting from {STARTS[plugin.starts_from]}")
+        if Slot.sampler in plugin.provides:
+            say(f"samples from: {', '.join(plugin.samples_from)} models")
         for slot, other in plugin.suggests.items():
             say(f"suggests: {slot} = {other}")
-        for key, value in plugin.settings.items():
-            say(f"suggests: --set {key}={value}")
+        own = by_plugin(parse_settings(settings)).get(entry.name, {})
+        for key, value in settings_of(plugin, own).items():
+            say(f"suggests: --set {key}={_typed(value)}")
         for makes, suits in plugin.settings_for.items():
-            shown = " ".join(f"--set {key}={value}" for key, value in suits.items())
+            shown = " ".join(f"--set {key}={_typed(value)}" for key, value in suits.items())
             say(f"suggests for {makes} models: {shown}")
         print_players(plugin, *_configured(plugin, entry.name, parse_settings(settings)))
         options = option_help(plugin.config)
@@ -136,11 +141,18 @@ def _configured(
     plugin: "Plugin", name: str, settings: dict[str, Any]
 ) -> "tuple[Any, TrainingSettings]":
     """The plugin's options and the training settings that a recipe with these settings would have."""
+    from scmkit.composing.options import settings_of
     from scmkit.settings import TrainingSettings, configure
 
-    given = by_plugin({**plugin.settings, **settings})
+    recommended = settings_of(plugin, by_plugin(settings).get(name, {}))
+    given = by_plugin({**recommended, **settings})
     own, train = given.get(name, {}), given.get("train", {})
     return configure(plugin.config, own, name), configure(TrainingSettings, train, "train")
+
+
+def _typed(value: object) -> str:
+    """A value as `--set` takes it."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 @app.command()

@@ -31,8 +31,8 @@ def train(
         str | None,
         typer.Option(
             metavar="NAME|PATH",
-            help="An embedded data set (digits, two-moons, checkerboard, gmm) or the path of a store "
-            "made by `scmkit data import`. Default: digits.",
+            help="A data set's plugin (digits, fashion-mnist, two-moons, checkerboard, gmm) or the path of a "
+            "store made by `scmkit data import`. Default: digits.",
             show_default=False,
         ),
     ] = None,
@@ -40,8 +40,9 @@ def train(
         str | None,
         typer.Option(
             metavar="RUN",
-            help="A trained run to start from and, for scd, to distill; it may use another noise "
-            "process. Without one a teacher is trained first. 'none' starts sct from fresh weights.",
+            help="A trained run to start from and, where the method distills, to learn from; for scd it may "
+            "use another noise process. Without one a method that starts from a teacher trains it first; "
+            "'none' starts one that needs no more than weights (sct, ect) from fresh ones.",
         ),
     ] = None,
     steps: Annotated[

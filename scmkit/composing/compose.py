@@ -98,11 +98,12 @@ def compose_request(request: Request) -> Recipe:
     given = request.settings
     refuse_undotted(given)
     filling = fill(request.plugins, request.data.shape, _plugins_of_model(request.start))
-    base = only(request.base, {*filling.plugins, "train"})
-    settings = {**recommended(filling, request.dataset), **base, **given}
+    chosen = {**only(request.base, {*filling.plugins, "train"}), **given}
+    settings = {**recommended(filling, request.dataset, chosen), **chosen}
     train = configure(TrainingSettings, section(settings, "train"), "train")
     plugins = {*filling.plugins, *request.dataset}
-    players = player_settings(cast(filling, settings, train, plugins).players, given)
+    others = cast(filling, settings, train, plugins).players
+    players = player_settings(others, {**request.base, **given})
     refuse_strangers(given, {*plugins, *players, *SECTIONS})
     recipe = Recipe(
         slots=_slots(filling, request.dataset),

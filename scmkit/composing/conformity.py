@@ -14,8 +14,8 @@ from scmkit.composing.blame import is_signal, misreturned
 from scmkit.composing.entries import Entry, first_line
 from scmkit.composing.slots import class_name
 from scmkit.errors import PluginError, ScmkitError
-from scmkit.interfaces import AbstractNetwork, Conditioning
-from scmkit.types import Key
+from scmkit.interfaces import AbstractDistance, AbstractNetwork, Conditioning
+from scmkit.types import Key, Scalar
 
 
 def built_by(owner: Entry | str, what: str, kind: type | UnionType, make: Callable[[], Any]) -> Any:
@@ -107,12 +107,23 @@ class CheckedNetwork(AbstractNetwork):
         return F
 
 
+class CheckedDistance(AbstractDistance):
+    """A distance whose answer is held against its interface, wherever it is traced."""
+
+    inner: AbstractDistance
+
+    def __call__(self, x: Float[Array, "*shape"], y: Float[Array, "*shape"]) -> Scalar:
+        distance = self.inner(x, y)
+        expect_array(self.inner, "distance", distance, (), jnp.float32, x.dtype)
+        return distance
+
+
 def checked(tree: T) -> T:
-    """A tree in which every network, such as that of a model, is a `CheckedNetwork`."""
+    """A tree in which networks and distances, such as those of a model and a loss, are held against their
+    interfaces."""
+    kinds = {AbstractNetwork: CheckedNetwork, AbstractDistance: CheckedDistance}
 
-    def is_network(node: object) -> bool:
-        return isinstance(node, AbstractNetwork)
+    def held(node: Any) -> Any:
+        return next((kinds[kind](node) for kind in kinds if isinstance(node, kind)), node)
 
-    return jax.tree.map(
-        lambda node: CheckedNetwork(node) if is_network(node) else node, tree, is_leaf=is_network
-    )
+    return jax.tree.map(held, tree, is_leaf=lambda node: isinstance(node, tuple(kinds)))

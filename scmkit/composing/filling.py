@@ -7,10 +7,16 @@ from scmkit.composing.entries import Entry, find
 from scmkit.composing.loading import load
 from scmkit.composing.slots import RECIPE_SLOTS, SLOTS
 from scmkit.errors import PluginError, did_you_mean
-from scmkit.plugin import Plugin, Slot
+from scmkit.plugin import OPTIONAL_SLOTS, Plugin, Slot
 
 CLAIMED = (*RECIPE_SLOTS, Slot.sampler)
 """The slots of one owner each, which a plugin named as a whole claims; trackers may be many."""
+
+UNUSED = {
+    Slot.distance: "compares no samples",
+    Slot.coupling: "does not look at the noise of a coupling",
+}
+"""What a loss does that has no use for an optional slot."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +95,7 @@ def fill(plugins: Sequence[str], shape: tuple[int, ...], inherited: Mapping[Slot
         inherited = {s: name for s, name in inherited.items() if s is not Slot.parameterization}
     defaults = {slot: row.default_for(shape) for slot, row in SLOTS.items()}
     fallback = {slot: n for slot, n in defaults.items() if n} | {**inherited, **suggested}
-    _fit_distance(draft, fallback)
+    _fit_loss(draft, fallback)
     _fill_the_rest(draft, fallback, inherited)
     _refuse_empty(draft)
     # Defaults have their say too: the sampler must fit the loss, whoever chose it.
@@ -135,17 +141,17 @@ def _fill_by_plugins(draft: _Draft, references: Sequence[str]) -> None:
             raise _without_slot(name, plugin)
 
 
-def _fit_distance(draft: _Draft, fallback: dict[Slot, str]) -> None:
-    """No distance where the loss has no use for one."""
+def _fit_loss(draft: _Draft, fallback: dict[Slot, str]) -> None:
+    """No distance and no coupling where the loss has no use for one."""
     _, loss = draft.load(draft.owners.get(Slot.loss, fallback[Slot.loss]))
-    if Slot.distance in loss.uses:
-        return
-    if Slot.distance in draft.owners:
-        raise PluginError(
-            f"'{loss.name}' compares no samples: leave the distance "
-            f"'{draft.owners[Slot.distance]}' out"
-        )
-    del fallback[Slot.distance]
+    for slot in OPTIONAL_SLOTS:
+        if slot in loss.uses:
+            continue
+        if slot in draft.owners:
+            raise PluginError(
+                f"'{loss.name}' {UNUSED[slot]}: leave the {slot} '{draft.owners[slot]}' out"
+            )
+        fallback.pop(slot, None)
 
 
 def _fill_the_rest(
@@ -173,10 +179,17 @@ def _refuse_empty(draft: _Draft) -> None:
 
 
 def _fill_sampler(draft: _Draft, fallback: Mapping[Slot, str]) -> None:
-    """The sampler that was named, suggested or is the default."""
+    """The sampler that was named, suggested or is the default, if it is one for what the loss makes."""
     if Slot.sampler not in draft.owners:
         name, _ = draft.load_unnamed(Slot.sampler, fallback[Slot.sampler])
         draft.owners[Slot.sampler] = name
+    name, sampler = draft.load(draft.owners[Slot.sampler])
+    made = draft.load(draft.owners[Slot.loss])[1].makes
+    if made not in sampler.samples_from:
+        raise PluginError(
+            f"the sampler '{name}' draws from {' and '.join(sampler.samples_from)} models, and "
+            f"'{draft.owners[Slot.loss]}' makes a {made} model; name another with --plugin sampler=NAME"
+        )
 
 
 def _expect_slot(name: str, plugin: Plugin, slot: Slot) -> None:

@@ -1,17 +1,18 @@
 """Which options every part of a recipe has: those that plugins recommend, and over them the user's."""
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from scmkit.composing.blame import blaming
 from scmkit.composing.cast import Cast, cast_of
-from scmkit.composing.dotted import only, part, section
+from scmkit.composing.dotted import flatten, only, part, section
 from scmkit.composing.entries import Entry, find
 from scmkit.composing.filling import Filling
 from scmkit.composing.loading import load
 from scmkit.composing.recipe import PluginRecord, Recipe
 from scmkit.errors import OptionError, PluginError, did_you_mean
-from scmkit.plugin import MODEL_SLOTS, Makes, Player, Slot
+from scmkit.plugin import MODEL_SLOTS, Makes, Player, Plugin, Slot
 from scmkit.settings import PLAYER_OPTIONS, TrainingSettings, configure
 
 
@@ -22,23 +23,50 @@ def makes(filling: Filling) -> Makes:
     return made
 
 
-def recommended(filling: Filling, dataset: Mapping[str, PluginRecord]) -> dict[str, Any]:
+@blaming()
+def settings_of(plugin: Plugin, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a plugin with the given options recommends; raises `PluginError` for what is no setting."""
+    found = plugin.settings
+    if callable(found):
+        found = found(configure(plugin.config, options, plugin.name))
+    if not isinstance(found, Mapping):
+        raise PluginError(
+            f"plugin '{plugin.name}' recommends a {type(found).__name__} as its settings, which must be a "
+            "mapping of PLUGIN.OPTION to value"
+        )
+    for key in found:
+        if not (isinstance(key, str) and all(key.partition("."))):
+            raise PluginError(
+                f"plugin '{plugin.name}' recommends the setting {key!r}, which must be named PLUGIN.OPTION"
+            )
+    return found
+
+
+def recommended(
+    filling: Filling, dataset: Mapping[str, PluginRecord], chosen: Mapping[str, Any]
+) -> dict[str, Any]:
     """The settings that the owners of slots recommend for parts of the recipe, and over them the data set's.
 
-    Of several owners the first named wins; settings for the kind of model win over those for any.
+    Of several owners the first named wins; settings for the kind of model win over those for any. Where a
+    plugin's recommendations depend on its options, these are the `chosen` ones, else what other plugins
+    recommend whatever their own options are.
     """
     names = reversed(dict.fromkeys(filling.owners.values()))
     plugins = [filling.plugins[name] for name in names]
     of_data = [find(f"{record.package}:{name}") for name, record in dataset.items()]
     plugins += [(entry, load(entry)) for entry in of_data]
-    layers = [(entry, plugin.settings) for entry, plugin in plugins]
-    layers += [(entry, plugin.settings_for.get(makes(filling), {})) for entry, plugin in plugins]
+    for_kind = [(entry, plugin.settings_for.get(makes(filling), {})) for entry, plugin in plugins]
+    fixed = [plugin.settings for _, plugin in plugins if not callable(plugin.settings)]
+    known = flatten({name: record.config for name, record in dataset.items()})
+    options = {**_merged([*fixed, *(layer for _, layer in for_kind)]), **chosen, **known}
+    layers = [
+        (entry, settings_of(plugin, section(options, plugin.name))) for entry, plugin in plugins
+    ]
     kinds = {name: plugin.config for name, (_, plugin) in filling.plugins.items()}
     kinds["train"] = TrainingSettings
-    for entry, layer in layers:
+    for entry, layer in (*layers, *for_kind):
         _expect_options(entry, layer, kinds)
-    settings = {key: value for _, layer in layers for key, value in layer.items()}
-    return only(settings, kinds)
+    return only(_merged([layer for _, layer in (*layers, *for_kind)]), kinds)
 
 
 def _expect_options(entry: Entry, layer: Mapping[str, Any], kinds: Mapping[str, type]) -> None:
@@ -48,6 +76,11 @@ def _expect_options(entry: Entry, layer: Mapping[str, Any], kinds: Mapping[str, 
             configure(kinds[name], section(layer, name), name)
         except OptionError as error:
             raise PluginError(f"{entry} recommends what cannot be: {error}") from None
+
+
+def _merged(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Several tables of settings as one, in which the later win."""
+    return {key: value for layer in layers for key, value in layer.items()}
 
 
 def options_of_model(recipe: Recipe) -> dict[str, Any]:
@@ -74,12 +107,13 @@ def cast(
 
 
 def player_settings(
-    players: Mapping[str, Player], given: Mapping[str, Any]
+    players: Mapping[str, Player], chosen: Mapping[str, Any]
 ) -> dict[str, dict[str, Any]]:
-    """The training settings that players have of their own, by name, with the user's `given` over them."""
+    """The training settings that players have of their own, by name, and over them those `chosen` by the
+    user, or by a run whose recipe is composed again."""
     own = {}
     for name, player in players.items():
-        asked = {"ema": "none", **player.settings, **section(given, name)}
+        asked = {"ema": "none", **player.settings, **section(chosen, name)}
         foreign = [option for option in asked if option not in PLAYER_OPTIONS]
         if foreign:
             raise OptionError(

@@ -12,7 +12,7 @@ from scmkit.composing.loading import load
 from scmkit.composing.recipe import Recipe
 from scmkit.composing.slots import RECIPE_SLOTS
 from scmkit.errors import OptionError, RunError, UsageError, brief
-from scmkit.plugin import Slot
+from scmkit.plugin import OPTIONAL_SLOTS, Slot
 from scmkit.storage.containment import exists, parse_json, parse_toml, read_bounded
 
 
@@ -72,8 +72,10 @@ def _of_run(recipe: Recipe) -> RecipeFile:
     """The arguments of `compose` that make the recipe of a run again."""
     settings: dict[str, Any] = {name: record.config for name, record in recipe.plugins.items()}
     settings["train"] = dataclasses.asdict(recipe.train)
-    settings["data"] = {"sigma_data": recipe.data.sigma_data}
+    settings["data"] = {"sigma_data": recipe.data.sigma_data, "clip": recipe.data.clip}
+    settings |= recipe.players_train
     slots = {slot: name for slot, name in recipe.slots.items() if slot is not Slot.dataset}
+    slots[Slot.sampler] = recipe.sampler
     named = [f"{slot}={recipe.reference(name)}" for slot, name in slots.items()]
     trackers = map(recipe.reference, recipe.trackers)
     return RecipeFile((*named, *trackers), flatten(settings), recipe.data.source, complete=True)
@@ -98,8 +100,11 @@ def override(file: RecipeFile, named: Sequence[str]) -> RecipeFile:
     taken: set[Slot] = set()
     for reference in named:
         slot, equals, name = reference.rpartition("=")
-        provides = load(find(name)).provides
-        taken |= {Slot(slot)} if equals and slot in list(Slot) else set(provides)
+        plugin = load(find(name))
+        filled = {Slot(slot)} if equals and slot in list(Slot) else set(plugin.provides)
+        taken |= filled
+        if Slot.loss in filled:  # What served the other loss only goes with it.
+            taken |= {Slot.sampler, *OPTIONAL_SLOTS}.difference(plugin.uses)
 
     def stays(reference: str) -> bool:
         slot, equals, name = reference.rpartition("=")

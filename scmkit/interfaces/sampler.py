@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int
 
 from scmkit.interfaces.model import AbstractModel
 from scmkit.interfaces.network import Conditioning
-from scmkit.types import AbstractClassVar, Key
+from scmkit.types import AbstractVar, Key
 
 
 class SamplerOutput(eqx.Module):
@@ -21,7 +21,7 @@ class SamplerOutput(eqx.Module):
 class AbstractSampler(eqx.Module):
     """Draws one sample; the caller vmaps."""
 
-    usual_steps: AbstractClassVar[tuple[int, ...]]
+    usual_steps: AbstractVar[tuple[int, ...]]
     """The numbers of steps worth showing where nobody asked for any; the first is the default."""
     traces_steps: ClassVar[bool] = False
     """Whether `steps` may be a traced integer, so that one compiled program serves every number."""

@@ -22,6 +22,7 @@ from scmkit.sampling.drawing import with_guidance as with_guidance
 from scmkit.sampling.grid import DescentOptions as DescentOptions
 from scmkit.sampling.grid import Grid as Grid
 from scmkit.sampling.grid import GridOptions as GridOptions
+from scmkit.sampling.grid import StepCounts as StepCounts
 from scmkit.sampling.grid import angle_of as angle_of
 from scmkit.sampling.grid import ratio_on_grid as ratio_on_grid
 from scmkit.sampling.grid import time_at_angle as time_at_angle

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import jax.numpy as jnp
-from annotated_types import Gt
+from annotated_types import Ge, Gt, MinLen
 from jaxtyping import Array, Float
 
 from scmkit.interfaces import AbstractParameterization
@@ -13,6 +13,10 @@ from scmkit.types import Scalar
 
 Grid = Literal["angle", "karras", "log-snr", "time", "quadratic"]
 """The quantity in which the steps of a grid are equal."""
+
+
+StepCounts = Annotated[tuple[Annotated[int, Ge(1)], ...], MinLen(1)]
+"""Numbers of sampling steps, as the option of a sampler."""
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,10 @@ import jax
 from scmkit.plugin import Plugin, Slot
 from scmkit.testing import (
     attention,
+    coupling,
     dataset,
     declaration,
+    distance,
     embedding,
     features,
     importer,
@@ -38,6 +40,8 @@ FAMILIES: dict[Slot, Family] = {
     Slot.norm: norm.FAMILY,
     Slot.attention: attention.FAMILY,
     Slot.network: network.FAMILY,
+    Slot.distance: distance.FAMILY,
+    Slot.coupling: coupling.FAMILY,
     Slot.tangent: tangent.FAMILY,
     Slot.loss: loss.FAMILY,
     Slot.sampler: sampler.FAMILY,

@@ -11,6 +11,7 @@ import equinox as eqx
 
 from scmkit.composing.cast import SECTIONS, cast_of, expect_gains
 from scmkit.composing.dotted import section
+from scmkit.composing.options import settings_of
 from scmkit.errors import OptionError
 from scmkit.plugin import API_VERSION, Plugin, Slot
 from scmkit.settings import TrainingSettings, configure, option_help
@@ -50,7 +51,10 @@ def slots_exist_and_factories_are_callable(plugin: Plugin) -> None:
         require(callable(factory), f"the factory of '{slot}' is a {type(factory).__name__}")
     for slot in plugin.suggests:
         require(slot in list(Slot), f"suggests a plugin for '{slot}', which is no slot")
-    for name in plugin.settings:
+
+
+def settings_are_named_as_for_set(plugin: Plugin) -> None:
+    for name in settings_of(plugin, {}):
         require(
             re.fullmatch(r"[^.\s]+\.\S+", name),
             f"setting '{name}' must be named PLUGIN.OPTION, as for --set",
@@ -124,7 +128,7 @@ def options_can_be_typed(plugin: Plugin) -> None:
 
 
 def recommended_training_is_possible(plugin: Plugin) -> None:
-    for settings in (plugin.settings, *plugin.settings_for.values()):
+    for settings in (settings_of(plugin, {}), *plugin.settings_for.values()):
         configure(TrainingSettings, section(settings, "train"), "train")
 
 
@@ -142,6 +146,7 @@ CHECKS = (
     summary_is_one_line,
     api_is_the_present_one,
     slots_exist_and_factories_are_callable,
+    settings_are_named_as_for_set,
     required_modules_are_installed,
     options_are_a_frozen_dataclass_with_defaults,
     options_are_documented,

@@ -1,6 +1,6 @@
 """Checks of losses, those of all players, on small networks under each of a few settings."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -52,6 +52,8 @@ class Losing:
     players: Mapping[str, Trained]
     scene: Scene
     batch: Sample
+    uses: Collection[Slot]
+    """The optional slots that the plugin declares its loss to look at."""
 
     def at(self, step: int, player: str, seed: int = 0) -> tuple[LossOutput, Trained]:
         """A player's losses and gradients at a step of training."""
@@ -130,6 +132,25 @@ def the_order_of_a_batch_is_nothing(given: Losing) -> None:
         )
 
 
+def noise_of_a_coupling_is_taken_as_declared(given: Losing) -> None:
+    batch, keys = given.batch, jr.split(jr.key(0), N)
+    values = [
+        eqx.filter_jit(losses)(
+            given.players["generator"],
+            given.scene,
+            Sample(batch.x0, batch.cond, jr.normal(jr.key(seed), batch.x0.shape)),
+            keys,
+        ).value
+        for seed in (3, 4)
+    ]
+    looks, declared = bool(jnp.any(values[0] != values[1])), Slot.coupling in given.uses
+    require(
+        looks == declared,
+        f"the loss {'takes' if looks else 'does not take'} the noise of a sample that has its own, "
+        f"but Slot.coupling is {'' if declared else 'not '}among what the plugin uses",
+    )
+
+
 def arrange(bench: Bench) -> Losing:
     plugin, config = bench.plugin, bench.config
     cast = cast_of(f"plugin '{plugin.name}'", plugin, config, TrainingSettings())
@@ -166,7 +187,7 @@ def arrange(bench: Bench) -> Losing:
     classes = bench.data.num_classes
     x0 = bench.data.sigma_data * jr.normal(jr.key(2), (N, *bench.data.shape))
     label = jnp.arange(N, dtype=jnp.int32) % classes if classes else None
-    return Losing(players, scene, Sample(x0, Conditioning(label)))
+    return Losing(players, scene, Sample(x0, Conditioning(label)), plugin.uses)
 
 
 FAMILY = Family(
@@ -178,6 +199,7 @@ FAMILY = Family(
         losses_train_their_own_arrays,
         the_key_decides,
         the_order_of_a_batch_is_nothing,
+        noise_of_a_coupling_is_taken_as_declared,
     ),
     (Case("vector"), Case("labeled-edm-image", shape=(1, 8, 8), num_classes=4, noise="edm")),
 )

@@ -21,6 +21,7 @@ from scmkit.composing.recipe import Recipe
 from scmkit.errors import PluginError, brief
 from scmkit.interfaces import (
     AbstractBatchLoss,
+    AbstractCoupling,
     AbstractLoss,
     AbstractTangentEstimator,
     Conditioning,
@@ -144,6 +145,18 @@ def _expect_metric_name(loss: Any, what: str, name: Any) -> None:
         raise misreturned(loss, what, f"a metric called {brief(name)}", wanted)
 
 
+def _hold_coupling(coupling: AbstractCoupling, batch: Sample, key: Key) -> None:
+    """A coupling's answer, by its shapes, against its interface."""
+    out = eqx.filter_eval_shape(coupling, batch, key=key)
+    expect_kind(coupling, "coupling", out, Sample)
+    shape = batch.x0.shape
+    for name, value in {"x0": out.x0, "eps": out.eps}.items():
+        expect_array(coupling, f"coupling as '{name}'", value, shape, batch.x0.dtype)
+    if batch.cond.label is not None:
+        label = batch.cond.label
+        expect_array(coupling, "coupling as 'cond.label'", out.cond.label, shape[:1], label.dtype)
+
+
 def _gradient(recipe: Recipe, name: str, key: Key) -> Any:
     """The gradient of one player over one (micro-)batch, every part of it held against its interface."""
     assembly = build(recipe, key=key, teacher=build_model(recipe, key=key))
@@ -151,6 +164,9 @@ def _gradient(recipe: Recipe, name: str, key: Key) -> Any:
     n = recipe.train.batch_size // recipe.train.accumulate
     x0 = jnp.zeros((n, *recipe.data.shape), jnp.float32)
     batch = Sample(x0, Conditioning(jnp.zeros(n, jnp.int32) if recipe.data.num_classes else None))
+    if assembly.coupling is not None:
+        _hold_coupling(assembly.coupling, batch, key)
+        batch = Sample(x0, batch.cond, jnp.zeros_like(x0))
     setting = setting_of(assembly)
     setting = eqx.tree_at(lambda s: s.tangent, setting, _CheckedTangent(setting.tangent))
     setting = checked(setting)
@@ -158,8 +174,6 @@ def _gradient(recipe: Recipe, name: str, key: Key) -> Any:
     modules = {GENERATOR: (assembly.model, assembly.loss), **assembly.players}
     module, loss = modules[name]
     together = isinstance(loss, AbstractBatchLoss)
-    trained = (
-        checked(module),
-        (_CheckedBatchLoss if together else _CheckedLoss)(loss, _loss_of(name)),
-    )
+    held = (_CheckedBatchLoss if together else _CheckedLoss)(loss, _loss_of(name))
+    trained = checked((module, held))
     return eqx.filter_grad(objective, has_aux=True)(trained, scene, batch, jr.split(key, n))

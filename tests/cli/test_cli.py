@@ -267,7 +267,8 @@ def test_guidance_of_a_model_that_never_drew_without_a_label(scmkit, tmp_path):
 def test_guidance_of_a_student_that_was_not_told(scmkit, run, tmp_path):
     code, _, err = scmkit("sample", run, "--guidance", 2, "--out", tmp_path / "x.npy")
     assert code == 2
-    assert "train with --set scd.guidance_range=1,2" in err
+    assert "is a consistency model that is told no strength" in err
+    assert "distil one with scd and --set scd.guidance_range=1,2" in err
 
 
 def test_convert_names_what_is_wrong(scmkit, tmp_path):
@@ -574,3 +575,11 @@ def test_signals_save_and_exit(tmp_path, number, code):
     assert "continue with `scmkit resume" in line
     saved = list(Path(tmp_path / "r" / "checkpoints").iterdir())
     assert len(saved) == 1
+
+
+def test_plugins_info_suggests_what_suits_the_options(scmkit):
+    command = ("plugins", "info", "progressive-distillation")
+    assert "suggests: --set flow-map.steps=1\n" in scmkit(*command)[1]
+    changed = ("--set", "progressive-distillation.last=4")
+    assert "suggests: --set flow-map.steps=4\n" in scmkit(*command, *changed)[1]
+    assert "samples from: diffusion, flow-map models\n" in scmkit("plugins", "info", "pf-ode")[1]

@@ -115,7 +115,12 @@ plugin = Plugin("NAME", "points", {Slot.dataset: build})
 PART = """
 import equinox as eqx
 import jax.numpy as jnp
-from scmkit.interfaces import AbstractNetwork, AbstractTangentEstimator
+from scmkit.interfaces import (
+    AbstractCoupling,
+    AbstractDistance,
+    AbstractNetwork,
+    AbstractTangentEstimator,
+)
 from scmkit.plugin import Plugin, Slot
 
 
@@ -134,10 +139,22 @@ class Tangent(AbstractTangentEstimator):
         return point
 
 
+class Coupling(AbstractCoupling):
+    def __call__(self, batch, *, key):
+        return eqx.tree_at(lambda b: b.eps, batch, batch.x0[:, :1], is_leaf=lambda x: x is None)
+
+
+class Distance(AbstractDistance):
+    def __call__(self, x, y):
+        return (x - y) ** 2
+
+
 plugin = Plugin("odd", "a part", {Slot.SLOT: lambda config, context, *, key: MADE})
 """
 NETWORK = PART.replace("SLOT", "network").replace("MADE", "Network(jnp.ones(()))")
 TANGENT = PART.replace("SLOT", "tangent").replace("MADE", "Tangent()")
+COUPLING = PART.replace("SLOT", "coupling").replace("MADE", "Coupling()")
+DISTANCE = PART.replace("SLOT", "distance").replace("MADE", "Distance()")
 
 
 @pytest.fixture
@@ -453,6 +470,24 @@ def test_a_wrong_network_is_named_before_training(guidance, install):
     rehearse(good)
     with pytest.raises(PluginError, match=wanted):
         rehearse(good.replace(teacher=made.teacher))
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (
+            COUPLING,
+            r"returned float32\(8, 1\) from its coupling as 'eps', which must be float32\(8, 2\)",
+        ),
+        (DISTANCE, r"returned float32\(2,\) from its distance, which must be float32\(\)"),
+    ],
+)
+def test_a_wrong_coupling_or_distance_is_named_before_training(source, said, install):
+    install("odd-pack", {"odd": "plugin"}, source=source)
+    given = {"train.batch_size": 8}
+    made = compose(["mlp", "ect", "odd"], given, data="two-moons", teacher="none")
+    with pytest.raises(PluginError, match=f"plugin 'odd' of odd-pack 1.0 {said}"):
+        rehearse(made)
 
 
 def test_a_wrong_network_is_named_when_it_is_drawn_from(run, install):

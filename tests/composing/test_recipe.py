@@ -17,11 +17,12 @@ from scmkit_cli.options import by_plugin, parse_settings
 
 from scmkit import Recipe, Run, build, build_model, compose
 from scmkit.composing.datasets import dataset_of
+from scmkit.composing.options import settings_of
 from scmkit.composing.recipe import TeacherRecord
 from scmkit.composing.recipe_file import override, read_recipe
 from scmkit.composing.slots import RECIPE_SLOTS, SLOTS, default_network
 from scmkit.errors import OptionError, PluginError, UsageError, brief
-from scmkit.plugin import API_VERSION, MODEL_SLOTS, OPTIONAL_SLOTS, Slot
+from scmkit.plugin import API_VERSION, MODEL_SLOTS, OPTIONAL_SLOTS, Plugin, Slot
 from scmkit.settings import TrainingSettings, configure, option_help
 
 TINY = {"mlp.width": 8, "mlp.depth": 1, "mlp.embedding_dim": 8}
@@ -96,8 +97,8 @@ def test_naming_a_plugin_twice_is_naming_it_once() -> None:
 
 
 def test_samplers_and_trackers_are_named_like_others() -> None:
-    assert tiny("sct", "pf-ode").sampler == "pf-ode"
-    assert tiny("sct", "sampler=pf-ode").sampler == "pf-ode"
+    assert tiny("sct", "flow-map").sampler == "flow-map"
+    assert tiny("sct", "sampler=flow-map").sampler == "flow-map"
     assert tiny("tensorboard").trackers == ("tensorboard",)
     assert tiny("tracker=tensorboard").trackers == ("tensorboard",)
 
@@ -573,6 +574,48 @@ def test_bad_recipe_files_are_named(
     assert said in str(caught.value)
     assert name in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_runs_recipe_composes_again_with_players_and_data_options(tmp_path):
+    recipe = compose(
+        ["mlp", "dmd2", "flow-map"],
+        {"fake.lr": 2e-6, "fake.ema": "power:0.1", "data.clip": False, "mlp.width": 24},
+    )
+    file = tmp_path / "recipe.json"
+    file.write_text(json.dumps(recipe.to_json()))
+    asked = override(read_recipe(file), [])
+    again = compose(asked.plugins, data=asked.data, base=asked.settings)
+    assert again.replace(teacher=None) == recipe.replace(teacher=None)
+    # A loss without that player, and with a sampler of its own.
+    asked = override(read_recipe(file), ["sct"])
+    other = compose(asked.plugins, data=asked.data, base=asked.settings)
+    assert (other.players_train, other.sampler) == ({}, "consistency")
+    assert not other.data.clip
+
+
+@pytest.mark.parametrize(
+    ("recommends", "said"),
+    [
+        (lambda config: None, "'odd' recommends a NoneType as its settings"),
+        (
+            lambda config: {"lr": 1.0},
+            "recommends the setting 'lr', which must be named PLUGIN.OPTION",
+        ),
+    ],
+)
+def test_recommendations_that_are_no_settings(recommends, said):
+    odd = Plugin("odd", "a sampler", {Slot.sampler: lambda config: None}, settings=recommends)
+    with pytest.raises(PluginError, match=said):
+        settings_of(odd, {})
+
+
+def test_what_served_a_runs_loss_goes_with_it(tmp_path):
+    file = tmp_path / "recipe.json"
+    file.write_text(json.dumps(compose(["ect", "l1", "minibatch-ot"]).to_json()))
+    for loss, kept in (("sct", {Slot.coupling}), ("dmd2", set()), ("meanflow", {Slot.coupling})):
+        asked = override(read_recipe(file), [loss])
+        other = compose(asked.plugins, data=asked.data, base=asked.settings)
+        assert {Slot.distance, Slot.coupling}.intersection(other.slots) == kept
 
 
 def test_a_runs_recipe_with_another_plugin(tmp_path):

@@ -12,6 +12,8 @@ import numpy as np
 import optax
 import pytest
 from scmkit_plugins.couplings.minibatch_ot import MinibatchOT
+from scmkit_plugins.distances.l2 import L2
+from scmkit_plugins.methods import ect
 from scmkit_plugins.methods.progressive_distillation import AtStages
 from small_runs import Reporter, go
 
@@ -149,6 +151,48 @@ def test_distances_belong_to_losses_that_compare():
     assert huber.slots[Slot.distance] == "pseudo-huber"
     with pytest.raises(PluginError, match="'sct' compares no samples: leave the distance 'l1' out"):
         compose(["sct", "l1"], TINY, data="gmm")
+
+
+def test_couplings_belong_to_losses_that_take_their_noise():
+    said = "'dmd2' does not look at the noise of a coupling: leave the coupling 'minibatch-ot' out"
+    with pytest.raises(PluginError, match=said):
+        compose(["dmd2", "minibatch-ot"], TINY, data="gmm")
+    assert compose(["ect", "minibatch-ot"], TINY, data="gmm").slots[Slot.coupling] == "minibatch-ot"
+
+
+@pytest.mark.parametrize(
+    ("method", "sampler", "said"),
+    [
+        ("dmd2", "heun", "'heun' draws from diffusion models, and 'dmd2' makes a generator model"),
+        ("dmd2", "pf-ode", "'pf-ode' draws from diffusion and flow-map models"),
+        ("sct", "ddim", "'sct' makes a consistency model; name another with --plugin sampler=NAME"),
+    ],
+)
+def test_samplers_are_for_kinds_of_models(method, sampler, said):
+    with pytest.raises(PluginError, match=said):
+        compose([method, sampler], TINY, data="gmm")
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "said"),
+    [
+        ("progressive-distillation", {"first": 6}, "first=6 must be last=1 times a power of two"),
+        ("progressive-distillation", {"first": 1, "last": 8}, "first=1 must be last=8 times"),
+        ("ect", {"q": 256}, "float32 tells the two times apart no more"),
+        ("ect", {"q": 1e300}, "float32 tells"),
+    ],
+)
+def test_options_that_no_training_can_have(method, options, said):
+    with pytest.raises(OptionError, match=said):
+        tiny(method, **{f"{method}.{name}": value for name, value in options.items()})
+
+
+def test_the_two_times_of_ect_stay_apart():
+    loss = ect.ECTLoss(L2(squared=False), ect.Options(q=256, stages=2))
+    for ratio in map(jnp.float32, (1e-4, 0.3, 80.0)):
+        gap = 1 - loss.earlier(ratio, jnp.float32(0.99)) / ratio
+        wanted = (1 + 8 * jax.nn.sigmoid(-ratio)) / 256**2
+        np.testing.assert_allclose(gap, wanted, rtol=0.02)
 
 
 def test_minibatch_transport_is_optimal():

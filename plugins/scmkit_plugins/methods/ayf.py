@@ -87,6 +87,7 @@ plugin = Plugin(
     provides={Slot.tangent: scd.build_tangent, Slot.loss: build_loss},
     config=Options,
     conditions=scd.plugin.conditions,
+    uses=(Slot.coupling,),
     suggests={Slot.sampler: "flow-map"},
     settings={"train.lr": 1e-4},
     makes="flow-map",

@@ -83,6 +83,7 @@ plugin = Plugin(
     summary="consistency flow matching in segments (arXiv 2407.02398)",
     provides={Slot.loss: build_loss, Slot.tangent: build_data_tangent},
     config=Options,
+    uses=(Slot.coupling,),
     suggests={
         Slot.noise: "flow-matching",
         Slot.parameterization: "flow-matching",

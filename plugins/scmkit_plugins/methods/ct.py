@@ -89,7 +89,7 @@ plugin = Plugin(
     summary="discrete consistency training with a target network (arXiv 2303.01469)",
     provides={Slot.loss: build_loss, Slot.tangent: build_data_tangent},
     config=Options,
-    uses=(Slot.distance,),
+    uses=(Slot.distance, Slot.coupling),
     suggests={Slot.sampler: "consistency"},
     settings={
         "train.lr": 4e-4,

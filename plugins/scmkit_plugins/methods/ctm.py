@@ -99,7 +99,7 @@ plugin = Plugin(
     provides={Slot.tangent: scd.build_tangent, Slot.loss: build_loss},
     config=Options,
     conditions=scd.plugin.conditions,
-    uses=(Slot.distance,),
+    uses=(Slot.distance, Slot.coupling),
     suggests={Slot.sampler: "flow-map"},
     settings={
         "log-normal.mean": -1.2,

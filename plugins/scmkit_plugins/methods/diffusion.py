@@ -72,6 +72,7 @@ plugin = Plugin(
     summary="diffusion or flow-matching training with learned weighting: makes a teacher",
     provides={Slot.tangent: build_data_tangent, Slot.loss: build_loss},
     config=Options,
+    uses=(Slot.coupling,),
     suggests={Slot.sampler: "pf-ode"},
     drops_labels=lambda config: config.label_dropout > 0,
     settings={"log-normal.mean": -0.8, "log-normal.std": 1.6},

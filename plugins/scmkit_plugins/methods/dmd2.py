@@ -24,11 +24,11 @@ class Options:
 
 
 class MatchingLoss(AbstractLoss):
-    r"""A value whose gradient in the generated `x` is $(D_{fake} - D_{real}) / \overline{|x - D_{real}|}$.
+    r"""A value whose gradient in the generated $x$ is $(D_{fake} - D_{real}) / n\overline{|x - D_{real}|}$.
 
-    $D_{real}$ is the teacher's. Both denoisers look at `x` noised anew; in expectation this is the gradient
-    of the Kullback-Leibler divergence between the noised distributions (arXiv 2311.18828, Eqs. 7 and 8;
-    arXiv 2405.14867).
+    $D_{real}$ is the teacher's, $n$ the number of values of $x$. Both denoisers look at $x$ noised anew; in
+    expectation this is the gradient of the Kullback-Leibler divergence between the noised distributions
+    (arXiv 2311.18828, Eqs. 7 and 8; arXiv 2405.14867).
     """
 
     def __call__(self, model: Model, scene: Scene, sample: Sample, *, key: Key) -> LossOutput:
@@ -71,7 +71,12 @@ plugin = Plugin(
     provides={Slot.loss: build_loss, Slot.tangent: build_data_tangent},
     config=Options,
     suggests={Slot.sampler: "consistency"},
-    settings={"log-normal.mean": -0.8, "log-normal.std": 1.6, "train.lr": 1e-5},
+    settings={
+        "consistency.steps": (1,),
+        "log-normal.mean": -0.8,
+        "log-normal.std": 1.6,
+        "train.lr": 1e-5,
+    },
     makes="generator",
     starts_from="teacher",
     players=lambda config, train: {"fake": Player(build_fake_loss, updates=config.updates)},

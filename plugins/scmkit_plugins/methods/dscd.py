@@ -99,6 +99,7 @@ plugin = Plugin(
     provides={Slot.tangent: build_tangent, Slot.loss: build_loss},
     config=Options,
     conditions=conditions,
+    uses=(Slot.coupling,),
     suggests={Slot.sampler: "consistency"},
     settings={"log-normal.mean": -1.0, "log-normal.std": 1.4, "train.lr": 1e-4},
     makes="consistency",

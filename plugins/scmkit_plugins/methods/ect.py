@@ -1,5 +1,6 @@
 """ECT: easy consistency tuning, whose two times draw together from stage to stage."""
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -16,6 +17,9 @@ from scmkit.types import Key, Scalar
 from scmkit_plugins.methods._data_tangent import build_data_tangent
 from scmkit_plugins.methods._pair import separation
 
+NARROWEST = 2**17
+"""How much narrower the gap may become: its complement, 1 - gap, gives it back to a hundredth in float32."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -31,6 +35,13 @@ class Options:
     """Stages of a training."""
     weight: Literal["gap", "snr"] = "gap"
     """One over the gap of the two ratios (CIFAR-10), or 1/ratio^2 + 1/sigma_data^2 (ImageNet, with q = 4)."""
+
+    def __post_init__(self) -> None:
+        if self.stages * math.log(self.q) > math.log(NARROWEST):
+            raise ValueError(
+                f"q={self.q:g} and stages={self.stages} make the gap q**stages times narrower, and "
+                f"beyond {NARROWEST} float32 tells the two times apart no more"
+            )
 
 
 class ECTLoss(AbstractLoss):
@@ -79,7 +90,7 @@ plugin = Plugin(
     summary="easy consistency tuning (arXiv 2406.14548)",
     provides={Slot.loss: build_loss, Slot.tangent: build_data_tangent},
     config=Options,
-    uses=(Slot.distance,),
+    uses=(Slot.distance, Slot.coupling),
     suggests={Slot.sampler: "consistency"},
     settings={
         "log-normal.mean": -1.1,

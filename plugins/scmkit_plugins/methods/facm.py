@@ -95,6 +95,7 @@ plugin = Plugin(
     summary="flow-anchored consistency models (arXiv 2507.03738)",
     provides={Slot.loss: build_loss, Slot.tangent: build_data_tangent},
     config=Options,
+    uses=(Slot.coupling,),
     suggests={Slot.sampler: "consistency"},
     settings={
         "log-normal.mean": -0.8,

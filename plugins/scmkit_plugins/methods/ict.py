@@ -97,7 +97,7 @@ plugin = Plugin(
     summary="improved consistency training (arXiv 2310.14189)",
     provides={Slot.loss: build_loss, Slot.tangent: build_data_tangent},
     config=Options,
-    uses=(Slot.distance,),
+    uses=(Slot.distance, Slot.coupling),
     suggests={Slot.distance: "pseudo-huber", Slot.sampler: "consistency"},
     settings={
         "train.lr": 1e-4,

@@ -108,6 +108,7 @@ plugin = Plugin(
     config=Options,
     conditions=lambda config: CONDITIONS if config.guidance_max > 1 else (),
     drops_labels=lambda config: config.guidance_max > 1 and config.label_dropout > 0,
+    uses=(Slot.coupling,),
     suggests={Slot.sampler: "flow-map"},
     settings={
         "log-normal.mean": -0.4,

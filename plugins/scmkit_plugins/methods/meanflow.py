@@ -77,6 +77,7 @@ plugin = Plugin(
     summary="MeanFlow: flow maps by their mean velocity (arXiv 2505.13447)",
     provides={Slot.loss: build_loss, Slot.tangent: build_data_tangent},
     config=Options,
+    uses=(Slot.coupling,),
     suggests={Slot.sampler: "flow-map"},
     settings={
         "log-normal.mean": -0.4,

@@ -30,8 +30,8 @@ class Options:
     """Steps of the last student."""
 
     def __post_init__(self) -> None:
-        halvings = (self.first // self.last).bit_length() - 1
-        if self.first != self.last << halvings:
+        times = self.first // self.last
+        if self.first != self.last * times or times.bit_count() != 1:
             raise ValueError(f"first={self.first} must be last={self.last} times a power of two")
 
 
@@ -88,8 +88,14 @@ plugin = Plugin(
     summary="progressive distillation, all halvings in one run (arXiv 2202.00512)",
     provides={Slot.loss: build_loss, Slot.tangent: build_data_tangent},
     config=Options,
-    suggests={Slot.sampler: "ddim"},
-    settings={"train.lr": 1e-4, "train.schedule": "linear", "train.clip": 1.0},
+    uses=(Slot.coupling,),
+    suggests={Slot.sampler: "flow-map"},  # Its steps are those of the last stage's grid.
+    settings=lambda config: {
+        "flow-map.steps": (config.last,),
+        "train.lr": 1e-4,
+        "train.schedule": "linear",
+        "train.clip": 1.0,
+    },
     makes="generator",
     starts_from="teacher",
     followers=lambda config, train: {

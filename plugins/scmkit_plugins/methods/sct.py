@@ -9,6 +9,7 @@ plugin = Plugin(
     summary="continuous-time consistency training (arXiv 2410.11081)",
     provides={Slot.tangent: build_data_tangent, Slot.loss: build_loss},
     config=ConsistencyOptions,
+    uses=(Slot.coupling,),
     suggests={Slot.sampler: "consistency"},
     settings={"log-normal.mean": -1.0, "log-normal.std": 1.4, "train.lr": 1e-4},
     makes="consistency",

@@ -94,6 +94,7 @@ plugin = Plugin(
     summary="shortcut models: jumps from halves of jumps (arXiv 2410.12557)",
     provides={Slot.loss: build_loss, Slot.tangent: build_data_tangent},
     config=Options,
+    uses=(Slot.coupling,),
     suggests={Slot.sampler: "flow-map"},
     settings={
         "log-normal.mean": 0.0,

@@ -63,6 +63,7 @@ plugin = Plugin(
     summary="SplitMeanFlow: mean velocities of split intervals (arXiv 2507.16884)",
     provides={Slot.loss: build_loss, Slot.tangent: build_data_tangent},
     config=Options,
+    uses=(Slot.coupling,),
     suggests={Slot.sampler: "flow-map"},
     settings={"log-normal.mean": -0.4, "log-normal.std": 1.0, "train.lr": 1e-4},
     makes="flow-map",

@@ -97,7 +97,7 @@ plugin = Plugin(
     summary="truncated consistency training, in two stages (arXiv 2410.14895)",
     provides={Slot.loss: build_loss, Slot.tangent: build_data_tangent},
     config=Options,
-    uses=(Slot.distance,),
+    uses=(Slot.distance, Slot.coupling),
     suggests={Slot.sampler: "consistency"},
     settings={
         "log-normal.mean": -1.1,

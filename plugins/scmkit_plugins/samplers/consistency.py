@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from scmkit.interfaces import AbstractModel, AbstractSampler, Conditioning, SamplerOutput
 from scmkit.plugin import Plugin, Slot
-from scmkit.sampling import time_at_angle
+from scmkit.sampling import StepCounts, time_at_angle
 from scmkit.types import Key, Scalar
 
 
@@ -24,7 +24,7 @@ class ConsistencySampler(AbstractSampler):
     """
 
     angles: Float[Array, " k"] = eqx.field(converter=lambda a: jnp.asarray(a, jnp.float32))
-    usual_steps: ClassVar[tuple[int, ...]] = (1, 2)
+    usual_steps: tuple[int, ...] = eqx.field(static=True, default=(1, 2))
     traces_steps: ClassVar[bool] = True
 
     def deterministic(self, steps: int) -> bool:
@@ -72,6 +72,8 @@ class Options:
 
     angles: tuple[float, ...] = ()
     """Times of the steps after the first, in TrigFlow's radians, for that many steps plus one."""
+    steps: StepCounts = (1, 2)
+    """Numbers of steps to show where nobody asks for any; the first is the default."""
 
     def __post_init__(self) -> None:
         if not all(0 < a < jnp.pi / 2 for a in self.angles):
@@ -79,7 +81,7 @@ class Options:
 
 
 def build(config: Options) -> ConsistencySampler:
-    return ConsistencySampler(config.angles)
+    return ConsistencySampler(angles=config.angles, usual_steps=config.steps)
 
 
 plugin = Plugin(
@@ -87,4 +89,5 @@ plugin = Plugin(
     summary="one- and multistep consistency sampling (arXiv 2303.01469, Algorithm 1)",
     provides={Slot.sampler: build},
     config=Options,
+    samples_from=("consistency", "flow-map", "generator"),
 )

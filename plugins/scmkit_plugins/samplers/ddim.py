@@ -56,4 +56,5 @@ plugin = Plugin(
     summary="DDIM, deterministic or with fresh noise (arXiv 2010.02502)",
     provides={Slot.sampler: DDIM},
     config=Options,
+    samples_from=("diffusion",),
 )

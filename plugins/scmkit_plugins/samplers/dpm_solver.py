@@ -83,4 +83,5 @@ plugin = Plugin(
     summary="DPM-Solver-1, -2, -3, singlestep (arXiv 2206.00927)",
     provides={Slot.sampler: DPMSolver},
     config=Options,
+    samples_from=("diffusion",),
 )

@@ -133,4 +133,5 @@ plugin = Plugin(
     summary="DPM-Solver++: 2S, 2M, 3M and SDE-2M (arXiv 2211.01095)",
     provides={Slot.sampler: DPMSolverPP},
     config=Options,
+    samples_from=("diffusion",),
 )

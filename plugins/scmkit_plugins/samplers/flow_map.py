@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from scmkit.interfaces import AbstractModel, AbstractSampler, Conditioning, SamplerOutput
 from scmkit.plugin import Plugin, Slot
-from scmkit.sampling import time_at_angle
+from scmkit.sampling import StepCounts, time_at_angle
 from scmkit.types import Key
 
 
@@ -21,6 +21,8 @@ class Options:
 
     gamma: Annotated[float, Ge(0), Le(1)] = 0.0
     """Share of fresh noise between jumps: 0 is deterministic, 1 multistep consistency sampling."""
+    steps: StepCounts = (1, 2, 4)
+    """Numbers of jumps to show where nobody asks for any; the first is the default."""
 
 
 class FlowMapSampler(AbstractSampler):
@@ -31,8 +33,11 @@ class FlowMapSampler(AbstractSampler):
     """
 
     options: Options
-    usual_steps: ClassVar[tuple[int, ...]] = (1, 2, 4)
     traces_steps: ClassVar[bool] = True
+
+    @property
+    def usual_steps(self) -> tuple[int, ...]:
+        return self.options.steps
 
     def deterministic(self, steps: int) -> bool:
         return steps == 1 or self.options.gamma == 0

@@ -90,4 +90,5 @@ plugin = Plugin(
     summary="EDM's sampler: Heun's method with churn (arXiv 2206.00364, Algorithm 2)",
     provides={Slot.sampler: EDMHeun},
     config=Options,
+    samples_from=("diffusion",),
 )

@@ -82,4 +82,5 @@ plugin = Plugin(
     summary="the probability-flow ODE by any diffrax solver",
     provides={Slot.sampler: PFODESampler},
     config=Options,
+    samples_from=("diffusion", "flow-map"),
 )

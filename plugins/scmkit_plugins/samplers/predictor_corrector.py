@@ -72,4 +72,5 @@ plugin = Plugin(
     summary="reverse diffusion with Langevin corrections (Score SDE, arXiv 2011.13456)",
     provides={Slot.sampler: PredictorCorrector},
     config=Options,
+    samples_from=("diffusion",),
 )

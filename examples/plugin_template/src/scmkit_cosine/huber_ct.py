@@ -69,6 +69,7 @@ plugin = Plugin(
     suggests={Slot.tangent: "sct", Slot.sampler: "consistency"},
     settings={"log-normal.mean": -1.1, "log-normal.std": 2.0, "train.lr": 1e-4},
     # What is left behind, and what it starts from: the weights of a diffusion model.
+    uses=(Slot.coupling,),
     makes="consistency",
     starts_from="weights",
 )
