@@ -229,10 +229,11 @@ def _faults(plugin: Plugin) -> Iterator[str]:
         yield from not_among("uses: a slot", slot, OPTIONAL_SLOTS)
     yield from not_among("starts_from", plugin.starts_from, get_args(StartsFrom))
     yield from not_among("noise_labels", plugin.noise_labels, (1, 2))
-    if (plugin.noise_labels == 2) != (plugin.makes == "flow-map"):
+    needed = {"flow-map": 2, "diffusion": 1, None: 1}.get(plugin.makes, plugin.noise_labels)
+    if plugin.noise_labels != needed:
         yield (
             f"noise_labels is {plugin.noise_labels} and makes is {plugin.makes!r}: a flow map is told both "
-            "ends of a jump, and any other model one time"
+            "ends of a jump, a diffusion model one time"
         )
     for name in ("conditions", "drops_labels", "players", "followers", "stages"):
         if not callable(given := getattr(plugin, name)):
