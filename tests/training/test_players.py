@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 from scmkit_plugins.couplings.minibatch_ot import MinibatchOT
-from scmkit_plugins.methods.progressive_distillation import AtStages
+from scmkit_plugins.methods._inversion import AtStages
 from small_runs import Reporter, go
 
 from scmkit import Recipe, build, compose
