@@ -74,7 +74,12 @@ METHODS = {
         steps=(1,),
     ),
     "multistep-cd": Method(["multistep-cd"], {"multistep-cd.segments": 2}, steps=(2,)),
-    "pid": Method(["pid"], steps=(1,)),
+    "pid": Method(["pid"], {"pid.grid": "angle"}, steps=(1,)),
+    "pid-velocity": Method(
+        ["pid"],
+        {"pid.grid": "angle", "pid.points": 65, "pid.residual": "velocity"},
+        steps=(1,),
+    ),
     "boot": Method(["boot"], steps=(1,)),
     "dmd2": Method(
         ["dmd2"],

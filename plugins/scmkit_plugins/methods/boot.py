@@ -43,10 +43,8 @@ class BOOTLoss(AbstractLoss):
 
     def __call__(self, model: Model, scene: Scene, sample: Sample, *, key: Key) -> LossOutput:
         k_time, k_z, k_dropout = jr.split(key, 3)
-        process, param, cond, step = (
-            model.process, model.parameterization, sample.cond, self.options.step,
-        )  # fmt: skip
-        T, shape = process.t_max, sample.x0.shape
+        process, param, cond = model.process, model.parameterization, sample.cond
+        step, T, shape = self.options.step, process.t_max, sample.x0.shape
         u = step + (1 - step) * jr.uniform(k_time)
         t, s = (time_on_grid(param, v, 1) for v in (u, u - step))
         z = process.prior(shape, key=k_z)

@@ -1,7 +1,7 @@
 """PID: the path that a noise takes, learned without data, as a solution of the teacher's ODE."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from scmkit.interfaces import AbstractDistance, AbstractLoss, LossOutput, Point,
 from scmkit.losses import inv_ddim
 from scmkit.models.model import Model
 from scmkit.plugin import Context, Plugin, Slot
-from scmkit.sampling import Grid, ratio_on_grid
+from scmkit.sampling import Grid, angle_of, ratio_on_grid
 from scmkit.types import Key
 from scmkit_plugins.methods._teacher_tangent import build_teacher_tangent
 
@@ -25,6 +25,8 @@ class Options:
     """Points of the grid on which the path's derivative is a difference."""
     grid: Grid = "karras"
     """What the points are equal in."""
+    residual: Literal["denoised", "velocity"] = "denoised"
+    """What is compared with the teacher's: the denoised sample, as published, or TrigFlow's velocity."""
 
 
 class PIDLoss(AbstractLoss):
@@ -35,6 +37,10 @@ class PIDLoss(AbstractLoss):
     is the inverted DDIM step between the two. The gradient goes through both points, and none through the
     teacher; $1/c_{out}^2$ is EDM's weight. No data are looked at, but for their shape and their labels
     (arXiv 2402.14818, Section 3; https://github.com/pantheon5100/pid_diffusion).
+
+    Where there is little noise $D$ follows $y$, and a gradient that takes $D$ for given pulls the path's end
+    to where it is. The same equation in the velocity, $d(\Delta x / \Delta \theta,\; v) / \sigma_d^2$ in
+    TrigFlow's coordinates, has that cancelled in $v$, and is learned much faster.
     """
 
     distance: AbstractDistance
@@ -53,9 +59,22 @@ class PIDLoss(AbstractLoss):
         here = jax.lax.stop_gradient(x_t)
         velocity = scene.tangent(Point(z, z, here, t, cond))
         denoised = process.denoised_from_velocity(velocity, here, t)
-        distance = self.distance(inv_ddim(process, x_t, x_s, t, s), jax.lax.stop_gradient(denoised))
-        value = distance / param.coefficients(t).out ** 2
-        return LossOutput(value, {"distance": distance}, process.ratio(t))
+        denoised = jax.lax.stop_gradient(denoised)
+        if o.residual == "denoised":
+            found, sought = inv_ddim(process, x_t, x_s, t, s), denoised
+            scale = param.coefficients(t).out
+        else:
+            angle, before = angle_of(param, t), angle_of(param, s)
+            # In TrigFlow's scale.
+            x_t, x_s = (
+                x_t * jnp.cos(angle) / process.alpha(t),
+                x_s * jnp.cos(before) / process.alpha(s),
+            )
+            found = (x_t - x_s) / (angle - before)
+            sought = (jnp.cos(angle) * jax.lax.stop_gradient(x_t) - denoised) / jnp.sin(angle)
+            scale = param.sigma_data
+        distance = self.distance(found, sought)
+        return LossOutput(distance / scale**2, {"distance": distance}, process.ratio(t))
 
 
 def build_loss(config: Options, context: Context, *, key: Key) -> PIDLoss:
