@@ -247,13 +247,9 @@ def draw(found: dict[str, Any], picture: Path) -> None:
     left.set(xscale="log", yscale="log", xlabel="$N - 1$", ylabel="relative distance to the limit")
     apart = found["gradient of CT from CD without stop-gradient, limit"]
     left.axhline(apart, ls=":", color="grey")
-    left.text(
-        intervals[-1],
-        1.1 * apart,
-        "from CT's limit of $(N-1)^2 \\nabla L$ to CD's",
-        ha="right",
-        fontsize=7.5,
-    )
+    told = "from CT's limit of $(N-1)^2 \\nabla L$ to CD's"
+    left.text(intervals[-1], 1.2 * apart, told, ha="right", fontsize=7.5)
+    left.set_ylim(top=1)
     left.set_title("What tends to a limit")
     left.legend(fontsize=7.5, loc="lower left")
     start = found["CD"]["squared, stopped"][0]
