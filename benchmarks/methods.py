@@ -116,6 +116,26 @@ METHODS = {
     "progressive-distillation": Method(
         ["progressive-distillation"], {"train.clip": 0.0}, trained=True, steps=(1,)
     ),
+    "ms-scd": Method(["ms-scd"], {"ms-scd.segments": 2}, steps=(2,)),
+    "continuous-cd": Method(["continuous-cd"]),
+    "continuous-ct": Method(["continuous-ct"]),
+    "tract": Method(["tract"], {"tract.schedule": (32, 1), "train.clip": 0.0}, steps=(1,)),
+    "tract-phases": Method(
+        ["tract"], {"tract.schedule": (64, 8, 1), "train.clip": 0.0}, trained=True, steps=(1,)
+    ),
+    "tract-edm": Method(
+        ["tract", "edm"],
+        {"tract.form": "edm", "tract.schedule": (40, 1), "train.clip": 0.0},
+        steps=(1,),
+    ),
+    "multistep-cd": Method(["multistep-cd"], {"multistep-cd.segments": 2}, steps=(2,)),
+    "pid": Method(["pid"], {"pid.grid": "angle"}, steps=(1,)),
+    "pid-velocity": Method(
+        ["pid"],
+        {"pid.grid": "angle", "pid.points": 65, "pid.residual": "velocity"},
+        steps=(1,),
+    ),
+    "boot": Method(["boot"], steps=(1,)),
     "dmd2": Method(
         ["dmd2"],
         {"train.lr": 5e-4, "log-normal.mean": -0.8, "log-normal.std": 1.6},
@@ -133,9 +153,9 @@ def fit(
 
     `teacher` is `"exact"`, or the name of a model in `TRAINED`.
     """
-    given = NETWORK | TRAINING | NOISE | {"train.ema": "none", "gmm.size": 20_000} | settings
+    given = NETWORK | TRAINING | {"train.ema": "none", "gmm.size": 20_000} | settings
     given |= {"train.steps": steps, "train.batch_size": batch}
-    recipe = compose(plugins, given, data="gmm")
+    recipe = compose(plugins, given, data="gmm", base=NOISE)
     dataset, data = dataset_of(recipe), recipe.data
     density = dataset.density()
     assert density is not None

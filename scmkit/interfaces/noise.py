@@ -76,6 +76,13 @@ class AbstractNoiseProcess(eqx.Module):
         alpha, sigma, d_alpha, d_sigma = self.rates(t)
         return d_alpha * denoised + d_sigma * (x_t - alpha * denoised) / sigma
 
+    def denoised_from_velocity(
+        self, velocity: Float[Array, "*shape"], x_t: Float[Array, "*shape"], t: Scalar
+    ) -> Float[Array, "*shape"]:
+        """The `D` whose PF-ODE velocity at `x_t` is `velocity`: the inverse of `velocity_from_denoised`."""
+        alpha, sigma, d_alpha, d_sigma = self.rates(t)
+        return (velocity - (d_sigma / sigma) * x_t) / (d_alpha - d_sigma * alpha / sigma)
+
     def angular_weight(self, sigma_data: float, t: Scalar) -> Scalar:
         r"""The weight $w$ that turns this process's $df/dt$ into TrigFlow's $\cos\theta\, df/d\theta$.
 

@@ -14,7 +14,7 @@ import pytest
 from scmkit_plugins.couplings.minibatch_ot import MinibatchOT
 from scmkit_plugins.distances.l2 import L2
 from scmkit_plugins.methods import ect
-from scmkit_plugins.methods.progressive_distillation import AtStages
+from scmkit_plugins.methods._inversion import AtStages
 from small_runs import Reporter, go
 
 from scmkit import Recipe, build, compose

@@ -1,4 +1,4 @@
-"""The continuous-time consistency objective, shared by sCT and sCD."""
+"""The continuous-time consistency objective, shared by sCT, sCD and segmented sCD."""
 
 from dataclasses import dataclass, replace
 from typing import Annotated
@@ -8,7 +8,14 @@ import jax.numpy as jnp
 import jax.random as jr
 from annotated_types import Ge, Gt
 
-from scmkit.interfaces import AbstractLoss, Conditioning, LossOutput, Sample, Scene
+from scmkit.interfaces import (
+    AbstractLoss,
+    AbstractParameterization,
+    Conditioning,
+    LossOutput,
+    Sample,
+    Scene,
+)
 from scmkit.losses import (
     Derivative,
     LogWeight,
@@ -20,7 +27,8 @@ from scmkit.losses import (
 )
 from scmkit.models.model import Model
 from scmkit.plugin import Context
-from scmkit.types import Key
+from scmkit.sampling import angle_of, time_at_angle
+from scmkit.types import Key, Scalar
 
 
 @dataclass(frozen=True)
@@ -62,11 +70,16 @@ class ConsistencyLoss(AbstractLoss):
     gradient. `b` is what TrigFlow's network moves where this one moves by one (1 for TrigFlow), so that every
     process has TrigFlow's tangent, warmup and gradient: the paper's $F - F^- - \hat g$, in which `f` moves
     against `df/dt` (arXiv 2410.11081, Algorithm 1).
+
+    Of several `segments`, equal in TrigFlow's angle, each has a consistency function of its own, which leads
+    to the segment's start $t_k$: $f$ becomes $G(x_t, t, t_k)$, and `w` is $\cos(t - t_k)$ where it was
+    $\cos t$.
     """
 
     log_weight: LogWeight
     options: ConsistencyOptions
     guidance_range: tuple[float, ...] = ()
+    segments: int = 1
 
     def __call__(self, model: Model, scene: Scene, sample: Sample, *, key: Key) -> LossOutput:
         k_time, k_noise, k_dropout = jr.split(key, 3)
@@ -74,11 +87,13 @@ class ConsistencyLoss(AbstractLoss):
         o, process, param = self.options, model.process, model.parameterization
         t = scene.proposal.sample(process, key=k_time)
         point = noised(process, sample, t, key=k_noise)
-        weight = param.weight(t)
+        s, turn = segment_of(param, t, self.segments)
+        weight = param.weight(t) * turn
         F, stable, whole = eulerian(
             model,
             point,
             jax.lax.stop_gradient(scene.tangent(point)),
+            s,
             weight=weight,
             derivative=o.derivative,
             key=k_dropout,
@@ -92,14 +107,31 @@ class ConsistencyLoss(AbstractLoss):
         return LossOutput(jnp.exp(w) * error - w, {"df_dt": rate}, process.ratio(t))
 
 
+def segment_of(param: AbstractParameterization, t: Scalar, segments: int) -> tuple[Scalar, Scalar]:
+    r"""The start `s` of the segment that `t` lies in, of so many, and what the weight of $df/dt$ is to be
+    multiplied by: $\frac{\cos(\theta_t - \theta_s) \cos\theta_s}{\cos\theta_t\, \alpha_s}$, which is 1
+    where there is one.
+
+    The weight of $dG/d\theta$ in TrigFlow's coordinates is then $\cos(\theta_t - \theta_s)$, whatever the
+    process.
+    """
+    angle, most = angle_of(param, t), jnp.arctan(param.process.ratio_max / param.sigma_data)
+    k = jnp.clip(jnp.ceil(angle / most * segments) - 1, 0, segments - 1)
+    start = most * k / segments
+    s = time_at_angle(param, start)
+    turn = jnp.cos(angle - start) * jnp.cos(start) / (jnp.cos(angle) * param.process.alpha(s))
+    return s, turn
+
+
 def build_loss(
     config: ConsistencyOptions,
     context: Context,
     *,
     guidance_range: tuple[float, ...] = (),
+    segments: int = 1,
     key: Key,
 ) -> ConsistencyLoss:
-    """The loss slot's factory, for `sct` and `scd` alike.
+    """The loss slot's factory, for `sct`, `scd` and `ms-scd` alike.
 
     With a `guidance_range` each sample's guidance strength is drawn from it, for tangent and model.
     """
@@ -107,4 +139,5 @@ def build_loss(
         log_weight=LogWeight(context.embedding),
         options=replace(config, warmup_steps=min(config.warmup_steps, context.train.steps)),
         guidance_range=guidance_range,
+        segments=segments,
     )

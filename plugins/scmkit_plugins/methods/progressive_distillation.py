@@ -4,20 +4,24 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import jax.random as jr
 from annotated_types import Ge
-from jaxtyping import Array, Int
 
-from scmkit.interfaces import AbstractEMA, AbstractLoss, LossOutput, Sample, Scene
-from scmkit.losses import ddim, inv_ddim, noised
+from scmkit.interfaces import AbstractLoss, LossOutput, Sample, Scene
+from scmkit.losses import ddim, noised
 from scmkit.models.model import Model
 from scmkit.plugin import Context, Follower, Plugin, Slot
-from scmkit.sampling import time_at_angle
 from scmkit.settings import TrainingSettings
-from scmkit.types import Key, Scalar
+from scmkit.types import Key
 from scmkit_plugins.methods._data_tangent import build_data_tangent
+from scmkit_plugins.methods._inversion import (
+    AtStages,
+    inverted,
+    signal_to_noise,
+    stage_ends,
+    time_on_grid,
+)
 
 
 @dataclass(frozen=True)
@@ -37,17 +41,7 @@ class Options:
 
 def stages(config: Options, train: TrainingSettings) -> tuple[int, ...]:
     """The steps at which the student becomes the teacher."""
-    count = (config.first // config.last).bit_length()
-    return tuple(train.steps * i // count for i in range(1, count))
-
-
-class AtStages(AbstractEMA):
-    """All of the newest weights at the end of each stage, and nothing in between."""
-
-    ends: tuple[int, ...] = eqx.field(static=True)
-
-    def gain(self, step: Int[Array, ""]) -> Scalar:
-        return jnp.any(step == jnp.asarray(self.ends, jnp.int32)).astype(jnp.float32)
+    return stage_ends(train.steps, (config.first // config.last).bit_length())
 
 
 class ProgressiveLoss(AbstractLoss):
@@ -66,17 +60,15 @@ class ProgressiveLoss(AbstractLoss):
         halvings = jnp.sum(scene.step >= jnp.asarray(self.ends, jnp.int32))
         n = self.options.first // 2**halvings
         i, n = (a.astype(jnp.float32) for a in (jr.randint(k_step, (), 0, n), n))
-        most = jnp.arctan(process.ratio_max / param.sigma_data)
-        t, middle, end = (time_at_angle(param, most * (i + j) / n) for j in (1.0, 0.5, 0.0))
+        t, middle, end = (time_on_grid(param, i + j, n) for j in (1.0, 0.5, 0.0))
         point = noised(process, sample, t, key=k_noise)
         first = teacher.denoise(point.x_t, t, point.cond)
         x = ddim(process, point.x_t, first, t, middle)
         x = ddim(process, x, teacher.denoise(x, middle, point.cond), middle, end)
-        target = jax.lax.stop_gradient(inv_ddim(process, point.x_t, x, t, end))
-        f = model.denoise(point.x_t, t, point.cond, key=k_dropout)
+        f, target = inverted(model, point, x, end, key=k_dropout)
         mse = jnp.mean((f - target) ** 2)
-        snr = (param.sigma_data / process.ratio(t)) ** 2
-        return LossOutput(jnp.maximum(snr, 1) * mse, {"mse": mse}, process.ratio(t))
+        weight = jnp.maximum(signal_to_noise(param, t), 1)
+        return LossOutput(weight * mse, {"mse": mse}, process.ratio(t))
 
 
 def build_loss(config: Options, context: Context, *, key: Key) -> ProgressiveLoss:

@@ -37,9 +37,7 @@ class TeacherTangent(AbstractTangentEstimator):
 
     def advance(self, point: Point, r: Scalar) -> Point:
         # DDIM, exact for a constant denoiser.
-        alpha, sigma, d_alpha, d_sigma = self.process.rates(point.t)
-        velocity = self(point)
-        denoised = (velocity - (d_sigma / sigma) * point.x_t) / (d_alpha - d_sigma * alpha / sigma)
+        denoised = self.process.denoised_from_velocity(self(point), point.x_t, point.t)
         x_r = ddim(self.process, point.x_t, denoised, point.t, r)
         return Point(point.x0, point.eps, x_r, r, point.cond)
 

@@ -15,9 +15,9 @@ from scmkit.plugin import Context, Follower, Plugin, Slot
 from scmkit.settings import TrainingSettings
 from scmkit.types import Key, Scalar
 from scmkit_plugins.methods._data_tangent import build_data_tangent
+from scmkit_plugins.methods._inversion import AtStages
 from scmkit_plugins.methods.ect import ECTLoss
 from scmkit_plugins.methods.ect import Options as ECTOptions
-from scmkit_plugins.methods.progressive_distillation import AtStages
 
 
 @dataclass(frozen=True)
