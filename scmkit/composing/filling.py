@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from scmkit.composing.entries import Entry, find
 from scmkit.composing.loading import load
-from scmkit.composing.slots import RECIPE_SLOTS, SLOTS
+from scmkit.composing.slots import RECIPE_SLOTS, SLOTS, USUAL_SAMPLERS
 from scmkit.errors import PluginError, did_you_mean
 from scmkit.plugin import OPTIONAL_SLOTS, Plugin, Slot
 
@@ -99,7 +99,7 @@ def fill(plugins: Sequence[str], shape: tuple[int, ...], inherited: Mapping[Slot
     _fill_the_rest(draft, fallback, inherited)
     _refuse_empty(draft)
     # Defaults have their say too: the sampler must fit the loss, whoever chose it.
-    _fill_sampler(draft, fallback | draft.suggested() | suggested)
+    _fill_sampler(draft, (draft.suggested() | suggested).get(Slot.sampler))
     return Filling(draft.owners, tuple(draft.trackers), draft.plugins)
 
 
@@ -178,17 +178,25 @@ def _refuse_empty(draft: _Draft) -> None:
             )
 
 
-def _fill_sampler(draft: _Draft, fallback: Mapping[Slot, str]) -> None:
-    """The sampler that was named, suggested or is the default, if it is one for what the loss makes."""
+def _fill_sampler(draft: _Draft, suggested: str | None) -> None:
+    """The sampler that was named or suggested, or is usual for the kind of model that the loss makes."""
+    loss = draft.load(draft.owners[Slot.loss])[1]
+    assert loss.makes is not None, "a plugin that fills the loss slot says what it makes"
+    usual = USUAL_SAMPLERS[loss.makes]
     if Slot.sampler not in draft.owners:
-        name, _ = draft.load_unnamed(Slot.sampler, fallback[Slot.sampler])
+        known = set(draft.plugins)
+        name, sampler = draft.load_unnamed(Slot.sampler, suggested or usual)
+        # A tangent's plugin may suggest a sampler that fits no loss but its own.
+        if loss.makes not in sampler.samples_from and Slot.sampler not in loss.suggests:
+            if name not in known:
+                del draft.plugins[name]
+            name, _ = draft.load(usual)
         draft.owners[Slot.sampler] = name
     name, sampler = draft.load(draft.owners[Slot.sampler])
-    made = draft.load(draft.owners[Slot.loss])[1].makes
-    if made not in sampler.samples_from:
+    if loss.makes not in sampler.samples_from:
         raise PluginError(
             f"the sampler '{name}' draws from {' and '.join(sampler.samples_from)} models, and "
-            f"'{draft.owners[Slot.loss]}' makes a {made} model; name another with --plugin sampler=NAME"
+            f"'{draft.owners[Slot.loss]}' makes a {loss.makes} model; name another with --plugin sampler=NAME"
         )
 
 

@@ -26,7 +26,7 @@ from scmkit.interfaces import (
     AbstractTracker,
     NormFactory,
 )
-from scmkit.plugin import MODEL_SLOTS, OPTIONAL_SLOTS, TRAINING_SLOTS, Slot
+from scmkit.plugin import MODEL_SLOTS, OPTIONAL_SLOTS, TRAINING_SLOTS, Makes, Slot
 
 RECIPE_SLOTS = (*MODEL_SLOTS, *TRAINING_SLOTS)
 """The slots that a recipe fills with one plugin each, in the order they are built."""
@@ -92,7 +92,7 @@ SLOTS: Mapping[Slot, SlotRow] = {
         SlotRow(Slot.coupling, AbstractCoupling),
         SlotRow(Slot.tangent, AbstractTangentEstimator, "sct"),
         SlotRow(Slot.loss, AbstractLoss | AbstractBatchLoss, "sct"),
-        SlotRow(Slot.sampler, AbstractSampler, "pf-ode"),
+        SlotRow(Slot.sampler, AbstractSampler),
         SlotRow(Slot.tracker, AbstractTracker),
         SlotRow(Slot.dataset, AbstractDataset, asked="--data {}"),
         SlotRow(Slot.metric, AbstractMetric, asked="`scmkit eval RUN --metric {}`"),
@@ -101,6 +101,15 @@ SLOTS: Mapping[Slot, SlotRow] = {
     )
 }
 """Every slot. A plugin that fills several slots outside a recipe is asked for as the first of them says."""
+
+
+USUAL_SAMPLERS: Mapping[Makes, str] = {
+    "diffusion": "pf-ode",
+    "consistency": "consistency",
+    "flow-map": "flow-map",
+    "generator": "consistency",
+}
+"""The sampler of each kind of model, where none was named or suggested that draws from it."""
 
 
 def class_name(holds: type | UnionType) -> str:

@@ -116,7 +116,7 @@ def test_samplers_and_trackers_are_named_like_others() -> None:
         (["noise=edm", "parameterization=edm", "trigflow"], "'trigflow' has nothing left to fill"),
         (["nois=edm"], "no slot 'nois'; did you mean 'noise'?"),
         (["noise=mlp"], "'mlp' does not fill the slot 'noise' (it fills: network)"),
-        (["noise=edn"], "no plugin 'edn'; did you mean 'edm'?"),
+        (["noise=edmm"], "no plugin 'edmm'; did you mean 'edm'?"),
         (["mmd"], "'mmd' is a metric; ask for it with `scmkit eval RUN --metric mmd`"),
         (["gmm"], "'gmm' is a dataset; ask for it with --data gmm"),
         (["dataset=gmm"], "ask for it with --data gmm"),

@@ -15,7 +15,7 @@ from scmkit_plugins.distances.l1 import L1
 from scmkit_plugins.distances.l2 import L2
 from scmkit_plugins.distances.pseudo_huber import PseudoHuber
 from scmkit_plugins.methods import _tangent
-from scmkit_plugins.methods._tangent import ConsistencyLoss, segment_of
+from scmkit_plugins.methods._tangent import ConsistencyLoss, ConsistencyOptions, segment_of
 from scmkit_plugins.methods.continuous_consistency import (
     ContinuousLoss,
     TrainingOptions,
@@ -50,10 +50,10 @@ class At(AbstractProposal):
         return process.time_at(jnp.asarray(self.ratio))
 
 
-def consistency_loss(**changes):
-    embedding = PositionalEmbedding(channels=8, min_frequency=1e-4, dim=8)
-    options = {"normalize": "l2", "constant": 0.1, "warmup_steps": 4} | changes
-    return ConsistencyLoss(LogWeight(embedding), **options)
+def consistency_loss(segments=1, **options):
+    embedding = PositionalEmbedding(channels=8, min_frequency=1e-4)
+    given = {"warmup_steps": 4} | options
+    return ConsistencyLoss(LogWeight(embedding), ConsistencyOptions(**given), segments=segments)
 
 
 def wrong(name, *, labels=1):

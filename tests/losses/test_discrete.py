@@ -23,7 +23,7 @@ from scmkit_plugins.processes.trigflow import TrigFlowParameterization, TrigFlow
 from scmkit_plugins.processes.vp import VariancePreserving
 
 from scmkit import Model, compose
-from scmkit.composing.recipe import read_recipe
+from scmkit.composing.recipe_file import read_recipe
 from scmkit.interfaces import (
     AbstractNetwork,
     AbstractTangentEstimator,

@@ -214,7 +214,7 @@ def test_a_section_that_fails_leaves_the_others(line, tmp_path):
     for reason in ("the runs have no metrics.jsonl", "pairs are shown for images"):
         assert f"Left out: {reason}" in page.text
     assert page.text.count("Left out: ") == 5
-    assert page.text.count(f"Left out: {tmp_path / 'nowhere'}: no such folder") == 3
+    assert page.text.count(f"Left out: {tmp_path / 'nowhere'}: the store that the run was") == 3
     assert "−t, from noise to data" in page.text
 
 
