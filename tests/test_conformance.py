@@ -72,10 +72,23 @@ ELSEWHERE = {"inception"}
 """What needs a large file, and is checked in the tests of its own."""
 
 
+IMAGES = {"diffusion", "sct", "scd", "meanflow", "dmd2"}
+"""The methods whose losses are checked on labeled images in every run of the tests; all are on vectors."""
+
+COMPARED = {"ddpmpp", "edm2"}
+"""The networks of which tests of their own hold outputs and derivatives on images against the originals'."""
+
+
+def marks(plugin: str, check: str) -> list[pytest.MarkDecorator]:
+    """Whether a check is left to `pytest -m slow`: to compile it takes seconds."""
+    twice = check.startswith("loss[labeled") and plugin not in IMAGES
+    return [pytest.mark.slow] if twice or (plugin in COMPARED and "[labeled" in check) else []
+
+
 def built_ins() -> list[Any]:
     # In the order of `entries`, on which xdist's workers must agree.
     return [
-        pytest.param(check, id=f"{entry.name}/{check.name}")
+        pytest.param(check, id=f"{entry.name}/{check.name}", marks=marks(entry.name, check.name))
         for entry in entries()
         if entry.package == "scmkit" and entry.name not in ELSEWHERE
         for check in checks(load(entry), config=SMALL.get(entry.name))

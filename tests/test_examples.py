@@ -102,6 +102,7 @@ def test_toy_2d_draws_four_panels(run, tmp_path):
     assert all((panel != 255).any() for panel in panels)
 
 
+@pytest.mark.slow
 def test_distillation_crosses_processes(run, tmp_path):
     printed = run(EXAMPLES / "distillation.py", "--steps", 2).splitlines()
     names = [line[:45].strip() for line in printed[2:]]
@@ -116,6 +117,7 @@ def test_distillation_crosses_processes(run, tmp_path):
     assert runs == ["digits-flow-matching-diffusion-001", "digits-trigflow-scd-001"]
 
 
+@pytest.mark.slow
 def test_editing_draws_three_parts(run, tmp_path):
     printed = run(EXAMPLES / "editing.py", "--steps", 2).splitlines()
     assert [line.split()[0] for line in printed] == [

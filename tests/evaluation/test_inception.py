@@ -98,6 +98,7 @@ def test_features_and_probabilities_are_the_originals(extractors, definition):
     assert re.fullmatch("[0-9a-f]{64}", extractor.digest)
 
 
+@pytest.mark.slow
 def test_conformance(file):
     for check in checks(inception.plugin, config={"weights": str(file), "batch": 2}):
         check.run()

@@ -199,6 +199,7 @@ def test_a_student_is_sampled_at_a_strength(student):
     assert np.abs(high - low).max() > 0
 
 
+@pytest.mark.slow
 def test_a_student_of_an_autoguided_teacher(student, tmp_path, monkeypatch):
     """The weaker run is found again from another directory, and its own network may be another."""
     run, reporter = student

@@ -212,7 +212,11 @@ def test_only_the_offending_samples_are_named(tmp_path):
 
 @pytest.mark.parametrize(
     ("mode", "at", "signalled"),
-    [("skip", "3,4,12", 6), ("rollback", "3,4,8,12", 6), ("rollback", "4", 2)],
+    [
+        ("rollback", "3,4,8,12", 6),
+        pytest.param("skip", "3,4,12", 6, marks=pytest.mark.slow),
+        pytest.param("rollback", "4", 2, marks=pytest.mark.slow),
+    ],
 )
 def test_a_run_with_faults_resumes_bit_for_bit(tmp_path, mode, at, signalled):
     """With faults in flight, at a line of metrics, and at the end; stopped by a signal behind or before them.
@@ -277,6 +281,7 @@ def arrays_at(folder):
     return {name: content for name, content in found.items() if not name.startswith("arrays/step")}
 
 
+@pytest.mark.slow
 def test_a_fault_of_a_second_player_stops_all(ensemble, tmp_path):
     with pytest.raises(
         NonFiniteError, match="the loss of player 'critic' is nan at step 5; the last"
@@ -302,6 +307,7 @@ def test_a_fault_of_a_second_player_skips_all(ensemble, tmp_path):
     assert sum(line.get("skipped", 0) for line in run.metrics) == 2
 
 
+@pytest.mark.slow
 def test_a_fault_of_a_second_player_rolls_all_back(ensemble, tmp_path):
     """Back in the stage before; where a run goes on from is the checkpoint, bit for bit."""
     began, made = {}, ensemble("rollback", "7", percent=2)

@@ -84,6 +84,7 @@ def test_many_kills(tmp_path, cache, seed):
     assert killing.differences(one, tmp_path / "two") == []
 
 
+@pytest.mark.slow
 def test_killed_before_chosen_operations(undisturbed, tmp_path, cache):
     """A checkpoint not renamed into place, one half removed, and a picture not renamed."""
     places = (
@@ -115,6 +116,7 @@ def ensemble(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, places)))
 
 
+@pytest.mark.slow
 def test_killed_amid_players_and_stages(ensemble, tmp_path, cache):
     """Before the checkpoint at the end of a stage is whole: from within the stage the run goes on."""
     one = killing.train(tmp_path, "one", cache=cache, **killing.STAGES)

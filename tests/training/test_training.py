@@ -149,7 +149,12 @@ def test_a_model_loads_without_its_teacher(tmp_path, teacher):
     assert jnp.isfinite(Run.load(run.path).model.denoise(jnp.zeros(1), jnp.float32(1.0))).all()
 
 
-@pytest.mark.parametrize("process", ["edm", "flow-matching", "vp"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "process", ["flow-matching", pytest.param("edm", marks=SLOW), pytest.param("vp", marks=SLOW)]
+)
 def test_a_teacher_of_another_process(tmp_path, process):
     other = go(recipe(process, "diffusion"), tmp_path / "t")
     reporter = Reporter()
@@ -246,6 +251,7 @@ def test_tensorboard_gets_the_curves(tmp_path):
     assert b"samples" in content
 
 
+@pytest.mark.slow
 def test_guidance_changes_the_tangent(tmp_path):
     digits = {"train.steps": 2}
     source = go(recipe("trigflow", "diffusion", data="digits", **digits), tmp_path / "t")
@@ -299,6 +305,7 @@ def test_two_processes_give_the_same_bits(tmp_path):
     assert without_clock(first) == without_clock(second)
 
 
+@pytest.mark.slow
 def test_resume_on_another_number_of_devices(tmp_path, teacher):
     """Data parallel over four devices, then over two: the curve and the weights of one, to rounding."""
     elsewhere(tmp_path / "r", 12, devices=4)
