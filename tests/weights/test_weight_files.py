@@ -31,8 +31,8 @@ NAMES["tensors.old.pt"], NAMES["edm-state.pt"] = NAMES["tensors.pt"], NAMES["edm
 """Per file: name -> (dtype, shape), by PyTorch's own `state_dict`."""
 
 SLOW, LARGE = 4, 64 << 20
-"""Seconds of this thread's computing and bytes that no file here may take. The run-time type checks of the tests
-take nine tenths of the time: without them the slowest takes 0.2 s."""
+"""Seconds of this thread's computing and bytes that no file here may take. The tests' type checks take nine
+tenths of the time: without them the slowest takes 0.2 s."""
 
 
 def formula(name: str, dtype: str, shape: list[int]) -> np.ndarray:
