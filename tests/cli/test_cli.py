@@ -212,6 +212,7 @@ def converted(tmp_path_factory):
     return convert("edm2", folder / "w.npz", folder / "run", given).path
 
 
+@pytest.mark.slow
 def test_convert_sample_with_guidance_export_and_back(scmkit, converted, tmp_path):
     code, out, err = scmkit("convert", "edm2", WEIGHTS, tmp_path / "run")
     assert (code, out.strip()) == (0, str(tmp_path / "run")), err

@@ -238,6 +238,7 @@ def test_the_primal_is_computed_once_in_scanned_attention(remat):
     assert 1.2 < ratio < 1.4, ratio
 
 
+@pytest.mark.slow
 def test_scanned_attention_equals_two_passes(getkey):
     """The step of a rematerialised transformer, against plain autodiff of plain attention."""
     sizes = {"dit.width": 32, "dit.depth": 2, "dit.remat": "full", "dit.heads": 2}

@@ -137,6 +137,7 @@ def test_features_are_dropped_at_low_resolutions_only():
         assert bool(changed) == (bound > 2)
 
 
+@pytest.mark.slow
 def test_rematerialisation_changes_nothing():
     x, t = jr.normal(jr.key(1), (3, 8, 8)), jnp.asarray(0.7)
 

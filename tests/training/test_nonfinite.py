@@ -427,6 +427,7 @@ def test_a_plugin_that_fails_in_training_is_named(tmp_path, monkeypatch, line, w
     assert not (tmp_path / "r").exists()
 
 
+@pytest.mark.slow
 def test_the_command_replays_a_student_with_its_teacher_and_labels(tmp_path, monkeypatch, capsys):
     source = FAULTY.replace("scmkit_plugins.methods.diffusion", "scmkit_plugins.methods.scd")
     source = source.replace('name="faulty"', 'name="student", starts_from="teacher"')

@@ -503,6 +503,7 @@ subprocess.run(["cp", "-r", run, copy], check=True)
     assert killing.differences(undisturbed, copy) == []
 
 
+@pytest.mark.slow
 def test_a_read_only_run(copy, tmp_path):
     """What trains says what to do; what reads goes on working."""
     code = """

@@ -298,6 +298,7 @@ def deviation(a, b):
     return max(float(jnp.max(jnp.abs(x - y)) / jnp.max(jnp.abs(y))) for x, y in pairs)
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_same_bits(tmp_path):
     """Weights, moments, averages, step: every byte, of the same seed on the same machine."""
     first, second = (elsewhere(tmp_path / name, 3) for name in "ab")
