@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.random as jr
 
 from scmkit.composing.build import named_key
@@ -99,6 +100,10 @@ class Bench:
         trial = Bench(self.plugin, self.options, self.case)
         try:
             eqx.filter_eval_shape(trial.build, slot)
+        except (
+            jax.errors.JAXTypeError
+        ):  # A factory that cannot be traced refuses nothing: it is broken.
+            return False
         except (TypeError, ValueError):
             return True
         except Exception:

@@ -17,6 +17,8 @@ from scmkit_cli.options import by_plugin, parse_settings
 
 from scmkit import Recipe, Run, build, build_model, compose
 from scmkit.composing.datasets import dataset_of
+from scmkit.composing.entries import entries, find
+from scmkit.composing.loading import load
 from scmkit.composing.options import settings_of
 from scmkit.composing.recipe import TeacherRecord
 from scmkit.composing.recipe_file import override, read_recipe
@@ -24,6 +26,7 @@ from scmkit.composing.slots import RECIPE_SLOTS, SLOTS, default_network
 from scmkit.errors import OptionError, PluginError, UsageError, brief
 from scmkit.plugin import API_VERSION, MODEL_SLOTS, OPTIONAL_SLOTS, Plugin, Slot
 from scmkit.settings import TrainingSettings, configure, option_help
+from scmkit.training.rehearsal import rehearse
 
 TINY = {"mlp.width": 8, "mlp.depth": 1, "mlp.embedding_dim": 8}
 
@@ -60,6 +63,16 @@ def test_defaults_are_trigflow_sct_on_digits() -> None:
     }
     assert recipe.sampler == "consistency"
     assert (recipe.starts_from, recipe.makes) == ("weights", "consistency")
+
+
+@pytest.mark.parametrize(
+    "name", [entry.name for entry in entries() if Slot.loss in load(entry).provides]
+)
+def test_every_method_trains_by_its_name_alone(name: str) -> None:
+    recipe = tiny(name)
+    rehearse(recipe)
+    assert recipe.slots[Slot.loss] == name
+    assert recipe.sampler == load(find(name)).suggests.get(Slot.sampler, recipe.sampler)
 
 
 def test_every_slot_has_a_row() -> None:

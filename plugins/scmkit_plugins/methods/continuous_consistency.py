@@ -91,8 +91,10 @@ def hessian_product(
 
 
 def build_loss(config: Any, context: Context, *, key: Key) -> ContinuousLoss:
-    some = jnp.ones(context.data.shape)
-    if not jnp.any(hessian_product(context.distance, some, some)):
+    with jax.ensure_compile_time_eval():
+        some = jnp.ones(context.data.shape)
+        curved = bool(jnp.any(hessian_product(context.distance, some, some)))
+    if not curved:
         raise ValueError(
             "the distance is not curved where its arguments are equal, which leaves nothing to train on; "
             "take l2 (squared), pseudo-huber or another smooth one"
