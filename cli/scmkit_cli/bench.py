@@ -46,6 +46,15 @@ def bench(
     metric: Metrics = None,
     n: Samples = None,
     features: Features = None,
+    order: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="A>B>...",
+            help="A claim: the first metric falls from method to method, such as 'ct>ict>ect'. It is judged "
+            "pair by pair, seed by seed. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Directory of runs, bench.json and bench.html.")] = Path(
         "bench"
     ),
@@ -53,8 +62,8 @@ def bench(
     """Train methods on data sets over seeds under one budget, and compare them.
 
     A teacher that a method needs is trained once for each data set and seed, and shared. The same command
-    continues a bench that was stopped; what is finished is not done again. The table goes to stdout, numbers
-    and page to OUT/bench.json and OUT/bench.html.
+    continues a bench that was stopped; what is finished is not done again. The table goes to stdout with the
+    methods that a Gaussian fit equals below it; numbers, page and table to OUT/bench.json, .html and .md.
     """
     sampling = counts(eval_steps, "--eval-steps")
 
@@ -64,7 +73,15 @@ def bench(
 
     from scmkit.composing.environment import environment
     from scmkit.evaluation import remarks
-    from scmkit.reporting.trials import Plan, Result, bench_page, summarise, table_of
+    from scmkit.reporting.trials import (
+        Plan,
+        Result,
+        bench_page,
+        markdown_of,
+        summarise,
+        table_of,
+        verdicts,
+    )
     from scmkit.reporting.trials import bench as run
     from scmkit.storage.containment import to_json
     from scmkit.storage.files import write_text
@@ -80,6 +97,7 @@ def bench(
         metrics=metric,
         n=n,
         features=features,
+        orders=order or (),
     )
     facts = environment(shlex.join(["scmkit", *sys.argv[1:]]))
 
@@ -92,6 +110,12 @@ def bench(
         }
         write_text(out / "bench.json", to_json(content, indent=1) + "\n")
         write_text(out / "bench.html", bench_page(plan, results, facts))
+        parts = []
+        for source in plan.data:
+            mine = [line for line in summarise(results) if line.data == source]
+            told = [f"- {line}" for line in verdicts(plan, results, source)]
+            parts += [f"## {source}\n", markdown_of(mine), *told, ""] if mine else []
+        write_text(out / "bench.md", "\n".join(parts))
 
     results = run(plan, out, progress=lambda line: say(line, err=True), finished=write)
     lines = summarise(results)
@@ -101,6 +125,8 @@ def bench(
             say(source)
             for row in aligned(table_of(mine)):
                 say(row)
+            for line in verdicts(plan, results, source):
+                say(line)
             for line in remarks([row for r in results if r.cell.data == source for row in r.rows]):
                 say(line)
     say(f"page            {out / 'bench.html'}", err=True)

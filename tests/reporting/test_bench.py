@@ -14,9 +14,17 @@ from small_runs import Reporter
 
 from scmkit import Recipe
 from scmkit.errors import Interrupted, OptionError, PluginError, RunError, UsageError
-from scmkit.evaluation import REAL, Row
-from scmkit.reporting.trials import Cell, Plan, Result, bench, summarise, table_of
-from scmkit.reporting.trials.plan import plain, teacher_path
+from scmkit.evaluation import GAUSSIAN, REAL, Row
+from scmkit.reporting.trials import (
+    Cell,
+    Plan,
+    Result,
+    bench,
+    summarise,
+    table_of,
+    verdicts,
+)
+from scmkit.reporting.trials.plan import claimed, plain, teacher_path
 from scmkit.reporting.trials.running import _kept, row_of
 from scmkit.reporting.trials.summary import estimate
 
@@ -237,3 +245,42 @@ def test_rows_go_through_json():
     )
     raw = json.dumps(dataclasses.asdict(row), default=sorted)
     assert row_of(json.loads(raw)) == row
+
+
+def results_of(values: dict[str, list[float]], fit: float = 5.0) -> list[Result]:
+    """Results of one data set, a value of the metric by method and seed, below a Gaussian fit."""
+    baselines = (Row(REAL, None, {"m": 1.0}), Row(GAUSSIAN, None, {"m": fit}))
+    return [
+        Result(Cell("d", method, seed), (*baselines, Row("one", 1.0, {"m": value})))
+        for method, each in values.items()
+        for seed, value in enumerate(each)
+    ]
+
+
+def test_what_a_gaussian_fit_equals_is_said():
+    plan = Plan(("x,good", "x,bad"), seeds=2)
+    told = verdicts(plan, results_of({"x,good": [4.0, 5.0], "x,bad": [5.0, 6.0]}), "d")
+    assert told == ["m no better than a Gaussian fit's 5: x,bad at NFE 1"]
+
+
+@pytest.mark.parametrize(
+    ("more", "less", "verdict"),
+    [
+        ([9.0, 2.0, 5.0], [8.0, 1.1, 3.9], "difference 1 ± 0.25, holds"),
+        ([8.0, 1.1, 3.9], [9.0, 2.0, 5.0], "difference -1 ± 0.25, is reversed"),
+        ([9.0, 2.0, 5.0], [8.0, 3.0, 5.0], "difference 0 ± 2.5, cannot be told"),
+    ],
+)
+def test_an_order_is_judged_seed_by_seed(more, less, verdict):
+    plan = Plan(("x,a", "x,b"), orders=("a > b",))
+    told = verdicts(plan, results_of({"x,a": more, "x,b": less}), "d")
+    assert told[1] == f"x,a > x,b in m at NFE 1: {verdict}"
+
+
+@pytest.mark.parametrize(
+    ("order", "message"),
+    [("a>c", "'c' is no method here"), ("a", "two methods or more"), ("a>b", "means x,b and y,b")],
+)
+def test_an_order_of_no_methods_is_refused(order, message):
+    with pytest.raises(UsageError, match=message):
+        claimed(order, ("x,a", "x,b", "y,b"))

@@ -14,6 +14,7 @@ from scmkit.reporting.sections.metrics import metric_chart, notes, titled
 from scmkit.reporting.trials.plan import Plan
 from scmkit.reporting.trials.running import Result
 from scmkit.reporting.trials.summary import Estimate, Line, estimate, summarise
+from scmkit.reporting.trials.verdicts import verdicts
 
 
 def bench_page(plan: Plan, results: Sequence[Result], facts: Mapping[str, Any]) -> Html:
@@ -25,7 +26,8 @@ def bench_page(plan: Plan, results: Sequence[Result], facts: Mapping[str, Any]) 
         mine = [line for line in lines if line.data == data]
         if mine:
             rows = [row for r in results if r.cell.data == data for row in r.rows]
-            body = join(_results(mine, colors), *notes(rows))
+            told = [element("p", f"{line}.") for line in verdicts(plan, results, data)]
+            body = join(_results(mine, colors), *told, *notes(rows))
             sections.append(Section(data, _lede(plan), body))
     sections.append(Section("Cost", COST, _costs(results)))
     failed = [r for r in results if r.error is not None]
@@ -109,6 +111,15 @@ def table_of(lines: Sequence[Line]) -> list[list[str]]:
         cells = [_shown(line.metrics.get(m), real.get(m)) for m in metrics]
         rows.append([name, "" if line.nfe is None else f"{line.nfe:g}", *cells])
     return rows
+
+
+def markdown_of(lines: Sequence[Line]) -> str:
+    """The table of one data set in Markdown."""
+    head, *rows = [
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
+        for row in table_of(lines)
+    ]
+    return "\n".join([head, "|" + " --- |" * head.count(" | ") + " --- |", *rows]) + "\n"
 
 
 def _shown(value: Estimate | None, real: Estimate | None) -> str:

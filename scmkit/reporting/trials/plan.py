@@ -41,6 +41,7 @@ class Plan:
     - `settings`: options by `PLUGIN.OPTION`, for the methods that have such a part.
     - `sampling`: numbers of sampling steps (None: each sampler's usual ones); `metrics`, `n` and `features`
         as in `scmkit.evaluate`.
+    - `orders`: claims such as `"ct>ict"`, that the first metric falls from left to right.
     """
 
     methods: Sequence[str]
@@ -53,6 +54,7 @@ class Plan:
     metrics: Sequence[str] | None = None
     n: int | None = None
     features: str | None = None
+    orders: Sequence[str] = ()
 
     def cells(self) -> list[Cell]:
         """Every training, seed by seed, so that a bench cut short has something of everything."""
@@ -79,6 +81,8 @@ class Plan:
         for path in paths:
             if paths.count(path) > 1:
                 raise UsageError(f"two runs would be '{path}': name each method and data set once")
+        for order in self.orders:
+            claimed(order, self.methods)
         recipes = {cell: self.recipe(cell) for cell in self.cells()}
         known = {"train", "data"}
         for recipe in recipes.values():
@@ -93,6 +97,25 @@ class Plan:
                     f"{did_you_mean(section, known)} (parts: {', '.join(sorted(known))})"
                 )
         return recipes
+
+
+def claimed(order: str, methods: Sequence[str]) -> list[str]:
+    """The methods that an order such as `"ct>ict>ect"` names, in whole or by the last plugin of each.
+
+    Raises `UsageError` for fewer than two, and for a name that means none of `methods` or several of them.
+    """
+    named = []
+    for name in map(str.strip, order.split(">")):
+        meant = [m for m in methods if name in (m, m.rpartition(",")[2])]
+        if len(meant) != 1:
+            known = [*methods, *(m.rpartition(",")[2] for m in methods)]
+            which = f"means {' and '.join(meant)}" if meant else "is no method here"
+            hint = "" if meant else did_you_mean(name, known)
+            raise UsageError(f"order '{order}': '{name}' {which}{hint}")
+        named += meant
+    if len(named) < 2:
+        raise UsageError(f"order '{order}': join two methods or more by '>', such as ct>ict")
+    return named
 
 
 def plain(name: str) -> str:
