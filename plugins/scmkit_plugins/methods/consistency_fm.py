@@ -89,7 +89,8 @@ plugin = Plugin(
         Slot.parameterization: "flow-matching",
         Slot.sampler: "ddim",
     },
-    settings={
+    settings=lambda config: {
+        "ddim.steps": (config.segments,),
         "ddim.grid": "time",
         "ddim.to_zero": False,
         "ddim.ratio_min": 1e-4,
