@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from scmkit.storage.containment import inside, parse_json, read_bounded
+from scmkit.storage.containment import all_inside, parse_json, read_bounded
 from scmkit.storage.files import sync_directory, write_durably
 
 FORMAT = 1
@@ -100,12 +100,11 @@ def _check(root: Path, manifest: Manifest) -> None:
     """Raises `ValueError` or the like for names that leave the checkpoint, and records of other types."""
     if type(manifest.step) is not int or not isinstance(manifest.metadata, dict):
         raise ValueError("its step or its metadata is of another type")
+    all_inside(root, (*manifest.files, *manifest.leaves))
     for name, file in manifest.files.items():
-        inside(root, name)
         if type(file["size"]) is not int or not isinstance(file["sha256"], str):
             raise ValueError(f"the record of file '{name}' is of another type")
     for name, leaf in manifest.leaves.items():
-        inside(root, name)
         sides = leaf["shape"]
         whole = isinstance(sides, list) and all(type(n) is int and n >= 0 for n in sides)
         if (
