@@ -160,7 +160,7 @@ SECOND = (jvp_of_grad, grad_through_the_tangent, jvp_of_jvp, grad_of_grad)
     ids=lambda a: getattr(a, "__name__", a),
 )
 def test_equals_plain_autodiff(transform, mode, given):
-    """The modes differ in how a program is run, not in what it computes: plain layers in turn serve for all."""
+    """The modes differ in how a program runs, not in what it computes: plain layers in turn serve for all."""
     found = jax.jit(functools.partial(transform, functools.partial(net, attention, mode)))(*given)
     close(found, of_plain_layers(transform)(*given))
 
