@@ -75,14 +75,20 @@ ELSEWHERE = {"inception"}
 IMAGES = {"diffusion", "sct", "scd", "meanflow", "dmd2"}
 """The methods whose losses are checked on labeled images in every run of the tests; all are on vectors."""
 
-COMPARED = {"ddpmpp", "edm2"}
-"""The networks of which tests of their own hold outputs and derivatives on images against the originals'."""
+COMPARED = {"ddpmpp", "edm2", "unet"}
+"""The networks of which tests of their own hold outputs and derivatives on images; all are on vectors where
+they take them, and the transformer on images."""
+
+COUPLED = IMAGES | {"ect", "ict", "shortcut", "pid"}
+"""The methods of which every run of the tests holds what they say of the noise of a coupling."""
 
 
 def marks(plugin: str, check: str) -> list[pytest.MarkDecorator]:
     """Whether a check is left to `pytest -m slow`: to compile it takes seconds."""
     twice = check.startswith("loss[labeled") and plugin not in IMAGES
-    return [pytest.mark.slow] if twice or (plugin in COMPARED and "[labeled" in check) else []
+    again = plugin in COMPARED and "[labeled" in check
+    declared = "noise_of_a_coupling" in check and plugin not in COUPLED
+    return [pytest.mark.slow] if twice or again or declared else []
 
 
 def built_ins() -> list[Any]:

@@ -87,6 +87,7 @@ def installed(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_toy_2d_draws_four_panels(run, tmp_path):
     printed = run(EXAMPLES / "toy_2d.py", "--steps", 2, "--samples", 100).splitlines()
     assert printed[-1] == "toy_2d.png"
@@ -132,6 +133,7 @@ def test_editing_draws_three_parts(run, tmp_path):
         assert picture.size == (8 + 7 * 72, 3 * 8 + 9 * 72)
 
 
+@pytest.mark.slow
 def test_custom_loss_approaches_the_exact_map(run):
     printed = run(EXAMPLES / "custom_loss.py", "--steps", 20).splitlines()
     errors = [float(line.split()[-1]) for line in printed]

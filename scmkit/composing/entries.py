@@ -4,7 +4,7 @@ import importlib.util
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.machinery import PathFinder
@@ -35,15 +35,16 @@ class Entry:
 
 def entries() -> list[Entry]:
     """Every installed plugin, sorted by name and package."""
-    return list(_entries(tuple(_stamp(folder) for folder in sys.path)))
+    return list(_entries(tuple(_stamps(sys.path))))
 
 
-def _stamp(folder: str) -> tuple[str, int]:
-    """A folder and when it last changed: an installation since then is noticed."""
-    try:
-        return folder, os.stat(folder or ".").st_mtime_ns
-    except OSError:
-        return folder, 0
+def _stamps(folders: Iterable[str]) -> Iterator[tuple[str, int]]:
+    """Each folder and when it last changed: an installation since then is noticed."""
+    for folder in folders:
+        try:
+            yield folder, os.stat(folder or ".").st_mtime_ns
+        except OSError:
+            yield folder, 0
 
 
 @lru_cache(maxsize=1)

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -162,7 +162,7 @@ class Recipe:
         plugin = load(entry)
         return entry, plugin, configure(plugin.config, record.config, name)
 
-    @property
+    @cached_property
     def conditions(self) -> frozenset[str]:
         """What the model is told beside time and label, as its loss and tangent ask for."""
         asked = (
@@ -182,7 +182,7 @@ class Recipe:
         """Times the model is told, as its loss asks for."""
         return self.plugin(self.slots[Slot.loss])[1].noise_labels
 
-    @property
+    @cached_property
     def cast(self) -> Cast:
         """Who plays, who follows and when stages begin, as the loss says; raises as `cast_of` does."""
         return cast_of(*self.plugin(self.slots[Slot.loss]), self.train, self.plugins)

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from scmkit.storage.containment import inside, parse_json, read_bounded
+from scmkit.storage.containment import all_inside, parse_json, read_bounded
 from scmkit.storage.files import sync_directory, write_durably
 
 FORMAT = 1
@@ -59,7 +59,7 @@ def commit(
     document = asdict(Manifest(step, plain, leaves, files)) | {"format": FORMAT}
     if notes is not None:
         write_durably(root / NOTES, json.dumps(dict(notes), allow_nan=False).encode() + b"\n")
-    write_durably(root / MANIFEST, _encode(document | {"sha256": _digest(document)}))
+    write_durably(root / MANIFEST, _seal(document)[0])
     with ThreadPoolExecutor(_THREADS) as pool:
         list(pool.map(sync_directory, [Path(folder) for folder, _, _ in os.walk(root)]))
 
@@ -84,7 +84,7 @@ def read_manifest(root: Path) -> tuple[Manifest, str]:
     if version != FORMAT:
         raise Damage(f"has format {version!r}, and this scmkit reads format {FORMAT}")
     # The first comparison covers what parses to the same content, such as a changed blank.
-    if _encode(document | {"sha256": digest}) != raw.encode() or _digest(document) != digest:
+    if _seal(document) != (raw.encode(), digest):
         raise Damage(f"{MANIFEST} is damaged (its own SHA-256 does not match)")
     del document["format"]
     try:
@@ -100,12 +100,11 @@ def _check(root: Path, manifest: Manifest) -> None:
     """Raises `ValueError` or the like for names that leave the checkpoint, and records of other types."""
     if type(manifest.step) is not int or not isinstance(manifest.metadata, dict):
         raise ValueError("its step or its metadata is of another type")
+    all_inside(root, (*manifest.files, *manifest.leaves))
     for name, file in manifest.files.items():
-        inside(root, name)
         if type(file["size"]) is not int or not isinstance(file["sha256"], str):
             raise ValueError(f"the record of file '{name}' is of another type")
     for name, leaf in manifest.leaves.items():
-        inside(root, name)
         sides = leaf["shape"]
         whole = isinstance(sides, list) and all(type(n) is int and n >= 0 for n in sides)
         if (
@@ -154,9 +153,9 @@ def _problem(path: Path, record: Mapping[str, Any]) -> str | None:
     return None if intact else "is damaged (its SHA-256 does not match)"
 
 
-def _encode(document: Mapping[str, Any]) -> bytes:
-    return json.dumps(document, indent=1, sort_keys=True).encode() + b"\n"
-
-
-def _digest(document: Mapping[str, Any]) -> str:
-    return hashlib.sha256(_encode(document)).hexdigest()
+def _seal(document: Mapping[str, Any]) -> tuple[bytes, str]:
+    """The text of a manifest with its SHA-256 in it, which is that of the text without, and the SHA-256."""
+    bare = json.dumps(document, indent=1, sort_keys=True).encode() + b"\n"
+    digest = hashlib.sha256(bare).hexdigest()
+    # Where the sorted names have it; to write the whole document twice would take twice as long.
+    return bare.replace(b'\n "step"', f'\n "sha256": "{digest}",\n "step"'.encode(), 1), digest

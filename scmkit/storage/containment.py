@@ -5,6 +5,7 @@ import math
 import os
 import re
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +31,37 @@ def inside(root: Path, name: str) -> Path:
     Raises `ValueError` for a name that leads elsewhere: an absolute one, one with `..`, or one behind a
     symbolic link out of the folder. The folder itself may be a link: the user named it.
     """
-    parts = name.split("/")
-    odd = "\0" in name or "\\" in name or ":" in name
-    if odd or any(part in ("", ".", "..") for part in parts):
-        raise ValueError(f"the name {name[:200]!r} leads out of the folder or is not plain")
+    all_inside(root, (name,))
+    return root / name
+
+
+def all_inside(root: Path, names: Iterable[str]) -> None:
+    """Raises `ValueError` if one of several names leads out of a folder, as `inside` does for one."""
+    links: dict[
+        str, bool
+    ] = {}  # Most names share folders with others, and meet no link below the root.
+    for name in names:
+        parts = name.split("/")
+        odd = "\0" in name or "\\" in name or ":" in name
+        if odd or any(part in ("", ".", "..") for part in parts):
+            raise ValueError(f"the name {name[:200]!r} leads out of the folder or is not plain")
+        place = str(root)
+        for part in parts:
+            place = f"{place}/{part}"
+            if place not in links:
+                links[place] = os.path.islink(place)
+            if links[place]:
+                _follow(root, name)
+                break
+
+
+def _follow(root: Path, name: str) -> None:
     try:
-        path = root / name
-        if not path.resolve().is_relative_to(root.resolve()):
+        if not (root / name).resolve().is_relative_to(root.resolve()):
             raise ValueError(f"{name[:200]!r} is a link out of the folder")
     # The system refuses the name, or its links go round in circles.
     except (OSError, RuntimeError) as error:
         raise ValueError(f"the name {name[:200]!r} cannot be followed ({error})") from None
-    return path
 
 
 def exists(path: Path) -> bool:

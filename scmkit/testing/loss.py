@@ -28,8 +28,8 @@ from scmkit.testing.family import Family
 from scmkit.testing.numeric import arrays_of
 from scmkit.testing.reference import reference_model
 from scmkit.testing.workbench import Bench, Case
-from scmkit.training.objective import Trained, losses, objective
-from scmkit.types import Keys
+from scmkit.training.objective import Trained, frozen, losses
+from scmkit.types import Keys, Scalar
 
 N = 8
 EARLY, LATE = 0, 10_000_000
@@ -41,8 +41,13 @@ def batch_loss(
     trained: Trained, scene: Scene, batch: Sample, keys: Keys
 ) -> tuple[LossOutput, Trained]:
     """The losses of a batch, and the gradient of their mean in the model and the loss."""
-    gradients, _ = eqx.filter_grad(objective, has_aux=True)(trained, scene, batch, keys)
-    return losses(trained, scene, batch, keys), gradients
+
+    def mean(trained: Trained) -> tuple[Scalar, LossOutput]:
+        out = losses(trained, frozen(scene), batch, keys)
+        return jnp.mean(out.value), out
+
+    gradients, out = eqx.filter_grad(mean, has_aux=True)(trained)
+    return out, gradients
 
 
 @dataclass(frozen=True)

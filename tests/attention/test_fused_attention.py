@@ -79,8 +79,19 @@ def test_value_and_tangent(shape, causal, form, getkey):
         np.testing.assert_allclose(found, exact, atol=3e-6)
 
 
-@pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("shape", [(), (1, 1), (2, 1, 1), (2, 1, 21), (2, 2, 21), (1, 2, 1)])
+MASKS = [(), (1, 1), (2, 1, 1), (2, 1, 21), (2, 2, 21), (1, 2, 1)]
+BOTH = {(), (2, 2, 21)}
+"""Masks that are tried with the causal one in every run of the tests; the others are with `-m slow`."""
+
+
+@pytest.mark.parametrize(
+    ("shape", "causal"),
+    [(shape, False) for shape in MASKS]
+    + [
+        pytest.param(shape, True, marks=[] if shape in BOTH else [pytest.mark.slow])
+        for shape in MASKS
+    ],
+)
 def test_masks(shape, causal, form, getkey):
     """Every broadcastable shape; rows in which nothing is allowed give zeros, never NaN."""
     primals, tangents = draw(getkey, 2, kv_heads=1), draw(getkey, 2, kv_heads=1)
@@ -247,7 +258,10 @@ def test_a_kernel_asked_for_must_support_the_call(choose):
         choose("triton", triton="float64")
 
 
-@pytest.mark.parametrize(("form", "kv_heads"), [("dense", 4), ("blockwise", 2), ("kernel", 2)])
+@pytest.mark.parametrize(
+    ("form", "kv_heads"),
+    [("dense", 4), pytest.param("blockwise", 2, marks=pytest.mark.slow), ("kernel", 2)],
+)
 def test_sharded_arrays_are_not_gathered(form, kv_heads):
     """Under jit and shard_map, by samples and by heads, through XLA and through kernels."""
     program = Path(__file__).parents[1] / "support" / "sharded_attention.py"

@@ -555,7 +555,10 @@ def test_every_command_explains_itself(scmkit):
         assert len(out.splitlines()) > 5
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 75)],
+)
 def test_signals_save_and_exit(tmp_path, number, code):
     command = [sys.executable, "-c", "from scmkit_cli.main import main; main()", "train", *TINY]
     command += ["--data", "gmm", "--teacher", "none", "--steps", "1000000", "--name", "r"]

@@ -235,6 +235,11 @@ def test_a_sampler_is_named(body, wanted, run, install, scmkit):
     lines.add(str(caught.value).removeprefix("plugin 'odd' of odd-pack "))
     (line,) = lines
     assert line.startswith(f"1.0 {wanted}")
+
+
+def test_beside_a_sampler_that_fails_all_else_works(run, install, scmkit):
+    install("odd-pack", {"odd": "plugin"}, source=SAMPLER.replace("BODY", "raise KeyError"))
+    refused(scmkit("sample", run.path, "--n", 4, "--sampler", "odd"))
     assert scmkit("sample", run.path, "--n", 4)[0] == 0
     assert "odd-pack" in scmkit("plugins", "list")[1]
 

@@ -1,5 +1,6 @@
 """The kernels of losses on exact flow maps: what each method drives to zero is zero there."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -67,34 +68,55 @@ def velocity(process, x, t):
     return process.velocity_from_denoised(density().denoise(process, x, t), x, t)
 
 
-@pytest.mark.parametrize("ratios", TIMES)
-def test_eulerian_residual(exact, ratios):
-    at, s = point(exact, ratios[0]), exact.process.time_at(jnp.asarray(ratios[2]))
+# Compiled once for all times of a parameterization: each has loops of its own, which alone take a second.
+
+
+@eqx.filter_jit
+def eulerian_residual(exact, ratios):
+    at, s = point(exact, ratios[0]), exact.process.time_at(ratios[2])
     dx = velocity(exact.process, at.x_t, at.t)
     *_, whole = eulerian(exact, at, dx, s, weight=jnp.ones(()))
+    return whole, dx
+
+
+@eqx.filter_jit
+def lagrangian_sides(exact, ratios):
+    at, s = point(exact, ratios[0]), exact.process.time_at(ratios[2])
+    end, moved = lagrangian(exact, at, s)
+    return moved, velocity(exact.process, end, s)
+
+
+@eqx.filter_jit
+def one_jump_and_two(exact, ratios):
+    at = point(exact, ratios[0])
+    middle, s = (exact.process.time_at(r) for r in ratios[1:])
+    once = exact.jump(at.x_t, at.t, s)
+    return once, exact.jump(exact.jump(at.x_t, at.t, middle), middle, s)
+
+
+@pytest.mark.parametrize("ratios", TIMES)
+def test_eulerian_residual(exact, ratios):
+    whole, dx = eulerian_residual(exact, jnp.array(ratios))
     np.testing.assert_allclose(whole, 0, atol=1e-12 * max(1, float(jnp.abs(dx).max())))
 
 
 @pytest.mark.parametrize("ratios", TIMES)
 def test_lagrangian_residual(exact, ratios):
-    at, s = point(exact, ratios[0]), exact.process.time_at(jnp.asarray(ratios[2]))
-    end, moved = lagrangian(exact, at, s)
-    np.testing.assert_allclose(moved, velocity(exact.process, end, s), rtol=1e-11, atol=1e-12)
+    moved, expected = lagrangian_sides(exact, jnp.array(ratios))
+    np.testing.assert_allclose(moved, expected, rtol=1e-11, atol=1e-12)
 
 
 @pytest.mark.parametrize("ratios", TIMES)
 def test_semigroup(exact, ratios):
-    at = point(exact, ratios[0])
-    middle, s = (exact.process.time_at(jnp.asarray(r)) for r in ratios[1:])
-    once = exact.jump(at.x_t, at.t, s)
-    twice = exact.jump(exact.jump(at.x_t, at.t, middle), middle, s)
+    once, twice = one_jump_and_two(exact, jnp.array(ratios))
     np.testing.assert_allclose(twice, once, rtol=0, atol=1e-12)
 
 
 def test_a_flow_map_ends_where_the_consistency_function_does(exact):
     process, at = exact.process, point(exact, 2.0)
-    end = density().flow_map(process, at.x_t, at.t, jnp.zeros(()))
-    np.testing.assert_allclose(end, density().consistency(process, at.x_t, at.t), atol=1e-13)
+    end = eqx.filter_jit(density().flow_map)(process, at.x_t, at.t, jnp.zeros(()))
+    consistency = eqx.filter_jit(density().consistency)(process, at.x_t, at.t)
+    np.testing.assert_allclose(end, consistency, atol=1e-13)
 
 
 @pytest.mark.parametrize("name", PARAMS)

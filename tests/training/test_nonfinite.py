@@ -292,6 +292,7 @@ def test_a_fault_of_a_second_player_stops_all(ensemble, tmp_path):
     assert all(math.isnan(value) for value in replay(tmp_path / "r").turns["critic/loss"])
 
 
+@pytest.mark.slow
 def test_a_fault_of_a_second_player_skips_all(ensemble, tmp_path):
     """At the end of a stage, which then ends with the batch that was skipped."""
     run = go(ensemble("skip", "3,4"), tmp_path / "r")

@@ -68,7 +68,7 @@ def an_array(run, step):
 
 
 def test_killed_runs_end_where_the_undisturbed_one_ends(undisturbed, tmp_path, cache):
-    struck = killing.train_through(tmp_path, "r", steps=30, cache=cache, kills=2, seed=3)
+    struck = killing.train_through(tmp_path, "r", steps=30, cache=cache, kills=1, seed=3)
     assert struck.total() >= 1
     assert killing.differences(undisturbed, tmp_path / "r") == []
 
@@ -184,7 +184,12 @@ def lose(path):
     shutil.rmtree(path.parent)
 
 
-@pytest.mark.parametrize("damage", [flip, truncate, lose])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "damage", [flip, pytest.param(truncate, marks=SLOW), pytest.param(lose, marks=SLOW)]
+)
 def test_resume_passes_over_damage(undisturbed, copy, damage):
     damage(an_array(copy, 30))
     quiet = Quiet()
@@ -379,6 +384,7 @@ def stopped(*argv, within, at, cache):
         process.communicate()
 
 
+@pytest.mark.slow
 def test_two_start_one_run(undisturbed, tmp_path, cache):
     """The second comes when the first has no recipe yet, in the place of one that was killed there."""
     run = tmp_path / "r"
@@ -467,6 +473,7 @@ def in_namespace(code, *argv):
     return json.loads(ran.stdout)
 
 
+@pytest.mark.slow
 def test_a_full_file_system(undisturbed, copy, tmp_path):
     """With no room at all, with room for a picture but no checkpoint, and with room again."""
     shutil.rmtree(copy / "checkpoints" / "00000030")

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -100,8 +101,8 @@ def test_a_seed_is_a_run(tmp_path, teacher):
     assert state_bytes(other) != state_bytes(teacher)
 
 
-def test_resume_to_more_steps(tmp_path):
-    run = go(recipe("trigflow", "diffusion"), tmp_path / "r")
+def test_resume_to_more_steps(tmp_path, teacher):
+    run = Run.load(shutil.copytree(teacher.path, tmp_path / "r"))
     with pytest.raises(UsageError, match="finished at step 24"):
         resume(run.path, reporter=Reporter())
     longer = resume(run.path, steps=32, reporter=Reporter())
@@ -163,8 +164,8 @@ def test_a_teacher_of_another_process(tmp_path, process):
     assert any("fresh weights" in m for m in reporter.messages)
 
 
-def test_a_changed_teacher_is_noticed(tmp_path):
-    source = go(recipe("trigflow", "diffusion"), tmp_path / "t")
+def test_a_changed_teacher_is_noticed(tmp_path, teacher):
+    source = Run.load(shutil.copytree(teacher.path, tmp_path / "t"))
     composed = recipe("trigflow", "scd", teacher=source.path)
     trigger = Reporter(("r", 4), lambda: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(Interrupted):
