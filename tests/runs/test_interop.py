@@ -224,7 +224,6 @@ def of_one_resolution(state):
     return kept
 
 
-@pytest.mark.slow
 def test_a_converted_network_is_a_teacher(tmp_path):
     """Its student has its slots, its weights and its view of the data, and trains."""
     np.savez(tmp_path / "weights.npz", **of_one_resolution(reference("edm2-tiny")[0]))
