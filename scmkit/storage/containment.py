@@ -37,9 +37,8 @@ def inside(root: Path, name: str) -> Path:
 
 def all_inside(root: Path, names: Iterable[str]) -> None:
     """Raises `ValueError` if one of several names leads out of a folder, as `inside` does for one."""
-    links: dict[
-        str, bool
-    ] = {}  # Most names share folders with others, and meet no link below the root.
+    # Most names share folders with others, and meet no link below the root.
+    links: dict[str, bool] = {}
     for name in names:
         parts = name.split("/")
         odd = "\0" in name or "\\" in name or ":" in name
