@@ -145,6 +145,9 @@ Makes = Literal["diffusion", "consistency", "flow-map", "generator"]
 """What kind of model a loss leaves behind: one with a velocity; a map to the end of the PF-ODE's path; a map
 to every time of the path; or one that makes samples of noise, of which no more is known."""
 
+WITH_VELOCITY: tuple[Makes, ...] = ("diffusion", "flow-map")
+"""The kinds of model that have a velocity, which others can be taught."""
+
 
 @dataclass(frozen=True)
 class Plugin:
@@ -165,6 +168,8 @@ class Plugin:
     - `makes`: the kind of model that its loss leaves behind; every plugin that fills the loss slot says it.
     - `samples_from`: the kinds of model that its sampler draws from.
     - `starts_from`: whether training needs a teacher, takes only its weights, or starts from scratch.
+    - `taught_by`: the kinds of model that a teacher it needs may be, given the options: by default those with
+        a velocity.
     - `noise_labels`: times the model is told: 2 for flow maps.
     - `conditions`: what the model must be told beside time and label, given the plugin's options: names of
         scalars in `Conditioning`. A loss that draws guidance strengths names `"guidance"`.
@@ -191,6 +196,7 @@ class Plugin:
     makes: Makes | None = None
     samples_from: Collection[Makes] = get_args(Makes)
     starts_from: StartsFrom = "scratch"
+    taught_by: Callable[[Any], Collection[Makes]] = lambda config: WITH_VELOCITY
     noise_labels: Literal[1, 2] = 1
     conditions: Callable[[Any], Collection[str]] = lambda config: ()
     drops_labels: Callable[[Any], bool] = lambda config: True
@@ -235,6 +241,6 @@ def _faults(plugin: Plugin) -> Iterator[str]:
             f"noise_labels is {plugin.noise_labels} and makes is {plugin.makes!r}: a flow map is told both "
             "ends of a jump, a diffusion model one time"
         )
-    for name in ("conditions", "drops_labels", "players", "followers", "stages"):
+    for name in ("taught_by", "conditions", "drops_labels", "players", "followers", "stages"):
         if not callable(given := getattr(plugin, name)):
             yield f"{name} must be a function of the options, not a {type(given).__name__}"

@@ -2,6 +2,7 @@
 
 from scmkit.composing.recipe import Recipe, TeacherRecord
 from scmkit.errors import RunError, UsageError
+from scmkit.plugin import WITH_VELOCITY, Slot
 from scmkit.runs.run import Run
 from scmkit.training.data_record import compare_data
 from scmkit.training.progress import Reporter
@@ -39,12 +40,14 @@ def recorded_teacher(run: Run, record: TeacherRecord) -> tuple[Run, str]:
 
 
 def check_teacher(recipe: Recipe, teacher: Run) -> None:
-    """Raises `UsageError` where a teacher has no checkpoint, or was trained on data of another kind."""
+    """Raises `UsageError` where a teacher has no checkpoint, is a model of a kind from which there is nothing
+    to learn for the recipe, or was trained on data of another kind."""
     ours, theirs = recipe.data, teacher.recipe.data
     if not teacher.step:
         raise UsageError(
             f"teacher '{teacher.path}' has no checkpoint yet; finish it with `scmkit resume {teacher.path}`"
         )
+    _check_kind(recipe, teacher)
     for what in ("shape", "num_classes", "sigma_data", "shift", "scale"):
         mine, its = getattr(ours, what), getattr(theirs, what)
         if mine != its:
@@ -57,4 +60,20 @@ def check_teacher(recipe: Recipe, teacher: Run) -> None:
             f"teacher '{teacher.path}' was trained on data of other classes: "
             f"{next(theirs.digest.differences(ours.digest))}; use the data it was trained on "
             f"('{theirs.source}')"
+        )
+
+
+def _check_kind(recipe: Recipe, teacher: Run) -> None:
+    """Raises `UsageError` where the loss or the tangent learns from another kind of model than the teacher."""
+    made = teacher.recipe.makes
+    for name in dict.fromkeys(recipe.slots[slot] for slot in (Slot.loss, Slot.tangent)):
+        _, plugin, config = recipe.plugin(name)
+        if plugin.starts_from != "teacher" or made in (kinds := plugin.taught_by(config)):
+            continue
+        lacks = "" if made in WITH_VELOCITY else ", which has no velocity to follow"
+        own = teacher.teacher
+        instead = "" if own is None else f"; it was taught by '{own}'"
+        raise UsageError(
+            f"teacher '{teacher.path}' is a {made} model{lacks}; '{name}' needs a {' or '.join(kinds)} model "
+            f"as its teacher{instead}"
         )

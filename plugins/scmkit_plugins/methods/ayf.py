@@ -92,5 +92,6 @@ plugin = Plugin(
     settings={"train.lr": 1e-4},
     makes="flow-map",
     starts_from="teacher",
+    taught_by=scd.taught_by,
     noise_labels=2,
 )

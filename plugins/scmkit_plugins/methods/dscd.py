@@ -17,7 +17,7 @@ from scmkit.sampling import angle_of
 from scmkit.types import Key
 from scmkit_plugins.methods._pair import on_grid
 from scmkit_plugins.methods._tangent import BoundOptions, told
-from scmkit_plugins.methods.scd import TeacherOptions, build_tangent, conditions
+from scmkit_plugins.methods.scd import TeacherOptions, build_tangent, conditions, taught_by
 
 
 @dataclass(frozen=True)
@@ -104,4 +104,5 @@ plugin = Plugin(
     settings={"log-normal.mean": -1.0, "log-normal.std": 1.4, "train.lr": 1e-4},
     makes="consistency",
     starts_from="teacher",
+    taught_by=taught_by,
 )

@@ -49,5 +49,6 @@ plugin = Plugin(
     },
     makes="generator",
     starts_from="teacher",
+    taught_by=scd.taught_by,
     noise_labels=2,
 )
