@@ -144,7 +144,9 @@ def players_followers_and_stages_are_sound(plugin: Plugin) -> None:
 
 def teachers_are_kinds_of_models(plugin: Plugin) -> None:
     unknown = sorted(set(plugin.taught_by(plugin.config())) - set(get_args(Makes)))
-    require(not unknown, f"taught_by names {unknown}; a model is one of {', '.join(get_args(Makes))}")
+    require(
+        not unknown, f"taught_by names {unknown}; a model is one of {', '.join(get_args(Makes))}"
+    )
 
 
 CHECKS = (

@@ -1,8 +1,13 @@
 """The teacher that a recipe names: whether it is the one it was, and whether it fits the student."""
 
+import equinox as eqx
+import jax.random as jr
+
+from scmkit.composing.build import build_model
 from scmkit.composing.recipe import Recipe, TeacherRecord
 from scmkit.errors import RunError, UsageError
-from scmkit.plugin import WITH_VELOCITY, Slot
+from scmkit.plugin import MODEL_SLOTS, WITH_VELOCITY, Slot
+from scmkit.runs.arrays import is_saved, named_leaves
 from scmkit.runs.run import Run
 from scmkit.training.data_record import compare_data
 from scmkit.training.progress import Reporter
@@ -48,6 +53,7 @@ def check_teacher(recipe: Recipe, teacher: Run) -> None:
             f"teacher '{teacher.path}' has no checkpoint yet; finish it with `scmkit resume {teacher.path}`"
         )
     _check_kind(recipe, teacher)
+    _check_followers(recipe, teacher)
     for what in ("shape", "num_classes", "sigma_data", "shift", "scale"):
         mine, its = getattr(ours, what), getattr(theirs, what)
         if mine != its:
@@ -64,7 +70,7 @@ def check_teacher(recipe: Recipe, teacher: Run) -> None:
 
 
 def _check_kind(recipe: Recipe, teacher: Run) -> None:
-    """Raises `UsageError` where the loss or the tangent learns from another kind of model than the teacher."""
+    """Raises `UsageError` where loss or tangent learn from another kind of model than the teacher."""
     made = teacher.recipe.makes
     for name in dict.fromkeys(recipe.slots[slot] for slot in (Slot.loss, Slot.tangent)):
         _, plugin, config = recipe.plugin(name)
@@ -77,3 +83,28 @@ def _check_kind(recipe: Recipe, teacher: Run) -> None:
             f"teacher '{teacher.path}' is a {made} model{lacks}; '{name}' needs a {' or '.join(kinds)} model "
             f"as its teacher{instead}"
         )
+
+
+def _check_followers(recipe: Recipe, teacher: Run) -> None:
+    """Raises `UsageError` where a follower starts as the teacher, and the two are not of one kind."""
+    starting = [name for name, f in recipe.followers.items() if f.start == "teacher"]
+    if not starting:
+        return
+    mine, its = (
+        eqx.filter_eval_shape(build_model, r, key=jr.key(0)) for r in (recipe, teacher.recipe)
+    )
+    arrays = [[leaf for leaf in named_leaves(m) if is_saved(leaf[1])] for m in (mine, its)]
+    if arrays[0] == arrays[1] and eqx.tree_equal(mine.parameterization, its.parameterization):
+        return
+    differing = [
+        slot
+        for slot in MODEL_SLOTS
+        if (recipe.slots[slot], recipe.plugins[recipe.slots[slot]].config)
+        != (teacher.recipe.slots[slot], teacher.recipe.plugins[teacher.recipe.slots[slot]].config)
+    ]
+    where = f" ({', '.join(differing)})" if differing else ""
+    raise UsageError(
+        f"'{recipe.slots[Slot.loss]}' starts its follower '{starting[0]}' as the teacher, and teacher "
+        f"'{teacher.path}' is another model than this run's{where}; leave the slots to the teacher's plugins "
+        "and options"
+    )

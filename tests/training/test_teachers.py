@@ -30,7 +30,8 @@ def test_a_method_that_follows_its_teacher_needs_a_velocity(consistency, method)
         check_teacher(composed, consistency)
     said = str(refused.value)
     assert said.startswith(f"teacher '{consistency.path}' is a consistency model, which has no")
-    assert f"'{method}' needs a diffusion" in said and "\n" not in said
+    assert f"'{method}' needs a diffusion" in said
+    assert "\n" not in said
 
 
 def test_nothing_is_written_for_a_teacher_without_a_velocity(consistency, tmp_path):
@@ -69,3 +70,23 @@ def test_a_score_is_a_diffusion_models_alone(teacher):
             check_teacher(recipe("dmd2", teacher=teacher.path), teacher)
     finally:
         teacher.recipe = before
+
+
+def test_a_follower_that_starts_as_the_teacher_is_alike(teacher, tmp_path):
+    composed = recipe("progressive-distillation", teacher=teacher.path, **{"mlp.width": 32})
+    with pytest.raises(UsageError) as refused:
+        go(composed, tmp_path / "r")
+    assert str(refused.value).startswith(
+        "'progressive-distillation' starts its follower 'teacher' as the teacher, and teacher "
+        f"'{teacher.path}' is another model than this run's (network); "
+    )
+    assert not (tmp_path / "r").exists()
+
+
+def test_what_is_no_array_of_a_teacher_may_differ_from_its_follower(tmp_path):
+    """Here the record of whether training showed samples without their label."""
+    shown = recipe("diffusion", data="digits", **ONE, **{"diffusion.label_dropout": 0.0})
+    teacher = go(shown, tmp_path / "t")
+    small = {"progressive-distillation.first": 2, "train.steps": 2}
+    composed = recipe("progressive-distillation", data="digits", teacher=teacher.path, **small)
+    assert go(composed, tmp_path / "r").step == 2
