@@ -16,6 +16,9 @@ from scmkit.interfaces import (
     DataSpec,
     NormFactory,
 )
+from scmkit.kinds import WITH_VELOCITY as WITH_VELOCITY
+from scmkit.kinds import Makes as Makes
+from scmkit.kinds import StartsFrom as StartsFrom
 from scmkit.players import Follower as Follower
 from scmkit.players import Player as Player
 from scmkit.players import not_among
@@ -138,17 +141,6 @@ def itself(config: C, *args: Any, **kwargs: Any) -> C:
     return config
 
 
-StartsFrom = Literal["teacher", "weights", "scratch"]
-"""Whether training needs a pretrained diffusion model, takes no more than its weights, or neither."""
-
-Makes = Literal["diffusion", "consistency", "flow-map", "generator"]
-"""What kind of model a loss leaves behind: one with a velocity; a map to the end of the PF-ODE's path; a map
-to every time of the path; or one that makes samples of noise, of which no more is known."""
-
-WITH_VELOCITY: tuple[Makes, ...] = ("diffusion", "flow-map")
-"""The kinds of model that have a velocity, which others can be taught."""
-
-
 @dataclass(frozen=True)
 class Plugin:
     """A named set of slot fillers; what an entry point in the group `scmkit.plugins` resolves to.
@@ -175,6 +167,10 @@ class Plugin:
         scalars in `Conditioning`. A loss that draws guidance strengths names `"guidance"`.
     - `drops_labels`: whether a model that its loss trained, given the options, also saw samples without
         their label, without which there is nothing for guidance to lead away from.
+    - `differentiates`: whether its loss differentiates the network in time, exactly or by differences: the
+        user is warned of a model that turns fast there.
+    - `normalizes`: what to add to a command so that no sample's residual is divided by its size, given the
+        options, such as `"--set l2.squared=true"`; nothing where none is. Of a loss or a distance.
     - `uses`: the optional slots that its loss looks at: `Slot.distance`, where it compares samples, and
         `Slot.coupling`, where the noise of a sample is its own if it has any, as `noised` takes it.
     - `players`, `followers`: `(config, train)` -> what is trained beside the generator and what lags behind,
@@ -200,6 +196,8 @@ class Plugin:
     noise_labels: Literal[1, 2] = 1
     conditions: Callable[[Any], Collection[str]] = lambda config: ()
     drops_labels: Callable[[Any], bool] = lambda config: True
+    differentiates: bool = False
+    normalizes: Callable[[Any], str] = lambda config: ""
     uses: Collection[Slot] = ()
     players: Callable[[Any, TrainingSettings], Mapping[str, Player]] = lambda config, train: {}
     followers: Callable[[Any, TrainingSettings], Mapping[str, Follower]] = lambda config, train: {}
@@ -241,6 +239,14 @@ def _faults(plugin: Plugin) -> Iterator[str]:
             f"noise_labels is {plugin.noise_labels} and makes is {plugin.makes!r}: a flow map is told both "
             "ends of a jump, a diffusion model one time"
         )
-    for name in ("taught_by", "conditions", "drops_labels", "players", "followers", "stages"):
+    for name in (
+        "taught_by",
+        "conditions",
+        "drops_labels",
+        "normalizes",
+        "players",
+        "followers",
+        "stages",
+    ):
         if not callable(given := getattr(plugin, name)):
             yield f"{name} must be a function of the options, not a {type(given).__name__}"

@@ -15,7 +15,7 @@ from scmkit.plugin import Context, Plugin, Slot
 from scmkit.types import Key
 from scmkit_plugins.methods import scd
 from scmkit_plugins.methods._flowmap import rectified_time
-from scmkit_plugins.methods._tangent import told
+from scmkit_plugins.methods._tangent import told, unbounded
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,8 @@ plugin = Plugin(
     summary="Align Your Flow: distills a flow map from a teacher (arXiv 2506.14603)",
     provides={Slot.tangent: scd.build_tangent, Slot.loss: build_loss},
     config=Options,
+    differentiates=True,
+    normalizes=unbounded("ayf"),
     conditions=scd.plugin.conditions,
     uses=(Slot.coupling,),
     suggests={Slot.sampler: "flow-map"},

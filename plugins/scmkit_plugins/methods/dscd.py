@@ -16,7 +16,7 @@ from scmkit.plugin import Context, Plugin, Slot
 from scmkit.sampling import angle_of
 from scmkit.types import Key
 from scmkit_plugins.methods._pair import on_grid
-from scmkit_plugins.methods._tangent import BoundOptions, told
+from scmkit_plugins.methods._tangent import BoundOptions, told, unbounded
 from scmkit_plugins.methods.scd import TeacherOptions, build_tangent, conditions, taught_by
 
 
@@ -98,6 +98,8 @@ plugin = Plugin(
     summary="sCD by difference quotients: no forward mode (arXiv 2410.11081, Appendix E)",
     provides={Slot.tangent: build_tangent, Slot.loss: build_loss},
     config=Options,
+    differentiates=True,
+    normalizes=unbounded("dscd"),
     conditions=conditions,
     uses=(Slot.coupling,),
     suggests={Slot.sampler: "consistency"},

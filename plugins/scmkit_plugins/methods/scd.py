@@ -19,7 +19,12 @@ from scmkit.models.change_of_process import velocity_under
 from scmkit.models.guided import interval_of
 from scmkit.plugin import WITH_VELOCITY, Context, Makes, Plugin, Slot
 from scmkit.types import Key, Scalar
-from scmkit_plugins.methods._tangent import ConsistencyLoss, ConsistencyOptions, build_loss
+from scmkit_plugins.methods._tangent import (
+    ConsistencyLoss,
+    ConsistencyOptions,
+    build_loss,
+    unbounded,
+)
 
 
 class TeacherTangent(AbstractTangentEstimator):
@@ -112,6 +117,8 @@ plugin = Plugin(
     summary="continuous-time consistency distillation of a teacher (arXiv 2410.11081)",
     provides={Slot.tangent: build_tangent, Slot.loss: build_guided_loss},
     config=Options,
+    differentiates=True,
+    normalizes=unbounded("scd"),
     conditions=conditions,
     uses=(Slot.coupling,),
     suggests={Slot.sampler: "consistency"},

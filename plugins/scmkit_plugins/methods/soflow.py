@@ -73,6 +73,7 @@ plugin = Plugin(
     summary="solution flow models: neighboring jumps, no derivatives (arXiv 2512.15657)",
     provides={Slot.loss: build_loss, Slot.tangent: build_data_tangent},
     config=Options,
+    normalizes=lambda config: "--set soflow.power=0" if config.power else "",
     uses=(Slot.coupling,),
     suggests={Slot.sampler: "flow-map"},
     settings={"log-normal.mean": 0.2, "log-normal.std": 0.8, "train.lr": 1e-4},
