@@ -1,6 +1,7 @@
 r"""How fast a network turns in time, which its derivative along a path multiplies the noise by."""
 
 import dataclasses
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -22,14 +23,22 @@ GAP = 1e-2
 """The step in $\\ln\\rho$ of the central difference."""
 
 
-def turning(recipe: Recipe, model: Model, proposal: AbstractProposal, *, seed: int = 0) -> float:
-    r"""$\|\partial F / \partial \ln\rho\|\, /\, \|F\|$ in RMS norms, at times of the proposal.
+class Turning(NamedTuple):
+    r"""$\|\partial_u F\| / \|F\|$, and the same of the time features: RMS norms, $u = \ln(\sigma/\alpha)$.
 
-    $\rho = \sigma/\alpha$ is the noise-to-signal ratio; in TrigFlow's time it is
-    $\cos t \sin t\, \partial_t F$, the term of sCM's tangent (arXiv 2410.11081, Section 4.1). What the
-    network is given beside the time stands still. A fresh network whose output is zero says nothing of
-    itself: then its time features are looked at, if it has any. A central difference, in float32, needs no
-    forward mode.
+    In TrigFlow's time $\partial_u$ is $\cos t \sin t\, \partial_t$, as in sCM's tangent (arXiv 2410.11081,
+    Section 4.1). 0 for a fresh network whose output is zero, and where there are no features.
+    """
+
+    network: float
+    features: float
+
+
+def turning(recipe: Recipe, model: Model, proposal: AbstractProposal, *, seed: int = 0) -> Turning:
+    """How fast a model turns on training data, at times of the proposal.
+
+    What the network is given beside the time stands still. A central difference, in float32, needs no forward
+    mode.
     """
     dataset = dataset_of(recipe)
     count = min(SAMPLES, dataset.size("train"))
@@ -38,8 +47,8 @@ def turning(recipe: Recipe, model: Model, proposal: AbstractProposal, *, seed: i
     cond = Conditioning(None if labels is None else jnp.asarray(np.asarray(labels, np.int32)))
     still = dataclasses.replace(model, precision="float32")
     keys = jr.split(jr.key(seed), count)
-    network, features = _measure(still, proposal, x0, cond, keys)
-    return next((float(found) for found in (network, features) if jnp.isfinite(found)), 0.0)
+    found = _measure(still, proposal, x0, cond, keys)
+    return Turning(*(float(jnp.nan_to_num(value, posinf=jnp.inf)) for value in found))
 
 
 @eqx.filter_jit
@@ -50,7 +59,7 @@ def _measure(
     cond: Conditioning,
     keys: Keys,
 ) -> tuple[Scalar, Scalar]:
-    """The turning of a network, not finite where its output is zero, and that of its time features."""
+    """The turning of a network and of its time features, NaN where they are zero."""
     process, param = model.process, model.parameterization
     gaps = jnp.asarray([-GAP, 0.0, GAP])
     embedding = _embedding(model)
