@@ -92,11 +92,10 @@ def test_fast_time_features_are_told_once_and_only_where_they_are_differentiated
     run = go(composed, tmp_path / "r", reporter)
     [line] = reporter.messages
     assert line.startswith(
-        "the model turns fast in time: RMS of dF/dln(sigma/alpha) over that of F"
+        "the model turns fast in time, which 'sct' differentiates: in an e-fold of"
     )
     assert line.endswith(
-        "up to 10 is calm, and 'sct' differentiates it; calmer with --set fourier.scale=0.02 (now "
-        "16.0) or --plugin embedding=positional"
+        "(calm: up to 3); calmer with --set fourier.scale=0.02 (now 16.0) or --plugin embedding=positional"
     )
     after = Reporter()
     resume(run.path, steps=2, reporter=after)
