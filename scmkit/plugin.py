@@ -167,10 +167,9 @@ class Plugin:
         scalars in `Conditioning`. A loss that draws guidance strengths names `"guidance"`.
     - `drops_labels`: whether a model that its loss trained, given the options, also saw samples without
         their label, without which there is nothing for guidance to lead away from.
-    - `differentiates`: whether its loss differentiates the network in time, exactly or by differences: the
-        user is warned of a model that turns fast there.
-    - `normalizes`: what to add to a command so that no sample's residual is divided by its size, given the
-        options, such as `"--set l2.squared=true"`; nothing where none is. Of a loss or a distance.
+    - `differentiates`: whether its loss differentiates the network in time, exactly or by differences.
+    - `normalizes`: of a loss or distance that divides residuals by their size, given the options: what to add
+        to a command to have it otherwise, such as `"--set l2.squared=true"`.
     - `uses`: the optional slots that its loss looks at: `Slot.distance`, where it compares samples, and
         `Slot.coupling`, where the noise of a sample is its own if it has any, as `noised` takes it.
     - `players`, `followers`: `(config, train)` -> what is trained beside the generator and what lags behind,
