@@ -16,6 +16,9 @@ from scmkit.interfaces import (
     DataSpec,
     NormFactory,
 )
+from scmkit.kinds import WITH_VELOCITY as WITH_VELOCITY
+from scmkit.kinds import Makes as Makes
+from scmkit.kinds import StartsFrom as StartsFrom
 from scmkit.players import Follower as Follower
 from scmkit.players import Player as Player
 from scmkit.players import not_among
@@ -138,14 +141,6 @@ def itself(config: C, *args: Any, **kwargs: Any) -> C:
     return config
 
 
-StartsFrom = Literal["teacher", "weights", "scratch"]
-"""Whether training needs a pretrained diffusion model, takes no more than its weights, or neither."""
-
-Makes = Literal["diffusion", "consistency", "flow-map", "generator"]
-"""What kind of model a loss leaves behind: one with a velocity; a map to the end of the PF-ODE's path; a map
-to every time of the path; or one that makes samples of noise, of which no more is known."""
-
-
 @dataclass(frozen=True)
 class Plugin:
     """A named set of slot fillers; what an entry point in the group `scmkit.plugins` resolves to.
@@ -165,11 +160,16 @@ class Plugin:
     - `makes`: the kind of model that its loss leaves behind; every plugin that fills the loss slot says it.
     - `samples_from`: the kinds of model that its sampler draws from.
     - `starts_from`: whether training needs a teacher, takes only its weights, or starts from scratch.
+    - `taught_by`: the kinds of model that a teacher it needs may be, given the options: by default those with
+        a velocity.
     - `noise_labels`: times the model is told: 2 for flow maps.
     - `conditions`: what the model must be told beside time and label, given the plugin's options: names of
         scalars in `Conditioning`. A loss that draws guidance strengths names `"guidance"`.
     - `drops_labels`: whether a model that its loss trained, given the options, also saw samples without
         their label, without which there is nothing for guidance to lead away from.
+    - `differentiates`: whether its loss differentiates the network in time, exactly or by differences.
+    - `normalizes`: of a loss or distance that divides residuals by their size, given the options: what to add
+        to a command to have it otherwise, such as `"--set l2.squared=true"`.
     - `uses`: the optional slots that its loss looks at: `Slot.distance`, where it compares samples, and
         `Slot.coupling`, where the noise of a sample is its own if it has any, as `noised` takes it.
     - `players`, `followers`: `(config, train)` -> what is trained beside the generator and what lags behind,
@@ -191,9 +191,12 @@ class Plugin:
     makes: Makes | None = None
     samples_from: Collection[Makes] = get_args(Makes)
     starts_from: StartsFrom = "scratch"
+    taught_by: Callable[[Any], Collection[Makes]] = lambda config: WITH_VELOCITY
     noise_labels: Literal[1, 2] = 1
     conditions: Callable[[Any], Collection[str]] = lambda config: ()
     drops_labels: Callable[[Any], bool] = lambda config: True
+    differentiates: bool = False
+    normalizes: Callable[[Any], str] = lambda config: ""
     uses: Collection[Slot] = ()
     players: Callable[[Any, TrainingSettings], Mapping[str, Player]] = lambda config, train: {}
     followers: Callable[[Any, TrainingSettings], Mapping[str, Follower]] = lambda config, train: {}
@@ -235,6 +238,14 @@ def _faults(plugin: Plugin) -> Iterator[str]:
             f"noise_labels is {plugin.noise_labels} and makes is {plugin.makes!r}: a flow map is told both "
             "ends of a jump, a diffusion model one time"
         )
-    for name in ("conditions", "drops_labels", "players", "followers", "stages"):
+    for name in (
+        "taught_by",
+        "conditions",
+        "drops_labels",
+        "normalizes",
+        "players",
+        "followers",
+        "stages",
+    ):
         if not callable(given := getattr(plugin, name)):
             yield f"{name} must be a function of the options, not a {type(given).__name__}"

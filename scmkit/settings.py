@@ -23,12 +23,34 @@ C = TypeVar("C")
 
 @dataclass(frozen=True)
 class DataSettings:
-    """How data is normalised."""
+    """How data is normalized."""
 
     sigma_data: Annotated[float, Gt(0)] = 0.5
     """Standard deviation of the data as the model sees it."""
     clip: bool = True
     """Whether samples of rank 3 are images, clipped to [-1, 1]; set it to false for latents."""
+
+
+EMA_PROFILES = ("power", "half-life", "none")
+"""The profiles by which weights are averaged."""
+
+
+def ema_profile(text: str) -> tuple[str, float]:
+    """The name and the number of `power:SIGMA_REL`, `half-life:IMAGES` or `none`; raises `ValueError`."""
+    name, _, value = text.partition(":")
+    remedy = "give power:WIDTH (power:0.05), half-life:IMAGES (half-life:500000) or none"
+    if name not in EMA_PROFILES:
+        raise ValueError(f"unknown EMA '{text}'{did_you_mean(name, EMA_PROFILES)}; {remedy}")
+    if text == "none":
+        return name, 0.0
+    try:
+        number = float(value) if name != "none" else None
+    except ValueError:
+        number = None
+    if number is None:
+        expected = "nothing after 'none'" if name == "none" else f"a number after '{name}:'"
+        raise ValueError(f"EMA '{text}' should have {expected}; {remedy}")
+    return name, number
 
 
 @dataclass(frozen=True)
@@ -85,6 +107,7 @@ class TrainingSettings:
             raise ValueError(
                 f"accumulate={self.accumulate} does not divide batch_size={self.batch_size}"
             )
+        ema_profile(self.ema)
 
 
 PLAYER_OPTIONS = (

@@ -16,7 +16,7 @@ from scmkit.testing import assert_abstract_or_final
 LAYERS = [
     {"telling"},
     {"terminal"},
-    {"types", "bounds", "errors"},
+    {"types", "bounds", "errors", "kinds"},
     {"storage"},
     {"interfaces", "settings"},
     {"arguments", "weights", "players"},

@@ -26,7 +26,9 @@ def import_(
     dest: Annotated[Path, typer.Argument(help="The store to create. Nothing may be there yet.")],
     size: Annotated[
         int | None,
-        typer.Option(min=1, help="Crop images to centred squares and resize them to N x N pixels."),
+        typer.Option(
+            min=1, help="Crop images to centered squares and resize them to N x N pixels."
+        ),
     ] = None,
     grayscale: Annotated[
         bool | None,

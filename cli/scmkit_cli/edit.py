@@ -110,7 +110,7 @@ def colorize(
     seed: Seed = 0,
     out: Out = OUT,
 ) -> None:
-    """Colour images of which only the luminance is looked at, with a consistency model."""
+    """Color images of which only the luminance is looked at, with a consistency model."""
     from scmkit.editing import Luminance
 
     _edit(_load(run, out), Luminance(), index, image, label, steps, variations, seed, out)

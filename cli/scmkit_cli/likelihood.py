@@ -39,7 +39,7 @@ def likelihood(
         typer.Option(
             min=1e-5,
             help="Noise-to-signal ratio at which the density is taken.  "
-            "Default: that of the dequantisation noise, else 0.002.",
+            "Default: that of the dequantization noise, else 0.002.",
             show_default=False,
         ),
     ] = None,
@@ -47,7 +47,7 @@ def likelihood(
         Literal["train", "test"], typer.Option(help="The split to take samples from.")
     ] = "test",
     seed: Annotated[
-        int, typer.Option(min=0, max=LAST_SEED, help="Seed of subset, dequantisation and probes.")
+        int, typer.Option(min=0, max=LAST_SEED, help="Seed of subset, dequantization and probes.")
     ] = 0,
     as_json: Annotated[
         bool, typer.Option("--json", callback=alone, help="One JSON object.")
@@ -56,7 +56,7 @@ def likelihood(
     """Bits per dimension of a split under a diffusion model; smaller is better.
 
     The log density is integrated along the probability-flow ODE. Discrete data, such as 8-bit images, is
-    dequantised by uniform noise, and the figure is an upper bound on its code length; for continuous
+    dequantized by uniform noise, and the figure is an upper bound on its code length; for continuous
     data it is a density in the data's units, which may be negative. Where the data has classes, the
     density is that given the class.
     """

@@ -19,7 +19,8 @@ def replay(
     from scmkit.training.faults import replay
 
     fault = replay(run, step)
-    say(f"step {fault.step}: loss {fault.loss:g}, gradient norm {fault.grad_norm:g}")
+    values = f"loss {fault.loss:g}, gradient norm {fault.grad_norm:g}"
+    say(f"step {fault.step}: {values}; the first that is not finite: {fault.cause}")
     say(f"{len(fault.culprits)} of {len(fault.samples)} samples are not finite")
     for sample in fault.culprits:
         bad = [f"{n} {v:g}" for n, v in sample["parts"].items() if not math.isfinite(v)]

@@ -33,7 +33,7 @@ def report(
         typer.Option("--metrics/--no-metrics", help="Whether to measure, which takes longest."),
     ] = True,
 ) -> None:
-    """Make one HTML page about runs: recipe, samples, trajectories, metrics, curves, neighbours.
+    """Make one HTML page about runs: recipe, samples, trajectories, metrics, curves, neighbors.
 
     The page holds all it shows and fetches nothing. A teacher inside a run is shown beside it.
     """

@@ -57,9 +57,9 @@ def sample(
 
     import numpy as np
 
-    from scmkit import Run, Slot, dataset_of
+    from scmkit import Run, dataset_of
     from scmkit import sample as draw
-    from scmkit.composing.build import build_free
+    from scmkit.composing.build import build_sampler
     from scmkit.data.classes import listed
     from scmkit.sampling import class_captions, class_columns, image_grid, save_png, vector_picture
     from scmkit.storage.files import write_bytes
@@ -68,9 +68,7 @@ def sample(
     recipe = loaded.recipe
     classes, names, index = recipe.data.num_classes, class_names(recipe), class_of(recipe, label)
     sampler = sampler or recipe.sampler
-    named, recorded = recipe.recorded(sampler)
-    options = {**recorded, **by_plugin(parse_settings(settings)).get(sampler, {})}
-    method = build_free(Slot.sampler, named, options)
+    method = build_sampler(recipe, sampler, by_plugin(parse_settings(settings)).get(sampler))
     count = steps or method.usual_steps[0]
     x = draw(
         guided(loaded, guidance, guide, guidance_interval),

@@ -12,14 +12,15 @@ from scmkit.composing.conformity import built_by
 from scmkit.composing.entries import find
 from scmkit.composing.loading import load
 from scmkit.composing.recipe import Recipe
-from scmkit.composing.slots import SLOTS
-from scmkit.errors import PluginError
+from scmkit.composing.slots import SLOTS, draws_from
+from scmkit.errors import PluginError, UsageError
 from scmkit.interfaces import (
     AbstractBatchLoss,
     AbstractCoupling,
     AbstractLoss,
     AbstractModel,
     AbstractProposal,
+    AbstractSampler,
     AbstractTangentEstimator,
 )
 from scmkit.models.inputs import Inputs
@@ -154,3 +155,22 @@ def build_free(slot: Slot, reference: str, settings: Mapping[str, Any], *args: A
         )
     config = configure(plugin.config, settings, entry.name)
     return built_by(entry, slot, SLOTS[slot].holds, lambda: plugin.provides[slot](config, *args))
+
+
+def build_sampler(
+    recipe: Recipe, name: str | None = None, settings: Mapping[str, Any] | None = None
+) -> AbstractSampler:
+    """The sampler of plugin `name`, by default the recipe's, with `settings` over its recorded options.
+
+    Raises `UsageError` for one that does not draw from such models.
+    """
+    reference, recorded = recipe.recorded(name or recipe.sampler)
+    if name not in (None, recipe.sampler):
+        entry, (_, loss, _) = find(reference), recipe.plugin(recipe.slots[Slot.loss])
+        plugin = load(entry)
+        if Slot.sampler in plugin.provides and not draws_from(entry.name, plugin, loss):
+            raise UsageError(
+                f"the sampler '{entry.name}' draws from {' and '.join(plugin.samples_from)} models, and "
+                f"'{loss.name}' has made a {loss.makes} model; its own sampler is '{recipe.sampler}'"
+            )
+    return build_free(Slot.sampler, reference, {**recorded, **(settings or {})})

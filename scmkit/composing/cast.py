@@ -43,6 +43,11 @@ class Cast:
     stages: tuple[int, ...]
 
 
+def own_settings(player: Player) -> dict[str, Any]:
+    """The training settings that a player has of its own, where the user says nothing."""
+    return {"ema": "none", **player.settings}
+
+
 def cast_of(
     owner: Entry | str,
     plugin: Plugin,

@@ -98,8 +98,14 @@ def compose_request(request: Request) -> Recipe:
     given = request.settings
     refuse_undotted(given)
     filling = fill(request.plugins, request.data.shape, _plugins_of_model(request.start))
-    chosen = {**only(request.base, {*filling.plugins, "train"}), **given}
-    settings = {**recommended(filling, request.dataset, chosen), **chosen}
+    base = only(request.base, {*filling.plugins, "train"})
+    chosen = {**base, **given}
+    advised = recommended(filling, request.dataset, chosen)
+    before = recommended(filling, request.dataset, base) if base else {}
+    # What an option recommended that now has another value is recommended anew.
+    stale = {key for key in before if base.get(key) == before[key] != advised.get(key)}
+    chosen = {**{key: value for key, value in base.items() if key not in stale}, **given}
+    settings = {**advised, **chosen}
     train = configure(TrainingSettings, section(settings, "train"), "train")
     plugins = {*filling.plugins, *request.dataset}
     others = cast(filling, settings, train, plugins).players

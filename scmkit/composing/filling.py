@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from scmkit.composing.entries import Entry, find
 from scmkit.composing.loading import load
-from scmkit.composing.slots import RECIPE_SLOTS, SLOTS, USUAL_SAMPLERS
+from scmkit.composing.slots import RECIPE_SLOTS, SLOTS, USUAL_SAMPLERS, draws_from
 from scmkit.errors import PluginError, did_you_mean
 from scmkit.plugin import OPTIONAL_SLOTS, Plugin, Slot
 
@@ -183,21 +183,16 @@ def _fill_sampler(draft: _Draft, suggested: str | None) -> None:
     loss = draft.load(draft.owners[Slot.loss])[1]
     assert loss.makes is not None, "a plugin that fills the loss slot says what it makes"
     usual = USUAL_SAMPLERS[loss.makes]
-
-    def fits(name: str, sampler: Plugin) -> bool:
-        # A loss's plugin knows what draws from its own models: it may suggest a sampler of another kind.
-        return loss.makes in sampler.samples_from or name == loss.suggests.get(Slot.sampler)
-
     if Slot.sampler not in draft.owners:
         known = set(draft.plugins)
         name, sampler = draft.load_unnamed(Slot.sampler, suggested or usual)
-        if not fits(name, sampler):
+        if not draws_from(name, sampler, loss):
             if name not in known:
                 del draft.plugins[name]
             name, _ = draft.load(usual)
         draft.owners[Slot.sampler] = name
     name, sampler = draft.load(draft.owners[Slot.sampler])
-    if not fits(name, sampler):
+    if not draws_from(name, sampler, loss):
         raise PluginError(
             f"the sampler '{name}' draws from {' and '.join(sampler.samples_from)} models, and "
             f"'{draft.owners[Slot.loss]}' makes a {loss.makes} model; name another with --plugin sampler=NAME"

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from scmkit.composing.blame import blaming
-from scmkit.composing.cast import Cast, cast_of
+from scmkit.composing.cast import Cast, cast_of, own_settings
 from scmkit.composing.dotted import flatten, only, part, section
 from scmkit.composing.entries import Entry, find
 from scmkit.composing.filling import Filling
@@ -113,7 +113,7 @@ def player_settings(
     user, or by a run whose recipe is composed again."""
     own = {}
     for name, player in players.items():
-        asked = {"ema": "none", **player.settings, **section(chosen, name)}
+        asked = {**own_settings(player), **section(chosen, name)}
         foreign = [option for option in asked if option not in PLAYER_OPTIONS]
         if foreign:
             raise OptionError(

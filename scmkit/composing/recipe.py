@@ -16,7 +16,7 @@ from pydantic import (
     with_config,
 )
 
-from scmkit.composing.cast import Cast, cast_of
+from scmkit.composing.cast import Cast, cast_of, own_settings
 from scmkit.composing.entries import Entry, find
 from scmkit.composing.loading import load
 from scmkit.composing.recipe_versions import in_todays_form
@@ -194,7 +194,10 @@ class Recipe:
 
     def settings_of(self, player: str) -> TrainingSettings:
         """The training settings of a player beside the generator: the recipe's, but for its own."""
-        return dataclasses.replace(self.train, **self.players_train[player])
+        own = self.players_train.get(player)
+        if own is None:  # The plugin has a player more than when the recipe was written.
+            own = own_settings(self.players[player])
+        return dataclasses.replace(self.train, **own)
 
     @property
     def followers(self) -> Mapping[str, Follower]:

@@ -26,7 +26,7 @@ from scmkit.interfaces import (
     AbstractTracker,
     NormFactory,
 )
-from scmkit.plugin import MODEL_SLOTS, OPTIONAL_SLOTS, TRAINING_SLOTS, Makes, Slot
+from scmkit.plugin import MODEL_SLOTS, OPTIONAL_SLOTS, TRAINING_SLOTS, Makes, Plugin, Slot
 
 RECIPE_SLOTS = (*MODEL_SLOTS, *TRAINING_SLOTS)
 """The slots that a recipe fills with one plugin each, in the order they are built."""
@@ -110,6 +110,12 @@ USUAL_SAMPLERS: Mapping[Makes, str] = {
     "generator": "consistency",
 }
 """The sampler of each kind of model, where none was named or suggested that draws from it."""
+
+
+def draws_from(name: str, sampler: Plugin, loss: Plugin) -> bool:
+    """Whether the sampler of plugin `name` draws from the models of a loss."""
+    # A loss's plugin knows what draws from its own models: it may suggest a sampler of another kind.
+    return loss.makes in sampler.samples_from or name == loss.suggests.get(Slot.sampler)
 
 
 def class_name(holds: type | UnionType) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 
 from scmkit.arguments import as_count, as_seed
 from scmkit.composing.blame import blaming
-from scmkit.composing.build import build_free
+from scmkit.composing.build import build_sampler
 from scmkit.composing.datasets import dataset_of
 from scmkit.errors import UsageError
 from scmkit.evaluation.generated import Drawing
@@ -18,8 +18,7 @@ from scmkit.evaluation.rows import Row
 from scmkit.evaluation.spaces import Progress
 from scmkit.evaluation.table import Table, compare, spaces_of
 from scmkit.evaluation.usual import measures_of, usual_features, usual_metrics
-from scmkit.interfaces import AbstractModel, AbstractSampler, Split
-from scmkit.plugin import Slot
+from scmkit.interfaces import AbstractModel, Split
 from scmkit.runs.run import Run
 from scmkit.sampling import with_guidance
 
@@ -87,10 +86,7 @@ def evaluate(
     if resamples < 0 or resamples == 1:
         raise UsageError(f"--resamples {resamples}: give 2 or more, or 0 for no intervals")
     sampler = sampler or recipe.sampler
-    named, recorded = recipe.recorded(sampler)
-    method: AbstractSampler = build_free(
-        Slot.sampler, named, {**recorded, **options.get(sampler, {})}
-    )
+    method = build_sampler(recipe, sampler, options.get(sampler))
     features = features or usual_features(dataset)
     measures, left_out = measures_of(metrics or usual_metrics(features), split, options)
 

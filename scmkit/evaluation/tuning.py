@@ -191,7 +191,7 @@ def search_angles(
         alike = [round(c.angle, 3) for c in tied(candidates)]
         found = (*found, alike[len(alike) // 2])
         ties.append((alike[0], alike[-1]))
-    default = tuple(float(build_free(*SAMPLER, {}).angle(i, steps)) for i in range(1, steps))
+    default = _own_angles(run, steps)
 
     def fresh(angles: Angles) -> Float[np.ndarray, " checks"]:
         sets = range(1, CHECKS + 1)
@@ -208,6 +208,14 @@ def search_angles(
         gain=float(gains.mean()),
         noise=float(gains.std(ddof=1) / math.sqrt(CHECKS)),
     )
+
+
+def _own_angles(run: Run, steps: int) -> Angles:
+    """The times of the sampler itself."""
+    ratio = run.recipe.plugins[SAMPLER[1]].config.get("least_ratio", 0.0)
+    least = math.atan(ratio / run.recipe.data.sigma_data)
+    sampler = build_free(*SAMPLER, {"least_ratio": ratio})
+    return tuple(float(sampler.angle(i, steps, least)) for i in range(1, steps))
 
 
 def golden_section(

@@ -6,6 +6,7 @@ import importlib.util
 import inspect
 import json
 import re
+from typing import get_args
 
 import equinox as eqx
 
@@ -13,7 +14,7 @@ from scmkit.composing.cast import SECTIONS, cast_of, expect_gains
 from scmkit.composing.dotted import section
 from scmkit.composing.options import settings_of
 from scmkit.errors import OptionError
-from scmkit.plugin import API_VERSION, Plugin, Slot
+from scmkit.plugin import API_VERSION, Makes, Plugin, Slot
 from scmkit.settings import TrainingSettings, configure, option_help
 from scmkit.testing.check import require
 
@@ -141,6 +142,13 @@ def players_followers_and_stages_are_sound(plugin: Plugin) -> None:
             expect_gains(owner, cast, steps)
 
 
+def teachers_are_kinds_of_models(plugin: Plugin) -> None:
+    unknown = sorted(set(plugin.taught_by(plugin.config())) - set(get_args(Makes)))
+    require(
+        not unknown, f"taught_by names {unknown}; a model is one of {', '.join(get_args(Makes))}"
+    )
+
+
 CHECKS = (
     name_can_be_typed,
     summary_is_one_line,
@@ -155,4 +163,5 @@ CHECKS = (
     options_can_be_typed,
     recommended_training_is_possible,
     players_followers_and_stages_are_sound,
+    teachers_are_kinds_of_models,
 )

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
-from scmkit.errors import OptionError, did_you_mean
+from scmkit.errors import OptionError
 from scmkit.interfaces import AbstractEMA
+from scmkit.settings import ema_profile
 from scmkit.types import Scalar
 
 
@@ -92,18 +93,10 @@ def parse_ema(text: str, batch_size: int) -> AbstractEMA:
 
     Raises `OptionError`.
     """
-    name, _, value = text.partition(":")
-    remedy = "give power:WIDTH (power:0.05), half-life:IMAGES (half-life:500000) or none"
-    if name not in ("power", "half-life", "none"):
-        hint = did_you_mean(name, ["power", "half-life", "none"])
-        raise OptionError(f"unknown EMA '{text}'{hint}; {remedy}")
-    if text == "none":
-        return NoEMA()
     try:
-        number = float(value) if name != "none" else None
-    except ValueError:
-        number = None
-    if number is None:
-        expected = "nothing after 'none'" if name == "none" else f"a number after '{name}:'"
-        raise OptionError(f"EMA '{text}' should have {expected}; {remedy}")
+        name, number = ema_profile(text)
+    except ValueError as error:
+        raise OptionError(str(error)) from None
+    if name == "none":
+        return NoEMA()
     return PowerEMA(number) if name == "power" else HalfLifeEMA(number, batch_size)

@@ -16,6 +16,7 @@ from scmkit.runs import checkpoint
 from scmkit.runs.run import Run, refuse_begun
 from scmkit.settings import TrainingSettings, configure
 from scmkit.storage.files import make_directory, plain_path
+from scmkit.training.cautions import caution
 from scmkit.training.data_record import know_data
 from scmkit.training.estimate import announce
 from scmkit.training.loop import Trainer
@@ -167,6 +168,8 @@ def _advance(
     assembly = build(recipe, key=key, teacher=None if teacher is None else teacher.model)
     if teacher is not None:
         assembly = started(assembly, recipe, teacher, reporter if not run.step else Silent())
+    if not run.step:
+        caution(recipe, assembly, teacher, reporter)
     trainer = Trainer(run, assembly, reporter, stop, whole=whole)
     stop.check(f"stopped at step {run.step}, before another; continue with `scmkit resume {whole}`")
     trainer.train()

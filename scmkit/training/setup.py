@@ -4,6 +4,8 @@ import itertools
 from collections.abc import Mapping
 from typing import Any
 
+import equinox as eqx
+import jax
 import optax
 
 from scmkit.composing.build import Assembly
@@ -70,12 +72,19 @@ def state_before(recipe: Recipe, assembly: Assembly) -> TrainState:
     rules, players = rules_of(recipe), {}
     for name, (module, loss) in modules.items():
         starts = {
-            follower: assembly.teacher if declared.start == "teacher" else module
+            follower: _weights(assembly.teacher, module) if declared.start == "teacher" else module
             for follower, declared in recipe.followers.items()
             if declared.player == name
         }
         players[name] = initial_player(module, loss, rules[name].optimizer, starts)
     return state_of(players)
+
+
+def _weights(teacher: Any, module: Any) -> Any:
+    """A module like another one, with the teacher's arrays; what is no array, such as dropout, may differ."""
+    arrays, rest = eqx.partition(module, eqx.is_array)
+    theirs = jax.tree.leaves(eqx.filter(teacher, eqx.is_array))
+    return eqx.combine(jax.tree.unflatten(jax.tree.structure(arrays), theirs), rest)
 
 
 def _followers(recipe: Recipe, player: str) -> dict[str, Any]:

@@ -1,7 +1,13 @@
 """The teacher that a recipe names: whether it is the one it was, and whether it fits the student."""
 
+import equinox as eqx
+import jax.random as jr
+
+from scmkit.composing.build import build_model
 from scmkit.composing.recipe import Recipe, TeacherRecord
 from scmkit.errors import RunError, UsageError
+from scmkit.plugin import MODEL_SLOTS, WITH_VELOCITY, Slot
+from scmkit.runs.arrays import is_saved, named_leaves
 from scmkit.runs.run import Run
 from scmkit.training.data_record import compare_data
 from scmkit.training.progress import Reporter
@@ -39,12 +45,15 @@ def recorded_teacher(run: Run, record: TeacherRecord) -> tuple[Run, str]:
 
 
 def check_teacher(recipe: Recipe, teacher: Run) -> None:
-    """Raises `UsageError` where a teacher has no checkpoint, or was trained on data of another kind."""
+    """Raises `UsageError` where a teacher has no checkpoint, is a model of a kind from which there is nothing
+    to learn for the recipe, or was trained on data of another kind."""
     ours, theirs = recipe.data, teacher.recipe.data
     if not teacher.step:
         raise UsageError(
             f"teacher '{teacher.path}' has no checkpoint yet; finish it with `scmkit resume {teacher.path}`"
         )
+    _check_kind(recipe, teacher)
+    _check_followers(recipe, teacher)
     for what in ("shape", "num_classes", "sigma_data", "shift", "scale"):
         mine, its = getattr(ours, what), getattr(theirs, what)
         if mine != its:
@@ -58,3 +67,44 @@ def check_teacher(recipe: Recipe, teacher: Run) -> None:
             f"{next(theirs.digest.differences(ours.digest))}; use the data it was trained on "
             f"('{theirs.source}')"
         )
+
+
+def _check_kind(recipe: Recipe, teacher: Run) -> None:
+    """Raises `UsageError` where loss or tangent learn from another kind of model than the teacher."""
+    made = teacher.recipe.makes
+    for name in dict.fromkeys(recipe.slots[slot] for slot in (Slot.loss, Slot.tangent)):
+        _, plugin, config = recipe.plugin(name)
+        if plugin.starts_from != "teacher" or made in (kinds := plugin.taught_by(config)):
+            continue
+        lacks = "" if made in WITH_VELOCITY else ", which has no velocity to follow"
+        own = teacher.teacher
+        instead = "" if own is None else f"; it was taught by '{own}'"
+        raise UsageError(
+            f"teacher '{teacher.path}' is a {made} model{lacks}; '{name}' needs a {' or '.join(kinds)} model "
+            f"as its teacher{instead}"
+        )
+
+
+def _check_followers(recipe: Recipe, teacher: Run) -> None:
+    """Raises `UsageError` where a follower starts as the teacher, and the two are not of one kind."""
+    starting = [name for name, f in recipe.followers.items() if f.start == "teacher"]
+    if not starting:
+        return
+    mine, its = (
+        eqx.filter_eval_shape(build_model, r, key=jr.key(0)) for r in (recipe, teacher.recipe)
+    )
+    arrays = [[leaf for leaf in named_leaves(m) if is_saved(leaf[1])] for m in (mine, its)]
+    if arrays[0] == arrays[1] and eqx.tree_equal(mine.parameterization, its.parameterization):
+        return
+    differing = [
+        slot
+        for slot in MODEL_SLOTS
+        if (recipe.slots[slot], recipe.plugins[recipe.slots[slot]].config)
+        != (teacher.recipe.slots[slot], teacher.recipe.plugins[teacher.recipe.slots[slot]].config)
+    ]
+    where = f" ({', '.join(differing)})" if differing else ""
+    raise UsageError(
+        f"'{recipe.slots[Slot.loss]}' starts its follower '{starting[0]}' as the teacher, and teacher "
+        f"'{teacher.path}' is another model than this run's{where}; leave the slots to the teacher's plugins "
+        "and options"
+    )

@@ -606,6 +606,38 @@ def test_a_runs_recipe_composes_again_with_players_and_data_options(tmp_path):
     assert not other.data.clip
 
 
+def test_what_a_changed_option_recommends_is_recommended_anew(tmp_path):
+    file = tmp_path / "recipe.json"
+
+    def again(recipe, given):
+        file.write_text(json.dumps(recipe.to_json()))
+        asked = override(read_recipe(file), [])
+        composed = compose(asked.plugins, given, data=asked.data, base=asked.settings)
+        return composed.plugins["flow-map"].config["steps"]
+
+    method = "progressive-distillation"
+    first = compose([method])
+    assert first.plugins["flow-map"].config["steps"] == (1,)
+    assert again(first, {f"{method}.last": 2}) == (2,)
+    assert again(first, {f"{method}.last": 2, "flow-map.steps": (4,)}) == (4,)
+    # The user's own stay.
+    assert again(compose([method], {"flow-map.steps": (3,)}), {f"{method}.last": 2}) == (3,)
+
+
+def test_a_player_that_a_recipe_lacks_has_its_plugins_settings():
+    recipe = compose(["mlp", "dmd2"])
+    older = recipe.replace(players_train={})
+    assert older.settings_of("fake") == recipe.settings_of("fake")
+
+
+@pytest.mark.parametrize("name", ["train", "fake"])
+def test_an_unknown_average_is_refused_where_options_are_read(name):
+    with pytest.raises(OptionError) as refused:
+        compose(["mlp", "dmd2"], {f"{name}.ema": "powr:0.1"})
+    said = f"options of '{name}': unknown EMA 'powr:0.1'; did you mean 'power'?"
+    assert str(refused.value).startswith(said)
+
+
 @pytest.mark.parametrize(
     ("recommends", "said"),
     [

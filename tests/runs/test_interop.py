@@ -17,6 +17,7 @@ from scmkit_plugins.importers.edm2 import EDM2Importer
 from scmkit_plugins.layers.unet_levels import Structure
 
 from scmkit import Conditioning, Run, build_model, compose, resume, sample, train
+from scmkit.composing.build import build_sampler
 from scmkit.data import StoreWriter
 from scmkit.errors import CheckpointError, DataError, UsageError
 from scmkit.interfaces import UNCONDITIONED, DataSpec
@@ -468,6 +469,34 @@ def test_every_kind_of_run_comes_back_as_what_it_was(plugins, settings, tmp_path
     export(again, tmp_path / "v.safetensors")
     assert (tmp_path / "v.safetensors").stat().st_size > 0
     assert restore_exported(tmp_path / "v.safetensors", tmp_path / "third").recipe == again.recipe
+
+
+@pytest.mark.parametrize(
+    ("plugins", "settings"),
+    [
+        (["sct"], {"consistency.angles": "0.9,0.4", "consistency.steps": "3,1"}),
+        (["tcm"], {"tcm.transition": 1.5}),
+        (["progressive-distillation"], {"progressive-distillation.last": 4}),
+        (["ms-scd"], {"ms-scd.segments": 3, "flow-map.gamma": 0.5}),
+        (["consistency-fm"], {}),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_exported_weights_keep_their_sampler_and_its_times(plugins, settings, tmp_path):
+    run = written(tmp_path / "run", plugins, settings)
+    export(run, tmp_path / "w.safetensors")
+    again = Run.load(restore_exported(tmp_path / "w.safetensors", tmp_path / "again").path)
+    drawn = []
+    for one in (run, again):
+        sampler = build_sampler(one.recipe)
+        drawn += [
+            (steps, sample(one.model, one.recipe.data, 8, sampler, steps=steps))
+            for steps in (*sampler.usual_steps, 3)
+        ]
+    half = len(drawn) // 2
+    for (steps, x), (same, y) in zip(drawn[:half], drawn[half:], strict=True):
+        assert steps == same
+        np.testing.assert_array_equal(x, y)
 
 
 def test_arrays_of_an_exported_run_that_are_missing_or_left_over_are_named(tmp_path):

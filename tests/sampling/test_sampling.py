@@ -15,10 +15,20 @@ from scmkit_plugins.processes.vp import VariancePreserving
 from scmkit_plugins.samplers.consistency import ConsistencySampler
 from scmkit_plugins.samplers.pf_ode import Options, PFODESampler
 
+from scmkit import compose
+from scmkit.composing.build import build_free, build_sampler
 from scmkit.errors import OptionError, UsageError
-from scmkit.interfaces import UNCONDITIONED, AbstractNetwork, DataSpec
+from scmkit.interfaces import (
+    UNCONDITIONED,
+    AbstractModel,
+    AbstractNetwork,
+    AbstractParameterization,
+    AbstractSampler,
+    DataSpec,
+)
 from scmkit.models.change_of_process import velocity_under
 from scmkit.models.model import Model
+from scmkit.plugin import Slot
 from scmkit.sampling import (
     angle_of,
     at_end,
@@ -188,6 +198,45 @@ def test_two_step_time_is_the_papers():
     np.testing.assert_allclose(angles(4), [1.1, 2.2 / 3, 1.1 / 3], rtol=1e-6)
     np.testing.assert_allclose(angles(3, (0.9, 0.4)), [0.9, 0.4])
     np.testing.assert_allclose(angles(4, (0.9,)), angles(4))
+
+
+def test_no_step_begins_below_the_part_of_the_path_that_was_learned():
+    settings = compose(["tcm"], {"tcm.transition": 2.0}, teacher="none").plugins["consistency"]
+    sampler = build_free(Slot.sampler, "consistency", settings.config)
+    least = np.arctan(2.0 / 0.5)
+    angles = [float(sampler.angle(i, 5, least)) for i in range(1, 5)]
+    np.testing.assert_allclose(angles, 4 * [least], rtol=1e-6)
+    model, seen = exact_model(PROCESSES["edm"], consistency=True), []
+
+    class Watched(AbstractModel):
+        parameterization: AbstractParameterization
+        evaluations: int = 1
+        noise_labels: int = 1
+
+        def raw(self, x_t, t, cond=UNCONDITIONED, *, s=None, key=None):
+            jax.debug.callback(lambda t: seen.append(float(t)), t)
+            return model.raw(x_t, t, cond)
+
+    sampler(Watched(model.parameterization), jnp.ones(2), UNCONDITIONED, steps=4, key=KEY)
+    jax.effects_barrier()
+    assert len(seen) == 4
+    assert min(seen) == pytest.approx(2.0, rel=1e-5)
+
+
+def test_a_sampler_that_does_not_draw_from_such_models_is_refused():
+    recipe = compose(["ms-scd"], {"ms-scd.segments": 2})
+    with pytest.raises(UsageError) as refused:
+        build_sampler(recipe, "heun")
+    assert str(refused.value) == (
+        "the sampler 'heun' draws from diffusion models, and 'ms-scd' has made a generator model; "
+        "its own sampler is 'flow-map'"
+    )
+    assert build_sampler(recipe).usual_steps == (2,)
+    assert build_sampler(recipe, "flow-map", {"steps": "3"}).usual_steps == (3,)
+    assert build_sampler(recipe, "consistency").usual_steps == (1, 2)
+    # What a loss's plugin suggests it may be drawn from by, whatever the kind.
+    made = compose(["consistency-fm", "sampler=consistency"])
+    assert isinstance(build_sampler(made, "ddim"), AbstractSampler)
 
 
 def test_drawing_in_batches_changes_nothing(monkeypatch):

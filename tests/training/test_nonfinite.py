@@ -451,6 +451,7 @@ def test_the_command_replays_a_student_with_its_teacher_and_labels(tmp_path, mon
     fault = replay(tmp_path / "r")
     first, second, *rest = capsys.readouterr().out.splitlines()
     assert first.startswith("step 1: loss nan, gradient norm ")
+    assert first.endswith("; the first that is not finite: loss is nan")
     assert second == "4 of 4 samples are not finite"
     indices = np.array([sample["index"] for sample in fault.samples])
     _, labels = digits.build_dataset(NoOptions()).read("train", indices)

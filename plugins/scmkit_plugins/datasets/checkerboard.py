@@ -46,7 +46,7 @@ def build_dataset(config: CheckerboardOptions) -> ArrayDataset:
 
 plugin = Plugin(
     name="checkerboard",
-    summary="uniform on the dark fields of a 4x4 board in the plane, unlabelled",
+    summary="uniform on the dark fields of a 4x4 board in the plane, unlabeled",
     provides={Slot.dataset: build_dataset},
     config=CheckerboardOptions,
 )

@@ -1,4 +1,4 @@
-"""Fashion-MNIST: 70000 grey images of clothes, 28x28, in ten classes (arXiv 1708.07747).
+"""Fashion-MNIST: 70000 gray images of clothes, 28x28, in ten classes (arXiv 1708.07747).
 
 Nothing is downloaded. Debian's package `dataset-fashion-mnist` has the four files; so has any copy of the
 set, and whatever else comes in MNIST's format can be named instead.
@@ -83,7 +83,7 @@ TEACHER = {
 
 plugin = Plugin(
     name="fashion-mnist",
-    summary="Fashion-MNIST: 70000 grey images of clothes, 28x28, ten classes; from files you have",
+    summary="Fashion-MNIST: 70000 gray images of clothes, 28x28, ten classes; from files you have",
     provides={Slot.dataset: build_dataset},
     config=Options,
     settings={

@@ -52,7 +52,7 @@ def build_dataset(config: TwoMoonsOptions) -> ArrayDataset:
 
 plugin = Plugin(
     name="two-moons",
-    summary="two interleaved half circles in the plane, labelled by moon",
+    summary="two interleaved half circles in the plane, labeled by moon",
     provides={Slot.dataset: build_dataset},
     config=TwoMoonsOptions,
 )

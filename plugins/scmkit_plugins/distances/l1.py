@@ -20,4 +20,5 @@ plugin = Plugin(
     summary="the sum of absolute differences",
     provides={Slot.distance: itself},
     config=L1,
+    normalizes=lambda config: "--plugin distance=l2",
 )

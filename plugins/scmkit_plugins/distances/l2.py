@@ -27,4 +27,5 @@ plugin = Plugin(
     summary="the Euclidean distance, squared or not",
     provides={Slot.distance: itself},
     config=L2,
+    normalizes=lambda config: "" if config.squared else "--set l2.squared=true",
 )

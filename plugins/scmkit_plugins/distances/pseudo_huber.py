@@ -28,4 +28,5 @@ plugin = Plugin(
     summary="squared near zero, Euclidean far away (arXiv 2310.14189)",
     provides={Slot.distance: itself},
     config=PseudoHuber,
+    normalizes=lambda config: "" if config.constant >= 1 else "--set pseudo-huber.constant=1",
 )

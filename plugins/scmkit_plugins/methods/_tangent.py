@@ -1,5 +1,6 @@
 """The continuous-time consistency objective, shared by sCT, sCD and segmented sCD."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Annotated
 
@@ -41,6 +42,11 @@ class BoundOptions:
     """The paper's c: added to the norm, or the bound when clipping (1 in the paper)."""
     warmup_steps: Annotated[int, Ge(0)] = 10_000
     """Steps over which the unstable term of the tangent is phased in; at most the run's length."""
+
+
+def unbounded(name: str) -> Callable[[BoundOptions], str]:
+    """What a plugin says that `normalizes` its tangents where its options say so."""
+    return lambda config: "" if config.normalize == "none" else f"--set {name}.normalize=none"
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from scmkit.plugin import Context, Plugin, Slot
 from scmkit.types import Key
 from scmkit_plugins.methods import scd
 from scmkit_plugins.methods._flowmap import rectified_time
-from scmkit_plugins.methods._tangent import told
+from scmkit_plugins.methods._tangent import told, unbounded
 
 
 @dataclass(frozen=True)
@@ -86,11 +86,14 @@ plugin = Plugin(
     summary="Align Your Flow: distills a flow map from a teacher (arXiv 2506.14603)",
     provides={Slot.tangent: scd.build_tangent, Slot.loss: build_loss},
     config=Options,
+    differentiates=True,
+    normalizes=unbounded("ayf"),
     conditions=scd.plugin.conditions,
     uses=(Slot.coupling,),
     suggests={Slot.sampler: "flow-map"},
     settings={"train.lr": 1e-4},
     makes="flow-map",
     starts_from="teacher",
+    taught_by=scd.taught_by,
     noise_labels=2,
 )

@@ -21,7 +21,7 @@ from scmkit.plugin import Context, Follower, Plugin, Slot
 from scmkit.types import Key, Scalar
 from scmkit_plugins.methods._pair import Solver, any_interval, separation_on_grid
 from scmkit_plugins.methods._tangent import told
-from scmkit_plugins.methods.scd import TeacherOptions, build_tangent, conditions
+from scmkit_plugins.methods.scd import TeacherOptions, build_tangent, conditions, taught_by
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,7 @@ plugin = Plugin(
     },
     makes="consistency",
     starts_from="teacher",
+    taught_by=taught_by,
     followers=lambda config, train: (
         {"target": Follower(ConstantEMA(config.decay))} if config.decay else {}
     ),

@@ -16,7 +16,7 @@ from scmkit.plugin import Context, Plugin, Slot
 from scmkit.types import Key, Scalar, sum_dtype
 from scmkit_plugins.methods._pair import Solver, earlier, on_grid
 from scmkit_plugins.methods._tangent import told
-from scmkit_plugins.methods.scd import TeacherOptions, build_tangent, conditions
+from scmkit_plugins.methods.scd import TeacherOptions, build_tangent, conditions, taught_by
 
 
 @dataclass(frozen=True)
@@ -75,4 +75,5 @@ plugin = Plugin(
     settings={"train.lr": 2e-4, "train.optimizer": "radam", "train.ema": "half-life:90000"},
     makes="consistency",
     starts_from="teacher",
+    taught_by=taught_by,
 )

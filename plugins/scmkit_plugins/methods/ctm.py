@@ -111,6 +111,7 @@ plugin = Plugin(
     },
     makes="flow-map",
     starts_from="teacher",
+    taught_by=scd.taught_by,
     noise_labels=2,
     followers=lambda config, train: {"target": Follower(Lagging(config.decay))},
 )

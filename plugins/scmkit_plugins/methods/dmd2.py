@@ -79,5 +79,6 @@ plugin = Plugin(
     },
     makes="generator",
     starts_from="teacher",
+    taught_by=lambda config: ("diffusion",),  # It is asked for its denoised sample.
     players=lambda config, train: {"fake": Player(build_fake_loss, updates=config.updates)},
 )

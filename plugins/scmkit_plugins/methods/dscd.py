@@ -16,8 +16,8 @@ from scmkit.plugin import Context, Plugin, Slot
 from scmkit.sampling import angle_of
 from scmkit.types import Key
 from scmkit_plugins.methods._pair import on_grid
-from scmkit_plugins.methods._tangent import BoundOptions, told
-from scmkit_plugins.methods.scd import TeacherOptions, build_tangent, conditions
+from scmkit_plugins.methods._tangent import BoundOptions, told, unbounded
+from scmkit_plugins.methods.scd import TeacherOptions, build_tangent, conditions, taught_by
 
 
 @dataclass(frozen=True)
@@ -98,10 +98,13 @@ plugin = Plugin(
     summary="sCD by difference quotients: no forward mode (arXiv 2410.11081, Appendix E)",
     provides={Slot.tangent: build_tangent, Slot.loss: build_loss},
     config=Options,
+    differentiates=True,
+    normalizes=unbounded("dscd"),
     conditions=conditions,
     uses=(Slot.coupling,),
     suggests={Slot.sampler: "consistency"},
     settings={"log-normal.mean": -1.0, "log-normal.std": 1.4, "train.lr": 1e-4},
     makes="consistency",
     starts_from="teacher",
+    taught_by=taught_by,
 )

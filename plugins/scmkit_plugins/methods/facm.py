@@ -90,11 +90,20 @@ def build_loss(config: Options, context: Context, *, key: Key) -> FlowAnchoredLo
     return FlowAnchoredLoss(config)
 
 
+def plain(config: Options) -> str:
+    """What leaves the residuals as they are: neither powers, nor bounds, nor a cosine."""
+    plain = {"power": 0.0, "normalize": "none", "cosine": 0.0}
+    changed = [f"--set facm.{k}={v}" for k, v in plain.items() if getattr(config, k) != v]
+    return " ".join(changed)
+
+
 plugin = Plugin(
     name="facm",
     summary="flow-anchored consistency models (arXiv 2507.03738)",
     provides={Slot.loss: build_loss, Slot.tangent: build_data_tangent},
     config=Options,
+    differentiates=True,
+    normalizes=plain,
     uses=(Slot.coupling,),
     suggests={Slot.sampler: "consistency"},
     settings={

@@ -106,6 +106,8 @@ plugin = Plugin(
     summary="improved MeanFlow, told the strength and interval of guidance (arXiv 2512.02012)",
     provides={Slot.loss: build_loss, Slot.tangent: build_data_tangent},
     config=Options,
+    differentiates=True,
+    normalizes=lambda config: "--set improved-meanflow.power=0" if config.power else "",
     conditions=lambda config: CONDITIONS if config.guidance_max > 1 else (),
     drops_labels=lambda config: config.guidance_max > 1 and config.label_dropout > 0,
     uses=(Slot.coupling,),

@@ -77,6 +77,8 @@ plugin = Plugin(
     summary="MeanFlow: flow maps by their mean velocity (arXiv 2505.13447)",
     provides={Slot.loss: build_loss, Slot.tangent: build_data_tangent},
     config=Options,
+    differentiates=True,
+    normalizes=lambda config: "--set meanflow.power=0" if config.power else "",
     uses=(Slot.coupling,),
     suggests={Slot.sampler: "flow-map"},
     settings={

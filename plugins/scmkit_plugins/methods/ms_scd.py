@@ -8,7 +8,7 @@ from annotated_types import Ge
 from scmkit.plugin import Context, Plugin, Slot
 from scmkit.types import Key
 from scmkit_plugins.methods import scd
-from scmkit_plugins.methods._tangent import ConsistencyLoss, build_loss
+from scmkit_plugins.methods._tangent import ConsistencyLoss, build_loss, unbounded
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,8 @@ plugin = Plugin(
     summary="segmented sCD: one consistency function for each of a few segments",
     provides={Slot.tangent: scd.build_tangent, Slot.loss: build_segmented_loss},
     config=Options,
+    differentiates=True,
+    normalizes=unbounded("ms-scd"),
     conditions=scd.plugin.conditions,
     uses=(Slot.coupling,),
     suggests={Slot.sampler: "flow-map"},
@@ -49,5 +51,6 @@ plugin = Plugin(
     },
     makes="generator",
     starts_from="teacher",
+    taught_by=scd.taught_by,
     noise_labels=2,
 )

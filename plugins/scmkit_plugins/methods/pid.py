@@ -86,6 +86,7 @@ plugin = Plugin(
     summary="physics-informed distillation, without data (arXiv 2402.14818)",
     provides={Slot.loss: build_loss, Slot.tangent: build_teacher_tangent},
     config=Options,
+    differentiates=True,
     uses=(Slot.distance,),
     suggests={Slot.sampler: "flow-map"},
     settings={"flow-map.steps": (1,), "train.lr": 2e-4, "train.optimizer": "radam"},

@@ -90,6 +90,8 @@ plugin = Plugin(
     },
     makes="generator",
     starts_from="teacher",
+    # Or what an earlier run has distilled, whose steps are those of the grid that this one halves.
+    taught_by=lambda config: ("diffusion", "generator"),
     followers=lambda config, train: {
         "teacher": Follower(AtStages(stages(config, train)), start="teacher")
     },

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 from annotated_types import Ge
 from jaxtyping import Array, Float
@@ -17,9 +17,14 @@ from scmkit.interfaces import (
 from scmkit.losses import ddim
 from scmkit.models.change_of_process import velocity_under
 from scmkit.models.guided import interval_of
-from scmkit.plugin import Context, Plugin, Slot
+from scmkit.plugin import WITH_VELOCITY, Context, Makes, Plugin, Slot
 from scmkit.types import Key, Scalar
-from scmkit_plugins.methods._tangent import ConsistencyLoss, ConsistencyOptions, build_loss
+from scmkit_plugins.methods._tangent import (
+    ConsistencyLoss,
+    ConsistencyOptions,
+    build_loss,
+    unbounded,
+)
 
 
 class TeacherTangent(AbstractTangentEstimator):
@@ -79,10 +84,15 @@ def conditions(config: TeacherOptions) -> tuple[str, ...]:
     return ("guidance",) if config.guidance_range else ()
 
 
+def taught_by(config: TeacherOptions) -> tuple[Makes, ...]:
+    """The kinds of model that `--teacher` may be: with `follow` it gives no more than weights."""
+    return get_args(Makes) if config.follow else WITH_VELOCITY
+
+
 def build_tangent(config: TeacherOptions, context: Context, *, key: Key) -> TeacherTangent:
     if context.teacher is None:
         raise ValueError("no teacher to take the tangent from; name a run with --teacher")
-    teacher: AbstractModel = Run.load(config.follow).model if config.follow else context.teacher
+    teacher = Run.load(config.follow).diffusion_model if config.follow else context.teacher
     if config.guide or config.guidance != 1 or config.guidance_range:
         if not config.guide and not context.data.num_classes:
             raise ValueError(
@@ -92,7 +102,7 @@ def build_tangent(config: TeacherOptions, context: Context, *, key: Key) -> Teac
         teacher = Guided(
             teacher,
             config.guidance,
-            guide=Run.load(config.guide).model if config.guide else None,
+            guide=Run.load(config.guide).diffusion_model if config.guide else None,
             interval=interval_of(config.guidance_interval),
         )
     return TeacherTangent(process=context.noise, teacher=teacher)
@@ -107,10 +117,13 @@ plugin = Plugin(
     summary="continuous-time consistency distillation of a teacher (arXiv 2410.11081)",
     provides={Slot.tangent: build_tangent, Slot.loss: build_guided_loss},
     config=Options,
+    differentiates=True,
+    normalizes=unbounded("scd"),
     conditions=conditions,
     uses=(Slot.coupling,),
     suggests={Slot.sampler: "consistency"},
     settings={"log-normal.mean": -1.0, "log-normal.std": 1.4, "train.lr": 1e-4},
     makes="consistency",
     starts_from="teacher",
+    taught_by=taught_by,
 )

@@ -117,6 +117,7 @@ def method(name: str, kind: str, error: Callable[..., Any], options: type) -> Pl
             Slot.tangent: build_data_tangent,
         },
         config=options,
+        differentiates=issubclass(options, DerivativeOptions),
         uses=(Slot.coupling,),
         suggests={Slot.sampler: "flow-map"},
         settings={"log-normal.mean": 0.0, "log-normal.std": 1.8},

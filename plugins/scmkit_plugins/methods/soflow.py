@@ -1,4 +1,4 @@
-"""SoFlow: the solution of the flow's ODE, by jumps from two neighbouring times of one path."""
+"""SoFlow: the solution of the flow's ODE, by jumps from two neighboring times of one path."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -70,9 +70,10 @@ def build_loss(config: Options, context: Context, *, key: Key) -> SoFlowLoss:
 
 plugin = Plugin(
     name="soflow",
-    summary="solution flow models: neighbouring jumps, no derivatives (arXiv 2512.15657)",
+    summary="solution flow models: neighboring jumps, no derivatives (arXiv 2512.15657)",
     provides={Slot.loss: build_loss, Slot.tangent: build_data_tangent},
     config=Options,
+    normalizes=lambda config: "--set soflow.power=0" if config.power else "",
     uses=(Slot.coupling,),
     suggests={Slot.sampler: "flow-map"},
     settings={"log-normal.mean": 0.2, "log-normal.std": 0.8, "train.lr": 1e-4},

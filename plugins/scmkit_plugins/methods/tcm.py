@@ -99,13 +99,13 @@ plugin = Plugin(
     config=Options,
     uses=(Slot.distance, Slot.coupling),
     suggests={Slot.sampler: "consistency"},
-    settings={
+    settings=lambda config: {
         "log-normal.mean": -1.1,
         "log-normal.std": 2.0,
         "train.lr": 1e-4,
         "train.optimizer": "radam",
         "l2.squared": False,
-        "consistency.angles": (1.11,),
+        "consistency.least_ratio": config.transition,
     },
     makes="consistency",
     starts_from="weights",

@@ -132,6 +132,8 @@ plugin = Plugin(
     },
     makes="generator",
     starts_from="teacher",
+    # Or what an earlier run has distilled, whose steps are those of the grid that this one shortens.
+    taught_by=lambda config: ("diffusion", "generator"),
     followers=followers,
     stages=stages,
 )

@@ -106,6 +106,7 @@ plugin = Plugin(
     summary="terminal velocity matching: flow maps from scratch (arXiv 2511.19797)",
     provides={Slot.loss: build_loss, Slot.tangent: build_data_tangent},
     config=Options,
+    differentiates=True,
     conditions=lambda config: ("guidance",) if config.guidance_max > 1 else (),
     drops_labels=lambda config: config.guidance_max > 1 and config.label_dropout > 0,
     uses=(Slot.coupling,),
