@@ -145,11 +145,15 @@ def _continued(run: Run, steps: int | None, on_nonfinite: str | None) -> Recipe:
     if before != after:
         # What was copied where a stage began would serve another stage.
         raise UsageError(
-            f"--steps {steps}: that moves the stages of '{recipe.slots[Slot.loss]}', of which "
-            f"{len(before)} have begun, to where {len(after)} would have at step {run.step}; leave --steps "
-            "out, or train another run"
+            f"--steps {steps}: that moves the stages of '{recipe.slots[Slot.loss]}' from "
+            f"{_listed(run.recipe.stages)} to {_listed(recipe.stages)}, and step {run.step} is reached; "
+            "leave --steps out, or train another run"
         )
     return recipe
+
+
+def _listed(steps: tuple[int, ...]) -> str:
+    return ", ".join(map(str, steps))
 
 
 def _free_name(out: Path, recipe: Recipe) -> str:

@@ -7,8 +7,12 @@ from scmkit.composing.build import Assembly
 from scmkit.composing.recipe import Recipe
 from scmkit.models.conditioning import ScalarEmbedding, SecondLabel
 from scmkit.models.model import Model
+from scmkit.plugin import Slot
 from scmkit.runs.run import Run
 from scmkit.training.progress import Reporter
+
+WITHOUT_VELOCITY = ("consistency", "generator")
+"""The kinds of model that have no probability-flow ODE for a student to follow."""
 
 
 def weights_from(teacher: Model, fresh: Model) -> Model | None:
@@ -36,6 +40,7 @@ def weights_from(teacher: Model, fresh: Model) -> Model | None:
 
 def started(assembly: Assembly, recipe: Recipe, teacher: Run, reporter: Reporter) -> Assembly:
     """The modules with the teacher's weights in the model, and in the players that start from the teacher."""
+    _warn_of_kind(recipe, teacher, reporter)
     weights = weights_from(teacher.model, assembly.model)
     if weights is None:
         reporter.message(
@@ -55,6 +60,19 @@ def started(assembly: Assembly, recipe: Recipe, teacher: Run, reporter: Reporter
             players = assembly.players | {name: (weights, loss)}
             assembly = eqx.tree_at(lambda a: a.players, assembly, players)
     return assembly
+
+
+def _warn_of_kind(recipe: Recipe, teacher: Run, reporter: Reporter) -> None:
+    """Say so where a student is to follow the velocity of a model that has none."""
+    tangent = recipe.slots[Slot.tangent]
+    options, made = recipe.plugins[tangent].config, teacher.recipe.makes
+    if recipe.starts_from != "teacher" or made not in WITHOUT_VELOCITY or options.get("follow"):
+        return
+    other = f", or follow one with --set {tangent}.follow=RUN" if "follow" in options else ""
+    reporter.message(
+        f"teacher '{teacher.path}' is a {made} model, which has no velocity to learn from, and what is "
+        f"distilled from it means little: name a diffusion model{other}"
+    )
 
 
 def _named_arrays(model: Model) -> dict[str, jax.Array]:
