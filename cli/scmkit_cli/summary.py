@@ -1,5 +1,6 @@
 """What commands print about recipes and runs."""
 
+from scmkit.composing.build import build_free
 from scmkit.composing.recipe import Recipe, TeacherRecord
 from scmkit.plugin import Slot
 from scmkit.runs.run import Run
@@ -36,5 +37,7 @@ def print_finished(run: Run) -> None:
     say(f"checkpoints     {run.checkpoints}", err=True)
     say(f"metrics         {run.path / 'metrics.jsonl'}", err=True)
     say(f"next            scmkit eval {run.path}", err=True)
-    say(f"                scmkit sample {run.path} --steps 2 --out samples.png", err=True)
+    sampler = build_free(Slot.sampler, *run.recipe.recorded(run.recipe.sampler))
+    steps = sampler.usual_steps[-1]
+    say(f"                scmkit sample {run.path} --steps {steps} --out samples.png", err=True)
     say(str(preview_path(run.path, run.step)))

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from scmkit.interfaces import AbstractParameterization
 from scmkit.types import Scalar
 
-Grid = Literal["angle", "karras", "log-snr", "time", "quadratic"]
+Grid = Literal["angle", "karras", "log-snr", "rectified", "time", "quadratic"]
 """The quantity in which the steps of a grid are equal."""
 
 
@@ -24,7 +24,8 @@ class GridOptions:
     """Where the steps of a sampler lie."""
 
     grid: Grid = "angle"
-    """Steps are equal in TrigFlow's angle, Karras's rho = 7, log-SNR, the process's time or its root."""
+    """Steps are equal in TrigFlow's angle, Karras's rho = 7, log-SNR, rectified flow's time, the
+    process's own or its root."""
     ratio_min: Annotated[float, Gt(0)] = 2e-3
     """Noise-to-signal ratio at which the grid ends."""
 
@@ -70,6 +71,7 @@ def ratio_on_grid(
     | `angle` | $\arctan(\rho/\sigma_d)$ | arXiv 2410.11081 |
     | `karras` | $\rho^{1/7}$ | arXiv 2206.00364, Eq. 5 |
     | `log-snr` | $\log\rho$ | arXiv 2206.00927, Section 3.3 |
+    | `rectified` | $\rho / (1 + \rho)$, rectified flow's time | arXiv 2209.03003 |
     | `time` | $t(\rho)$, the process's time | |
     | `quadratic` | $\sqrt{t(\rho)}$ | arXiv 2010.02502, Appendix D.2 |
 
@@ -83,6 +85,7 @@ def ratio_on_grid(
         ),
         "karras": (lambda r: r ** (1 / 7), lambda g: g**7),
         "log-snr": (jnp.log, jnp.exp),
+        "rectified": (lambda r: r / (1 + r), lambda g: g / (1 - g)),
         "time": (process.time_at, process.ratio),
         "quadratic": (lambda r: jnp.sqrt(process.time_at(r)), lambda g: process.ratio(g**2)),
     }

@@ -136,7 +136,25 @@ def _continued(run: Run, steps: int | None, on_nonfinite: str | None) -> Recipe:
         )
     changed = {"steps": steps, "on_nonfinite": on_nonfinite}
     settings = {name: value for name, value in changed.items() if value is not None}
-    return run.recipe.replace(train=configure(TrainingSettings, asdict(train) | settings, "train"))
+    recipe = run.recipe.replace(
+        train=configure(TrainingSettings, asdict(train) | settings, "train")
+    )
+    before, after = (
+        [stage for stage in stages if stage <= run.step]
+        for stages in (run.recipe.stages, recipe.stages)
+    )
+    if before != after:
+        # What was copied where a stage began would serve another stage.
+        raise UsageError(
+            f"--steps {steps}: that moves the stages of '{recipe.slots[Slot.loss]}' from "
+            f"{_listed(run.recipe.stages)} to {_listed(recipe.stages)}, and step {run.step} is reached; "
+            "leave --steps out, or train another run"
+        )
+    return recipe
+
+
+def _listed(steps: tuple[int, ...]) -> str:
+    return ", ".join(map(str, steps))
 
 
 def _free_name(out: Path, recipe: Recipe) -> str:

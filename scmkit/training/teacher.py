@@ -79,6 +79,8 @@ def _check_kind(recipe: Recipe, teacher: Run) -> None:
         lacks = "" if made in WITH_VELOCITY else ", which has no velocity to follow"
         own = teacher.teacher
         instead = "" if own is None else f"; it was taught by '{own}'"
+        if "follow" in recipe.plugins[name].config:
+            instead += f"; --set {name}.follow=RUN follows one and starts from another"
         raise UsageError(
             f"teacher '{teacher.path}' is a {made} model{lacks}; '{name}' needs a {' or '.join(kinds)} model "
             f"as its teacher{instead}"

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from import_files import images, save
 from scmkit_cli import terminal
 from scmkit_cli.main import main
-from scmkit_cli.summary import print_recipe
+from scmkit_cli.summary import print_finished, print_recipe
 
-from scmkit import compose
+from scmkit import Run, compose
 from scmkit.composing import entries as discovery
 from scmkit.errors import UsageError
 from scmkit.terminal import printable, say
@@ -106,3 +106,18 @@ def test_the_source_of_a_recipe(capsys):
     err = capsys.readouterr().err
     assert clean(err)
     assert printable(EVIL) in err
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "steps"),
+    [
+        ("sct", {}, 2),
+        ("diffusion", {}, 18),
+        ("pid", {}, 1),
+        ("tract", {"tract.schedule": "64,8"}, 8),
+        ("consistency-fm", {"consistency-fm.segments": 3}, 3),
+    ],
+)
+def test_what_to_do_next_is_in_steps_that_the_model_has(method, options, steps, tmp_path, capsys):
+    print_finished(Run(tmp_path, compose([method], options, data="gmm")))
+    assert f"scmkit sample {tmp_path} --steps {steps} --out samples.png" in capsys.readouterr().err

@@ -253,6 +253,31 @@ def test_bad_values_name_option_and_value(option: str, bad: Any) -> None:
     assert f"option 'odd.{option}': bad value {brief(bad)}: " in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "option",
+    [
+        "cd.points",
+        "ct.s1",
+        "ict.s1",
+        "dscd.points",
+        "cmt.steps",
+        "consistency-fm.segments",
+        "ms-scd.segments",
+        "multistep-cd.last",
+        "pid.points",
+        "ctm.points",
+        "ctm.longest",
+        "shortcut.finest",
+        "progressive-distillation.first",
+        "tract.schedule",
+    ],
+)
+def test_grids_that_float32_cannot_resolve_are_refused(option):
+    value = [2**40, 1] if option == "tract.schedule" else 2**40
+    with pytest.raises(OptionError, match="should be less than or equal to 131072"):
+        compose([option.partition(".")[0]], {option: value}, data="gmm")
+
+
 def test_unknown_options_get_a_suggestion() -> None:
     with pytest.raises(OptionError) as caught:
         configure(Options, {"cuont": 1}, "odd")

@@ -127,7 +127,8 @@ class OneFeature(AbstractTimeEmbedding):
 
 def built(module, **options):
     data = DataSpec("none", (2,), 0, (0.0, 0.0), (1.0, 1.0))
-    parts = {Slot.distance: L2(True), Slot.embedding: OneFeature()}
+    process = PARAMS["trigflow"].process
+    parts = {Slot.noise: process, Slot.distance: L2(True), Slot.embedding: OneFeature()}
     context = Context(data, parts, train=TrainingSettings(steps=STEPS))
     return module.plugin.provides[Slot.loss](module.Options(**options), context, key=jr.key(0))
 
@@ -231,6 +232,13 @@ def test_tcm_noise_levels():
     density = 1 / jax.vmap(jax.grad(lambda u: jnp.log(tcm.truncated(options, 80.0, u) / 2)))(u)
     shape = 1 / jnp.sqrt(y**2 + 0.1**2)
     np.testing.assert_allclose(density / density[0], shape / shape[0], rtol=1e-10)
+
+
+def test_tcm_has_noise_above_its_transition():
+    with pytest.raises(
+        ValueError, match=r"transition=1e\+09 must be below .*, the process's largest"
+    ):
+        built(tcm, transition=1e9)
 
 
 def test_tcm_looks_at_the_first_stage_below_the_transition_only():

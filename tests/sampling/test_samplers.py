@@ -213,7 +213,7 @@ def test_variance_exploding_solvers_are_diffraxs(ours, theirs):
     assert int(a.nfe) == int(b.nfe)
 
 
-@pytest.mark.parametrize("grid", ["angle", "karras", "log-snr", "time", "quadratic"])
+@pytest.mark.parametrize("grid", ["angle", "karras", "log-snr", "rectified", "time", "quadratic"])
 def test_grids(grid):
     process = PROCESSES["vp"]
     param = Bare(process)
@@ -224,6 +224,7 @@ def test_grids(grid):
         "angle": jnp.arctan(ratios / 0.5),
         "karras": ratios ** (1 / 7),
         "log-snr": jnp.log(ratios),
+        "rectified": ratios / (1 + ratios),
         "time": times,
         "quadratic": jnp.sqrt(times),
     }[grid]

@@ -76,6 +76,25 @@ def test_the_default_sampler_asks_what_was_trained(process, method, settings, co
     assert gaps.min(axis=1).max() < 1e-4
 
 
+@pytest.mark.parametrize("process", ["flow-matching", "trigflow", "vp"])
+def test_segments_of_consistency_fm_are_the_samplers_steps(process):
+    settings = TINY | {"consistency-fm.segments": 4}
+    recipe = compose([process, "consistency-fm"], settings, data="gmm")
+    sampler = build_free(Slot.sampler, *recipe.recorded(recipe.sampler))
+    assert sampler.usual_steps == (4,)
+    model, told = watched(build(recipe, key=jr.key(0)).model)
+    out = sampler(model, jnp.ones(1), UNCONDITIONED, steps=4, key=jr.key(1))
+    jax.block_until_ready(out.x)
+    jax.effects_barrier()
+    tau = jnp.asarray([0.75, 0.5, 0.25])
+    times = jax.vmap(model.process.time_at)(tau / (1 - tau))
+    labels = jax.vmap(lambda t: model.parameterization.coefficients(t).noise)(times)
+    # The first step begins at the most noise, a little below rectified flow's time 1.
+    np.testing.assert_allclose(
+        sorted(map(float, told))[:3], jnp.sort(labels.ravel()), atol=0.02 * labels.max()
+    )
+
+
 def test_the_number_of_steps_is_the_users():
     given = TINY | {"progressive-distillation.last": 2, "flow-map.steps": "4,2"}
     recipe = compose(["progressive-distillation"], given, data="gmm")

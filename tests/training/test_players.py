@@ -18,7 +18,7 @@ from scmkit_plugins.methods._inversion import AtStages
 from small_runs import Reporter, go
 
 from scmkit import Recipe, build, compose
-from scmkit.errors import OptionError, PluginError
+from scmkit.errors import OptionError, PluginError, UsageError
 from scmkit.interfaces import AbstractBatchLoss, LossOutput, Sample
 from scmkit.plugin import Slot
 from scmkit.runs import checkpoint
@@ -131,6 +131,27 @@ def test_resume_is_bit_for_bit(method, tmp_path):
         shutil.rmtree(stopped / "checkpoints" / f"{step:08d}")
     again = resume(stopped, reporter=Reporter())
     assert checkpoint.digest(checkpoint.latest(again.checkpoints)) == run.digest()
+
+
+@pytest.mark.parametrize(("stop", "steps"), [(6, 16), (3, 4)])
+def test_stages_that_have_begun_stay_where_they_are(stop, steps, tmp_path):
+    # Of 8 steps they begin at 2, 4 and 6, of 16 at 4, 8 and 12, of 4 at 1, 2 and 3.
+    recipe = tiny("progressive-distillation", **{"train.checkpoint_every": stop, "train.keep": 0})
+    run = go(recipe, tmp_path / "r")
+    while run.step > stop:
+        shutil.rmtree(checkpoint.latest(run.checkpoints))
+    with pytest.raises(UsageError, match=r"moves the stages of .* from 2, 4, 6 to"):
+        resume(run.path, steps=steps, reporter=Reporter())
+
+
+def test_stages_that_are_yet_to_begin_move(tmp_path):
+    run = go(
+        tiny("progressive-distillation", **{"train.checkpoint_every": 1, "train.keep": 0}),
+        tmp_path / "r",
+    )
+    while run.step > 1:
+        shutil.rmtree(checkpoint.latest(run.checkpoints))
+    assert resume(run.path, steps=12, reporter=Reporter()).recipe.stages == (3, 6, 9)
 
 
 def test_settings_of_a_player():

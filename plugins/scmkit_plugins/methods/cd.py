@@ -5,7 +5,7 @@ from typing import Annotated
 
 import jax.numpy as jnp
 import jax.random as jr
-from annotated_types import Ge, Lt
+from annotated_types import Ge, Le, Lt
 from jaxtyping import Array, Int
 
 from scmkit.interfaces import (
@@ -19,6 +19,7 @@ from scmkit.interfaces import (
 from scmkit.models.model import Model
 from scmkit.plugin import Context, Follower, Plugin, Slot
 from scmkit.types import Key, Scalar
+from scmkit_plugins.methods._bounds import FINEST
 from scmkit_plugins.methods._pair import Solver, any_interval, separation_on_grid
 from scmkit_plugins.methods._tangent import told
 from scmkit_plugins.methods.scd import TeacherOptions, build_tangent, conditions, taught_by
@@ -28,7 +29,7 @@ from scmkit_plugins.methods.scd import TeacherOptions, build_tangent, conditions
 class Options(TeacherOptions):
     """Options of discrete consistency distillation."""
 
-    points: Annotated[int, Ge(2)] = 18
+    points: Annotated[int, Ge(2), Le(FINEST)] = 18
     """Points of the grid of noise levels, the paper's N."""
     solver: Solver = "heun"
     """The teacher's step from one point of the grid to the next."""

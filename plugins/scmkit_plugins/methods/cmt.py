@@ -6,7 +6,7 @@ from typing import Annotated
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from jaxtyping import Array
 
 from scmkit.interfaces import AbstractDistance, AbstractLoss, LossOutput, Point, Sample, Scene
@@ -14,6 +14,7 @@ from scmkit.losses import arrived, noised
 from scmkit.models.model import Model
 from scmkit.plugin import Context, Plugin, Slot
 from scmkit.types import Key, Scalar, sum_dtype
+from scmkit_plugins.methods._bounds import FINEST
 from scmkit_plugins.methods._pair import Solver, earlier, on_grid
 from scmkit_plugins.methods._tangent import told
 from scmkit_plugins.methods.scd import TeacherOptions, build_tangent, conditions, taught_by
@@ -23,7 +24,7 @@ from scmkit_plugins.methods.scd import TeacherOptions, build_tangent, conditions
 class Options(TeacherOptions):
     """Options of consistency mid-training."""
 
-    steps: Annotated[int, Ge(1)] = 16
+    steps: Annotated[int, Ge(1), Le(FINEST)] = 16
     """Steps of the teacher from noise to data; each gives a point of the path to learn from."""
     solver: Solver = "heun"
     """The teacher's step from one point of the path to the next."""

@@ -14,6 +14,7 @@ from scmkit.losses import noised
 from scmkit.models.model import Model
 from scmkit.plugin import Context, Plugin, Slot
 from scmkit.types import Key, Scalar
+from scmkit_plugins.methods._bounds import FINEST
 from scmkit_plugins.methods._data_tangent import build_data_tangent
 
 
@@ -21,7 +22,7 @@ from scmkit_plugins.methods._data_tangent import build_data_tangent
 class Options:
     """Options of consistency flow matching."""
 
-    segments: Annotated[int, Ge(1)] = 2
+    segments: Annotated[int, Ge(1), Le(FINEST)] = 2
     """Equal parts of time, each with an end of its own; so many steps are taken in sampling."""
     delta: Annotated[float, Gt(0), Lt(1)] = 1e-3
     """Difference of the two times that are compared."""
@@ -86,12 +87,11 @@ plugin = Plugin(
     uses=(Slot.coupling,),
     suggests={
         Slot.noise: "flow-matching",
-        Slot.parameterization: "flow-matching",
         Slot.sampler: "ddim",
     },
     settings=lambda config: {
         "ddim.steps": (config.segments,),
-        "ddim.grid": "time",
+        "ddim.grid": "rectified",
         "ddim.to_zero": False,
         "ddim.ratio_min": 1e-4,
         "train.lr": 2e-4,

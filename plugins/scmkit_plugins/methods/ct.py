@@ -6,7 +6,7 @@ from typing import Annotated
 
 import jax.numpy as jnp
 import jax.random as jr
-from annotated_types import Ge, Lt
+from annotated_types import Ge, Le, Lt
 from jaxtyping import Array, Int
 
 from scmkit.interfaces import (
@@ -20,6 +20,7 @@ from scmkit.interfaces import (
 from scmkit.models.model import Model
 from scmkit.plugin import Context, Follower, Plugin, Slot
 from scmkit.types import Key, Scalar
+from scmkit_plugins.methods._bounds import FINEST
 from scmkit_plugins.methods._data_tangent import build_data_tangent
 from scmkit_plugins.methods._pair import any_interval, separation_on_grid
 
@@ -30,7 +31,7 @@ class Options:
 
     s0: Annotated[int, Ge(2)] = 2
     """Points of the grid at first."""
-    s1: Annotated[int, Ge(2)] = 150
+    s1: Annotated[int, Ge(2), Le(FINEST)] = 150
     """Intervals of the grid at the end."""
     mu0: Annotated[float, Ge(0), Lt(1)] = 0.9
     """Decay of the target network at first; with 0 it is the newest weights."""

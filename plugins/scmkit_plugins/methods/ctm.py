@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 from jaxtyping import Array, Float, Int
 
 from scmkit.interfaces import AbstractDistance, AbstractLoss, LossOutput, Point, Sample, Scene
@@ -16,6 +16,7 @@ from scmkit.plugin import Context, Follower, Plugin, Slot
 from scmkit.sampling import time_grid
 from scmkit.types import Key
 from scmkit_plugins.methods import scd
+from scmkit_plugins.methods._bounds import FINEST
 from scmkit_plugins.methods._flowmap import Lagging, flow_error
 from scmkit_plugins.methods._tangent import told
 
@@ -24,9 +25,9 @@ from scmkit_plugins.methods._tangent import told
 class Options(scd.TeacherOptions):
     """Options of consistency trajectory models."""
 
-    points: Annotated[int, Gt(2)] = 18
+    points: Annotated[int, Gt(2), Le(FINEST)] = 18
     """Times of the grid, equal in the seventh root of the noise-to-signal ratio."""
-    longest: Annotated[int, Ge(1)] = 17
+    longest: Annotated[int, Ge(1), Le(FINEST)] = 17
     """The most steps of the grid that the solver takes along the teacher's path."""
     solver: Literal["heun", "ddim"] = "heun"
     """How it steps along the tangent."""

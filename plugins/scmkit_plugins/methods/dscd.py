@@ -6,7 +6,7 @@ from typing import Annotated
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from jaxtyping import Array, Float
 
 from scmkit.interfaces import AbstractLoss, LossOutput, Point, Sample, Scene
@@ -15,6 +15,7 @@ from scmkit.models.model import Model
 from scmkit.plugin import Context, Plugin, Slot
 from scmkit.sampling import angle_of
 from scmkit.types import Key
+from scmkit_plugins.methods._bounds import FINEST
 from scmkit_plugins.methods._pair import on_grid
 from scmkit_plugins.methods._tangent import BoundOptions, told, unbounded
 from scmkit_plugins.methods.scd import TeacherOptions, build_tangent, conditions, taught_by
@@ -24,7 +25,7 @@ from scmkit_plugins.methods.scd import TeacherOptions, build_tangent, conditions
 class Options(TeacherOptions, BoundOptions):
     """Options of discrete sCD."""
 
-    points: Annotated[int, Ge(3)] = 1024
+    points: Annotated[int, Ge(3), Le(FINEST)] = 1024
     """Points of the grid of noise levels, the lowest of which is the data."""
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Le
 from jax.scipy.special import erf
 from jaxtyping import Array, Float, Int
 
@@ -22,6 +22,7 @@ from scmkit.interfaces import (
 from scmkit.models.model import Model
 from scmkit.plugin import Context, Plugin, Slot
 from scmkit.types import Key
+from scmkit_plugins.methods._bounds import FINEST
 from scmkit_plugins.methods._data_tangent import build_data_tangent
 from scmkit_plugins.methods._pair import on_grid, separation_on_grid
 
@@ -32,7 +33,7 @@ class Options:
 
     s0: Annotated[int, Ge(1)] = 10
     """Intervals of the grid at first."""
-    s1: Annotated[int, Ge(1)] = 1280
+    s1: Annotated[int, Ge(1), Le(FINEST)] = 1280
     """Intervals of the grid at the end."""
     mean: float = -1.1
     """Mean of the log noise-to-signal ratio by which intervals are drawn."""

@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from annotated_types import Ge
+from annotated_types import Ge, Le
 
 from scmkit.plugin import Context, Plugin, Slot
 from scmkit.types import Key
 from scmkit_plugins.methods import scd
+from scmkit_plugins.methods._bounds import FINEST
 from scmkit_plugins.methods._tangent import ConsistencyLoss, build_loss, unbounded
 
 
@@ -24,7 +25,7 @@ class Options(scd.Options):
     (https://github.com/EpiGenomicsCode/edm2_sCM, `training/loss_ms_scm.py`; segments: arXiv 2403.06807).
     """
 
-    segments: Annotated[int, Ge(1)] = 4
+    segments: Annotated[int, Ge(1), Le(FINEST)] = 4
     """Segments of the path, equal in TrigFlow's angle, and steps in which the model samples."""
 
 

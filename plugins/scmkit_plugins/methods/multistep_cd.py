@@ -13,6 +13,7 @@ from scmkit.losses import noised
 from scmkit.models.model import Model
 from scmkit.plugin import Context, Plugin, Slot
 from scmkit.types import Key, Scalar
+from scmkit_plugins.methods._bounds import FINEST
 from scmkit_plugins.methods._inversion import addim, inverted, jumped, signal_to_noise, time_on_grid
 from scmkit_plugins.methods._teacher_tangent import build_teacher_tangent
 
@@ -25,7 +26,7 @@ class Options:
     """Segments of the path, equal in TrigFlow's angle, and steps in which the model samples."""
     first: Annotated[int, Ge(1)] = 64
     """Steps of the teacher over the whole path at first."""
-    last: Annotated[int, Ge(1)] = 1280
+    last: Annotated[int, Ge(1), Le(FINEST)] = 1280
     """Steps of the teacher at last."""
     anneal: Annotated[float, Gt(0), Le(1)] = 0.5
     """Share of training in which the one becomes the other, exponentially."""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from annotated_types import Ge
+from annotated_types import Ge, Le
 
 from scmkit.interfaces import AbstractDistance, AbstractLoss, LossOutput, Point, Sample, Scene
 from scmkit.losses import inv_ddim
@@ -14,6 +14,7 @@ from scmkit.models.model import Model
 from scmkit.plugin import Context, Plugin, Slot
 from scmkit.sampling import Grid, angle_of, ratio_on_grid
 from scmkit.types import Key
+from scmkit_plugins.methods._bounds import FINEST
 from scmkit_plugins.methods._teacher_tangent import build_teacher_tangent
 
 
@@ -21,7 +22,7 @@ from scmkit_plugins.methods._teacher_tangent import build_teacher_tangent
 class Options:
     """Options of physics-informed distillation."""
 
-    points: Annotated[int, Ge(3)] = 250
+    points: Annotated[int, Ge(3), Le(FINEST)] = 250
     """Points of the grid on which the path's derivative is a difference."""
     grid: Grid = "karras"
     """What the points are equal in."""

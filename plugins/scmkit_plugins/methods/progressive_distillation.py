@@ -6,7 +6,7 @@ from typing import Annotated
 import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
-from annotated_types import Ge
+from annotated_types import Ge, Le
 
 from scmkit.interfaces import AbstractLoss, LossOutput, Sample, Scene
 from scmkit.losses import ddim, noised
@@ -14,6 +14,7 @@ from scmkit.models.model import Model
 from scmkit.plugin import Context, Follower, Plugin, Slot
 from scmkit.settings import TrainingSettings
 from scmkit.types import Key
+from scmkit_plugins.methods._bounds import FINEST
 from scmkit_plugins.methods._data_tangent import build_data_tangent
 from scmkit_plugins.methods._inversion import (
     AtStages,
@@ -28,7 +29,7 @@ from scmkit_plugins.methods._inversion import (
 class Options:
     """Options of progressive distillation."""
 
-    first: Annotated[int, Ge(1)] = 8
+    first: Annotated[int, Ge(1), Le(FINEST)] = 8
     """Steps of the first student; each stage halves them, down to `last`."""
     last: Annotated[int, Ge(1)] = 1
     """Steps of the last student."""

@@ -15,6 +15,7 @@ from scmkit.models.model import Model
 from scmkit.plugin import Context, Follower, Plugin, Slot
 from scmkit.sampling import time_at_angle
 from scmkit.types import Key, Scalar
+from scmkit_plugins.methods._bounds import FINEST
 from scmkit_plugins.methods._data_tangent import build_data_tangent
 from scmkit_plugins.methods._flowmap import Lagging, flow_error, jump_error
 
@@ -23,7 +24,7 @@ from scmkit_plugins.methods._flowmap import Lagging, flow_error, jump_error
 class Options:
     """Options of shortcut models."""
 
-    finest: Annotated[int, Gt(1)] = 128
+    finest: Annotated[int, Gt(1), Le(FINEST)] = 128
     """Steps, a power of two, of the finest grid, on which a jump is an Euler step of the velocity."""
     share: Annotated[float, Ge(0), Le(1)] = 0.125
     """Weight of the jumps against that of flow matching."""

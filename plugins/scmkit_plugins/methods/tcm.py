@@ -89,6 +89,11 @@ class TCMLoss(AbstractLoss):
 
 
 def build_loss(config: Options, context: Context, *, key: Key) -> TCMLoss:
+    if config.transition >= (most := context.noise.ratio_max):
+        raise ValueError(
+            f"transition={config.transition:g} must be below {most:g}, the process's largest "
+            "noise-to-signal ratio"
+        )
     return TCMLoss(ECTLoss(context.distance, config), config, stages(config, context.train)[0])
 
 

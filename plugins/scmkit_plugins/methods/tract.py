@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
-from annotated_types import Ge, Lt
+from annotated_types import Ge, Le, Lt
 from jaxtyping import Array, Int
 
 from scmkit.interfaces import AbstractEMA, AbstractLoss, LossOutput, Sample, Scene
@@ -17,6 +17,7 @@ from scmkit.models.model import Model
 from scmkit.plugin import Context, Follower, Plugin, Slot
 from scmkit.settings import TrainingSettings
 from scmkit.types import Key, Scalar
+from scmkit_plugins.methods._bounds import FINEST
 from scmkit_plugins.methods._inversion import (
     AtStages,
     heun_in_ratio,
@@ -35,7 +36,7 @@ from scmkit_plugins.methods.scd import TeacherTangent
 class Options:
     """Options of TRACT."""
 
-    schedule: tuple[int, ...] = (1024, 32, 1)
+    schedule: tuple[Annotated[int, Le(FINEST)], ...] = (1024, 32, 1)
     """Steps of the teacher, then those of the student at the end of each phase, who teaches the next one."""
     momentum: Annotated[float, Ge(0), Lt(1)] = 0.5
     """Decay of the self-teacher, an average of the student."""
