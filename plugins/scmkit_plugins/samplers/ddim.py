@@ -1,13 +1,20 @@
 """DDIM, and everything between it and ancestral sampling."""
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from annotated_types import Ge, Le
 from jaxtyping import Array, Float, Int
 
 from scmkit.plugin import Plugin, Slot
-from scmkit.sampling import AbstractDescent, Denoiser, DescentOptions, ddim_step, posterior_step
+from scmkit.sampling import (
+    AbstractDescent,
+    Denoiser,
+    DescentOptions,
+    StepCounts,
+    ddim_step,
+    posterior_step,
+)
 from scmkit.types import Key, Scalar
 
 
@@ -17,6 +24,8 @@ class Options(DescentOptions):
 
     eta: Annotated[float, Ge(0), Le(1)] = 0.0
     """Share of fresh noise: 0 is the deterministic sampler, 1 ancestral sampling."""
+    steps: StepCounts = (18,)
+    """Numbers of steps to show where nobody asks for any; the first is the default."""
 
 
 class DDIM(AbstractDescent):
@@ -27,7 +36,10 @@ class DDIM(AbstractDescent):
     """
 
     options: Options
-    usual_steps: ClassVar[tuple[int, ...]] = (18,)
+
+    @property
+    def usual_steps(self) -> tuple[int, ...]:
+        return self.options.steps
 
     def deterministic(self, steps: int) -> bool:
         return self.options.eta == 0
