@@ -10,7 +10,7 @@ from scmkit.interfaces import AbstractDistance, AbstractLoss, LossOutput, Sample
 from scmkit.losses import noised
 from scmkit.models.model import Model
 from scmkit.plugin import Context, NoOptions, Plugin, Slot
-from scmkit.types import Key
+from scmkit.types import Key, sum_dtype
 from scmkit_plugins.methods import diffusion
 from scmkit_plugins.methods._data_tangent import build_data_tangent
 
@@ -34,7 +34,7 @@ class ReflowDistillationLoss(AbstractLoss):
 
     def __call__(self, model: Model, scene: Scene, sample: Sample, *, key: Key) -> LossOutput:
         k_noise, k_dropout = jr.split(key)
-        T = model.process.t_max
+        T = model.process.t_max.astype(sum_dtype(sample.x0.dtype))
         eps = noised(model.process, sample, T, key=k_noise).eps
         f = model.denoise(model.process.sigma(T) * eps, T, sample.cond, key=k_dropout)
         distance = self.distance(f, sample.x0)
