@@ -194,14 +194,14 @@ def fit(
     )
     step = eqx.filter_jit(step_of(recipe))
     rng = np.random.default_rng(7)
-    if paired:
-        noise, ends = pairs(parts.model.process, density, dataset.size("train"))
+    drawn = pairs(parts.model.process, density, dataset.size("train")) if paired else None
     for _ in range(steps):
         chosen = rng.integers(0, dataset.size("train"), batch)
-        if paired:
-            sample = Sample(ends[chosen], eps=noise[chosen])
-        else:
+        if drawn is None:
             sample = Sample(jnp.asarray(data.normalize(dataset.read("train", chosen)[0])))
+        else:
+            eps, x0 = drawn
+            sample = Sample(x0[chosen], eps=eps[chosen])
         state, _ = step(setting, sample, key, state)
     sampler = build_free(Slot.sampler, *recipe.recorded(recipe.sampler))
     return state.generator.ema, sampler, density

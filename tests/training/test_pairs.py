@@ -1,5 +1,6 @@
 """Pairs of noise and sample: drawn into a store whole or not at all, and trained on as they are."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ from killing import start
 from scmkit_cli.main import main
 from small_runs import Reporter, go, recipe, state_bytes
 
-from scmkit import Run, compose, dataset_of, resume
+from scmkit import Run, build_model, compose, dataset_of, resume
 from scmkit.composing.build import build_free
 from scmkit.data import Loader, Store, StoreWriter, digest_of, spec_of
 from scmkit.data.layout import PairsRecord
@@ -42,12 +43,12 @@ def store(run):
     return Store(run.path.with_name("pairs.store"))
 
 
-def record_of(run, **changes):
+def record_of(run):
     values = {"run": "r", "step": 1, "digest": "d", "process": "flow-matching", "seed": 0}
     values |= {"process_options": {}, "sampler": "pf-ode", "sampler_options": {}, "steps": 6}
     process = run.model.process
     values["noise_std"] = float(process.sigma(process.t_max))
-    return PairsRecord(**values | changes)
+    return PairsRecord(**values)
 
 
 def drawn(path, dest, n=N, **given):
@@ -122,10 +123,12 @@ def test_stores_without_pairs_say_nothing_of_them(tmp_path):
         plain.noise(np.arange(1))
 
 
-def test_labels_are_drawn_as_the_data_has_them(tmp_path):
-    given = {"mlp.width": 8, "mlp.depth": 1, "train.steps": 2, "train.batch_size": 4}
-    made = go(compose(["trigflow", "diffusion"], given, data="digits"), tmp_path / "digits")
-    pairs = drawn(made.path, tmp_path / "pairs", 20)
+def test_labels_are_drawn_as_the_data_has_them(run, tmp_path):
+    given = {"mlp.width": 8, "mlp.depth": 1}
+    made = compose(["flow-matching", "diffusion"], given, data="digits")
+    model, sampler = build_model(made, key=jr.key(0)), build_free(Slot.sampler, "ddim", {})
+    record = dataclasses.replace(record_of(run), steps=1)
+    pairs = write_pairs(tmp_path / "s", model, made.data, dataset_of(made), 20, sampler, record)
     assert pairs.num_classes == 10
     assert len(np.unique(pairs.labels("train"))) > 4
     assert np.abs(pairs.read("train", np.arange(20))[0]).max() <= 1
@@ -172,12 +175,11 @@ def test_a_faulty_step_is_replayed_with_its_noise(run, store, tmp_path):
     ]
 
 
-def test_a_teacher_keeps_its_process(tmp_path):
-    made = go(recipe("trigflow", "diffusion", **SMALL), tmp_path / "t")
-    pairs = drawn(made.path, tmp_path / "pairs", 20)
-    again = recipe("reflow", data=str(pairs.path), teacher=str(made.path))
+def test_a_teacher_keeps_its_process(store, tmp_path):
+    teacher = Run.create(tmp_path / "t", recipe("trigflow", "diffusion", **SMALL)).path
+    again = recipe("reflow", data=str(store.path), teacher=str(teacher))
     assert again.slots[Slot.noise] == again.slots[Slot.parameterization] == "trigflow"
-    assert recipe("reflow", data=str(pairs.path)).slots[Slot.noise] == "flow-matching"
+    assert recipe("reflow", data=str(store.path)).slots[Slot.noise] == "flow-matching"
     assert again.sampler == "ddim"
     rehearse(again)
 
@@ -204,15 +206,16 @@ def test_what_stops_drawing_leaves_nothing(run, tmp_path):
 
 
 def test_a_kill_leaves_no_half_store(run, tmp_path):
-    dest, hidden = tmp_path / "pairs", tmp_path / "noted"
+    dest, hidden = tmp_path / "pairs", tmp_path / ".pairs"
     command = ["data", "pairs", run.path, dest, "--n", 8, "--steps", "2"]
     process = start(*command, cache=tmp_path / "cache", within=hidden, at=12)
     process.communicate(timeout=300)
     assert process.returncode == -signal.SIGKILL
     assert not dest.exists()
+    assert list(tmp_path.glob(".pairs.*.partial"))
     drawn(run.path, dest, 8)
     assert Store(dest).size("train") == 8
-    assert not list(tmp_path.glob(".pairs.*"))
+    assert not list(tmp_path.glob(".pairs.*.partial"))
 
 
 def test_the_command_line_goes_all_the_way(scmkit, run, tmp_path):
