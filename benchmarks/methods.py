@@ -136,13 +136,42 @@ METHODS = {
         steps=(1,),
     ),
     "boot": Method(["boot"], steps=(1,)),
-    "dmd2": Method(
-        ["dmd2"],
-        {"train.lr": 5e-4, "log-normal.mean": -0.8, "log-normal.std": 1.6},
+    **{
+        name: Method(
+            [name],
+            {"train.lr": 5e-4, "log-normal.mean": -0.8, "log-normal.std": 1.6} | settings,
+            trained=True,
+            steps=(1,),
+            aims_at_the_map=False,
+        )
+        for name, settings in {
+            "diff-instruct": {"fake.lr": 2e-3},
+            "vsd": {"fake.lr": 2e-3},
+            "dmd": {"fake.lr": 2e-3},
+            "dmd2": {},
+            "sid": {"fake.lr": 2e-3, "train.beta1": 0.9},
+            "emd": {"fake.lr": 2e-3},
+            "f-distill": {},
+        }.items()
+    },
+    "vsd-scd": Method(["vsd-scd"], {"fake.lr": 2e-3}, trained=True),
+    "rcm": Method(["rcm"], {"rcm.normalize": "none", "rcm.warmup_steps": 200}, trained=True),
+    "rcm-chain": Method(
+        ["rcm"],
+        {"rcm.normalize": "none", "rcm.warmup_steps": 200, "rcm.discrete": 0.3, "rcm.alone": 0.3},
         trained=True,
-        steps=(1,),
-        aims_at_the_map=False,
     ),
+    **{
+        f"moment-matching-{k}": Method(
+            ["moment-matching"],
+            {"moment-matching.steps": k, "train.lr": 5e-4, "fake.lr": 2e-3},
+            trained=True,
+            steps=(k,),
+            aims_at_the_map=False,
+        )
+        for k in (1, 2, 4)
+    },
+    "fsf-dmd": Method(["fsf-dmd"], steps=(1,), aims_at_the_map=False),
 }
 
 

@@ -115,9 +115,10 @@ def test_updates_of_a_fake_score_are_plain_steps_of_diffusion():
 
         return jnp.mean(jax.vmap(one)(keys))
 
+    gradient = eqx.filter_jit(eqx.filter_grad(mean))
     turns = jr.split(jr.fold_in(jr.fold_in(jr.key(7), 0), zlib.crc32(b"fake")), 3)
     for turn in turns:
-        grads = eqx.filter_grad(mean)(model, jr.split(turn, 8))
+        grads = gradient(model, jr.split(turn, 8))
         grads, trained = (grads, fake.loss), trainable((model, fake.loss))
         updates, moments = optimizer.update(trainable(grads), moments, trained)
         model = eqx.apply_updates(model, updates[0])
