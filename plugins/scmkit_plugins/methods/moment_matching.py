@@ -36,14 +36,14 @@ class Options(MatchingOptions):
 def stepped(
     generator: Model, sample: Sample, o: Options, *, key: Key
 ) -> tuple[Float[Array, "*shape"], Point]:
-    """What the generator makes of a noisy sample at a time `t`, with its gradient, and without gradient the
-    point to which a part of a step of ancestral sampling leads."""
-    k_time, k_gap, k_noise, k_step = jr.split(key, 4)
+    """What the generator makes of a noisy sample at a time `t` of the sampler's, with its gradient, and
+    without gradient the point to which a part of the step from there leads."""
+    k_time, k_part, k_noise, k_step = jr.split(key, 4)
     process, param = generator.process, generator.parameterization
     low, most = (jnp.arctan(r / param.sigma_data) for r in (LEAST, process.ratio_max))
-    angle = jr.uniform(k_time, minval=low, maxval=most)
-    end = jnp.maximum(angle - jr.uniform(k_gap, maxval=most / o.steps), low)
-    t, s = (time_at_angle(param, a) for a in (angle, end))
+    part = jr.uniform(k_part)
+    i = jr.randint(k_time, (), 1, o.steps + 1).astype(part.dtype)
+    t, s = (time_at_angle(param, low + (most - low) / o.steps * j) for j in (i, i - part))
     point = noised(process, Sample(sample.x0, sample.cond), t, key=k_noise)
     x = generator.denoise(point.x_t, t, sample.cond)
     still, alpha = jax.lax.stop_gradient(x), process.alpha(s)
