@@ -154,7 +154,7 @@ METHODS = {
             "f-distill": {},
         }.items()
     },
-    "vsd-scd": Method(["vsd-scd"], {"fake.lr": 2e-3}, trained=True),
+    "vsd-scd": Method(["vsd-scd"], {"train.lr": 5e-4, "fake.lr": 2e-3}, trained=True),
     "rcm": Method(["rcm"], {"rcm.normalize": "none", "rcm.warmup_steps": 200}, trained=True),
     "rcm-chain": Method(
         ["rcm"],

@@ -157,7 +157,7 @@ class Label(AbstractTimeEmbedding):
 LOSSES = {
     "diff-instruct": lambda: MatchingLoss(diff_instruct.evenly),
     "dmd": lambda: dmd.DMDLoss(MatchingLoss(by_distance), L2(), dmd.Options()),
-    "vsd": lambda: vsd.VSDLoss(LogWeight(Label()), LogNormal(0.4, 2.0)),
+    "vsd": lambda: vsd.VSDLoss(LogWeight(Label()), MatchingLoss(vsd.by_angle)),
     "sid": lambda: sid.SiDLoss(sid.Options()),
     "emd": lambda: emd.EMDLoss(emd.Options(steps=3)),
     "moment-matching": lambda: moment_matching.MomentLoss(moment_matching.Options(steps=2)),
@@ -361,7 +361,8 @@ def test_rcm_is_at_rest_at_the_exact_consistency_function_until_it_matches():
     train = TrainingSettings(steps=100)
     assert rcm.stages(options, train) == (20, 40)
     assert rcm.stages(rcm.Options(alone=0.0), train) == ()
-    loss = rcm.RCMLoss(options, rcm.Shifted(SD, 5.0), (20, 40))
+    matching = MatchingLoss(by_distance, steps=4, proposal=rcm.Shifted(SD, 5.0))
+    loss = rcm.RCMLoss(options, matching, rcm.Shifted(SD, 5.0), (20, 40))
     for step, moving in ((0, False), (30, False), (50, True)):
         scene = scene_of(name, step=step, steps=100)
         _, metrics = values(loss, model, scene, n=8)
@@ -376,7 +377,7 @@ def test_the_sum_is_the_sum():
     options = vsd_scd.Options(normalize="none", weight=0.5)
     parts = (
         ConsistencyLoss(LogWeight(Label()), options),
-        vsd.VSDLoss(LogWeight(Label()), LogNormal(0.4, 2.0)),
+        vsd.VSDLoss(LogWeight(Label()), MatchingLoss(vsd.by_angle)),
     )
     key, sample = jr.key(0), Sample(jnp.array([0.2]))
     found = vsd_scd.SumLoss(*parts, 0.5)(model, scene, sample, key=key)

@@ -42,7 +42,7 @@ TINY = {
 }
 
 
-TAUGHT = ("scd", "sct", "ect", "dmd2", "diff-instruct", "rcm", "progressive-distillation")
+TAUGHT = ("scd", "sct", "ect", "dmd2", "diff-instruct", "progressive-distillation")
 """The methods here that start from a teacher or from its weights."""
 
 TINY_OF_DIFFUSION = {k: v for k, v in TINY.items() if not k.startswith("teacher")}

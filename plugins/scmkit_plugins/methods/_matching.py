@@ -86,16 +86,20 @@ class MatchingLoss(AbstractLoss):
 
     $D_{real}$ is the teacher's. Both denoisers look at $x$ noised anew; in expectation $D_{fake} - D_{real}$
     is $\sigma^2/\alpha^2$ times the gradient of the Kullback-Leibler divergence of the noised distributions.
+    $x$ is made in up to `steps` steps. Noise levels are the scene's, or a proposal's of its own.
     """
 
     weight: Weight = eqx.field(static=True)
     guidance_range: tuple[float, ...] = ()
+    steps: int = 1
+    proposal: AbstractProposal | None = None
 
     def __call__(self, model: Model, scene: Scene, sample: Sample, *, key: Key) -> LossOutput:
         k_x, k_time, k_noise = jr.split(key, 3)
+        proposal = scene.proposal if self.proposal is None else self.proposal
         sample = told(sample, self.guidance_range, key=key)
-        x = generated(model, sample.x0.shape, sample.cond, key=k_x)
-        t = scene.proposal.sample(model.process, key=k_time)
+        x = made(model, sample, proposal, self.steps, key=k_x)
+        t = proposal.sample(model.process, key=k_time)
         point = noised(model.process, Sample(x, sample.cond), t, key=k_noise)
         field = self.field(model.parameterization, seen(model.process, scene, point))
         size = jnp.sqrt(jnp.mean(field**2))

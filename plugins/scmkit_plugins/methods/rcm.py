@@ -18,13 +18,13 @@ from scmkit.interfaces import (
     Sample,
     Scene,
 )
-from scmkit.losses import arrived, frozen, noised, surrogate
+from scmkit.losses import arrived, frozen, noised
 from scmkit.models.model import Model
 from scmkit.plugin import Context, Player, Plugin, Slot
 from scmkit.settings import TrainingSettings
 from scmkit.types import Key, Scalar
 from scmkit_plugins.methods import scd
-from scmkit_plugins.methods._matching import FakeLoss, MatchingOptions, by_distance, made, seen
+from scmkit_plugins.methods._matching import FakeLoss, MatchingLoss, MatchingOptions, by_distance
 from scmkit_plugins.methods._tangent import consistency_error, told
 
 
@@ -81,6 +81,7 @@ class RCMLoss(AbstractLoss):
     """
 
     options: Options
+    matching: MatchingLoss
     proposal: Shifted
     ends: tuple[int, ...]
 
@@ -99,7 +100,8 @@ class RCMLoss(AbstractLoss):
         error, t = jax.lax.cond(after[0], continuous, discrete) if o.discrete else continuous()
 
         def matched() -> tuple[Scalar, Scalar]:
-            return self.matched(model, scene, sample, key=keys[1])
+            out = self.matching(model, scene, sample, key=keys[1])
+            return 2 * out.value, out.metrics["field"]
 
         none = (jnp.zeros_like(error), jnp.zeros_like(error))
         match, size = jax.lax.cond(after[-1], matched, lambda: none)
@@ -119,18 +121,6 @@ class RCMLoss(AbstractLoss):
         f = model.denoise(point.x_t, t, point.cond, key=k_dropout)
         return jnp.mean((f - target) ** 2), t
 
-    def matched(
-        self, model: Model, scene: Scene, sample: Sample, *, key: Key
-    ) -> tuple[Scalar, Scalar]:
-        """DMD's loss and the size of its field."""
-        k_x, k_time, k_noise = jr.split(key, 3)
-        process = model.process
-        x = made(model, sample, self.proposal, self.options.steps, key=k_x)
-        t = self.proposal.sample(process, key=k_time)
-        it = seen(process, scene, noised(process, Sample(x, sample.cond), t, key=k_noise))
-        field = by_distance(model.parameterization, x, it) * (it.fake - it.real)
-        return 2 * surrogate(x, field), jnp.sqrt(jnp.mean(field**2))
-
 
 def stages(config: Options, train: TrainingSettings) -> tuple[int, ...]:
     shares = [share for share in (config.discrete, config.alone) if share]
@@ -142,7 +132,9 @@ def proposal(config: Options, context: Context) -> Shifted:
 
 
 def build_loss(config: Options, context: Context, *, key: Key) -> RCMLoss:
-    return RCMLoss(config, proposal(config, context), stages(config, context.train) or (0,))
+    times = proposal(config, context)
+    matching = MatchingLoss(by_distance, steps=config.steps, proposal=times)
+    return RCMLoss(config, matching, times, stages(config, context.train) or (0,))
 
 
 def build_fake_loss(config: Options, context: Context, *, key: Key) -> FakeLoss:

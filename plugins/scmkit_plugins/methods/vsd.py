@@ -4,19 +4,17 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import jax.numpy as jnp
-import jax.random as jr
 from annotated_types import Gt
 from jaxtyping import Array, Float
 
 from scmkit.interfaces import AbstractLoss, AbstractParameterization, LossOutput, Sample, Scene
-from scmkit.losses import LogWeight, generated, noised, surrogate
+from scmkit.losses import LogWeight
 from scmkit.models.model import Model
 from scmkit.plugin import Context, Plugin, Slot
 from scmkit.sampling import angle_of
 from scmkit.types import Key, Scalar
 from scmkit_plugins.methods import scd
-from scmkit_plugins.methods._matching import MatchingOptions, Seen, fake_score, seen
-from scmkit_plugins.methods._tangent import told
+from scmkit_plugins.methods._matching import MatchingLoss, MatchingOptions, Seen, fake_score
 from scmkit_plugins.processes.log_normal import LogNormal
 
 
@@ -39,22 +37,13 @@ class VSDLoss(AbstractLoss):
     """
 
     log_weight: LogWeight
-    proposal: LogNormal
-    guidance_range: tuple[float, ...] = ()
+    matching: MatchingLoss
 
     def __call__(self, model: Model, scene: Scene, sample: Sample, *, key: Key) -> LossOutput:
-        k_x, k_time, k_noise = jr.split(key, 3)
-        process, param = model.process, model.parameterization
-        sample = told(sample, self.guidance_range, key=key)
-        x = generated(model, sample.x0.shape, sample.cond, key=k_x)
-        t = self.proposal.sample(process, key=k_time)
-        it = seen(process, scene, noised(process, Sample(x, sample.cond), t, key=k_noise))
-        field = by_angle(param, x, it) * (it.fake - it.real)
-        w = self.log_weight(param.coefficients(t).noise)
-        size = jnp.sqrt(jnp.mean(field**2))
-        return LossOutput(
-            2 * jnp.exp(w) * surrogate(x, field) - w, {"field": size}, process.ratio(t)
-        )
+        out = self.matching(model, scene, sample, key=key)
+        t = model.process.time_at(out.ratio)
+        w = self.log_weight(model.parameterization.coefficients(t).noise)
+        return LossOutput(2 * jnp.exp(w) * out.value - w, out.metrics, out.ratio)
 
 
 def by_angle(param: AbstractParameterization, x: Float[Array, "*shape"], it: Seen) -> Scalar:
@@ -64,7 +53,8 @@ def by_angle(param: AbstractParameterization, x: Float[Array, "*shape"], it: See
 
 def build_loss(config: Options, context: Context, *, key: Key) -> VSDLoss:
     proposal = LogNormal(config.mean, config.std)
-    return VSDLoss(LogWeight(context.embedding), proposal, config.guidance_range)
+    matching = MatchingLoss(by_angle, config.guidance_range, proposal=proposal)
+    return VSDLoss(LogWeight(context.embedding), matching)
 
 
 plugin = Plugin(
