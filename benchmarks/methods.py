@@ -27,6 +27,7 @@ from scmkit.interfaces import UNCONDITIONED, AbstractDensity, AbstractNoiseProce
 from scmkit.plugin import Slot
 from scmkit.testing import exact_model
 from scmkit.training.setup import setting_of, state_before, step_of
+from scmkit.training.start import weights_from
 
 NETWORK = {"mlp.width": 64, "mlp.depth": 2, "mlp.embedding_dim": 64, "positional.channels": 32}
 TRAINING = {
@@ -146,13 +147,42 @@ METHODS = {
     ),
     "reflow": Method(["reflow"], steps=(1, 2, 4), pairs=True),
     "reflow-distillation": Method(["reflow-distillation"], steps=(1,), pairs=True),
-    "dmd2": Method(
-        ["dmd2"],
-        {"train.lr": 5e-4, "log-normal.mean": -0.8, "log-normal.std": 1.6},
+    **{
+        name: Method(
+            [name],
+            {"train.lr": 5e-4, "log-normal.mean": -0.8, "log-normal.std": 1.6} | settings,
+            trained=True,
+            steps=(1,),
+            aims_at_the_map=False,
+        )
+        for name, settings in {
+            "diff-instruct": {"fake.lr": 2e-3},
+            "vsd": {"fake.lr": 2e-3},
+            "dmd": {"fake.lr": 2e-3},
+            "dmd2": {},
+            "sid": {"fake.lr": 2e-3, "train.beta1": 0.9},
+            "emd": {"fake.lr": 2e-3},
+            "f-distill": {},
+        }.items()
+    },
+    "vsd-scd": Method(["vsd-scd"], {"train.lr": 5e-4, "fake.lr": 2e-3}, trained=True),
+    "rcm": Method(["rcm"], {"rcm.normalize": "none", "rcm.warmup_steps": 200}, trained=True),
+    "rcm-chain": Method(
+        ["rcm"],
+        {"rcm.normalize": "none", "rcm.warmup_steps": 200, "rcm.discrete": 0.3, "rcm.alone": 0.3},
         trained=True,
-        steps=(1,),
-        aims_at_the_map=False,
     ),
+    **{
+        f"moment-matching-{k}": Method(
+            ["moment-matching"],
+            {"moment-matching.steps": k, "train.lr": 5e-4, "fake.lr": 2e-3},
+            trained=True,
+            steps=(k,),
+            aims_at_the_map=False,
+        )
+        for k in (1, 2, 4)
+    },
+    "fsf-dmd": Method(["fsf-dmd"], trained=True, steps=(1,), aims_at_the_map=False),
 }
 
 
@@ -182,7 +212,7 @@ def fit(
     model = TRAINED.get(teacher) or exact_model(parameterization, density)
     parts = build(recipe, key=key, teacher=model)
     if teacher in TRAINED:
-        parts = eqx.tree_at(lambda p: p.model, parts, model)
+        parts = eqx.tree_at(lambda p: p.model, parts, weights_from(model, parts.model))
         for name in parts.players:
             loss = parts.players[name][1]
             players = parts.players | {name: (model, loss)}

@@ -95,4 +95,5 @@ class AbstractNoiseProcess(eqx.Module):
 
     def prior(self, shape: tuple[int, ...], *, key: Key) -> Float[Array, "..."]:
         """A draw of `N(0, sigma(t_max)^2 I)`, where sampling starts."""
-        return self.sigma(self.t_max) * jr.normal(key, shape)
+        eps = jr.normal(key, shape)
+        return self.sigma(self.t_max.astype(eps.dtype)) * eps

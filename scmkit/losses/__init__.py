@@ -6,6 +6,7 @@ from scmkit.losses.eulerian import EulerianTerms as EulerianTerms
 from scmkit.losses.eulerian import eulerian as eulerian
 from scmkit.losses.eulerian import network_gain as network_gain
 from scmkit.losses.eulerian import velocity_gain as velocity_gain
+from scmkit.losses.generators import frozen as frozen
 from scmkit.losses.generators import generated as generated
 from scmkit.losses.generators import rollout as rollout
 from scmkit.losses.generators import surrogate as surrogate

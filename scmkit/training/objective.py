@@ -2,12 +2,12 @@
 
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from scmkit.interfaces import AbstractBatchLoss, AbstractLoss, LossOutput, Sample, Scene
+from scmkit.losses import frozen
 from scmkit.types import Keys, Scalar
 
 Trained = tuple[Any, AbstractLoss | AbstractBatchLoss]
@@ -35,10 +35,3 @@ def objective(
     """
     out = losses(trained, frozen(scene), batch, keys)
     return jnp.mean(out.value), (out.metrics, out.ratio)
-
-
-def frozen(tree: PyTree) -> PyTree:
-    """A tree whose arrays get no gradient; gradients still pass through what it computes from others."""
-    return jax.tree.map(
-        lambda leaf: jax.lax.stop_gradient(leaf) if eqx.is_inexact_array(leaf) else leaf, tree
-    )

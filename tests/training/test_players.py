@@ -3,6 +3,8 @@
 import itertools
 import json
 import shutil
+import zlib
+from functools import partial
 
 import equinox as eqx
 import jax
@@ -24,7 +26,8 @@ from scmkit.plugin import Slot
 from scmkit.runs import checkpoint
 from scmkit.training.guarded import guarded
 from scmkit.training.pipeline import resume
-from scmkit.training.setup import schedule_of, setting_of, state_before, step_of
+from scmkit.training.setup import rules_of, schedule_of, setting_of, state_before, step_of
+from scmkit.training.state import trainable
 
 TINY = {
     "mlp.width": 8,
@@ -39,11 +42,14 @@ TINY = {
 }
 
 
+TAUGHT = ("scd", "sct", "ect", "dmd2", "diff-instruct", "progressive-distillation")
+"""The methods here that start from a teacher or from its weights."""
+
 TINY_OF_DIFFUSION = {k: v for k, v in TINY.items() if not k.startswith("teacher")}
 
 
 def tiny(method, **settings):
-    base = TINY if method in ("scd", "sct", "ect", "dmd2", "progressive-distillation") else None
+    base = TINY if method in TAUGHT else None
     return compose([method], (base or TINY_OF_DIFFUSION) | settings, data="gmm")
 
 
@@ -84,6 +90,43 @@ def test_a_player_has_its_updates_before_each_of_the_generators():
     states, metrics, _ = stepped(tiny("dmd2", **{"dmd2.updates": 3}), 2)
     assert counts(states[-1]) == {"generator": 2, "fake": 6}
     assert {"fake/loss", "fake/grad_norm"} <= set(metrics.means)
+
+
+def test_updates_of_a_fake_score_are_plain_steps_of_diffusion():
+    """On the samples of the generator, which stays as it is in the meantime."""
+    recipe = tiny("diff-instruct", **{"diff-instruct.updates": 3, "fake.lr": 1e-2})
+    (before, after), *_ = stepped(recipe, 1)
+    parts = build(recipe, key=jr.key(0), teacher=build(tiny("diffusion"), key=jr.key(1)).model)
+    (before, after) = jax.tree.map(
+        lambda a: jnp.asarray(a) if isinstance(a, np.ndarray) else a, (before, after)
+    )
+    fake, generator = before.players["fake"], before.generator.model
+    process, optimizer = generator.process, rules_of(recipe)["fake"].optimizer
+    model, moments = fake.model, fake.optimizer_state
+
+    def mean(model, keys):
+        def one(key):
+            k_x, k_time, k_noise, _ = jr.split(key, 4)
+            x = generator.denoise(process.prior((1,), key=k_x), process.t_max)
+            t = parts.proposal.sample(process, key=k_time)
+            eps = jr.normal(k_noise, (1,))
+            v = model.velocity(process.perturb(x, eps, t), t)
+            return jnp.mean((v - process.velocity(x, eps, t)) ** 2) / recipe.data.sigma_data**2
+
+        return jnp.mean(jax.vmap(one)(keys))
+
+    gradient = eqx.filter_jit(eqx.filter_grad(mean))
+    turns = jr.split(jr.fold_in(jr.fold_in(jr.key(7), 0), zlib.crc32(b"fake")), 3)
+    for turn in turns:
+        grads = gradient(model, jr.split(turn, 8))
+        grads, trained = (grads, fake.loss), trainable((model, fake.loss))
+        updates, moments = optimizer.update(trainable(grads), moments, trained)
+        model = eqx.apply_updates(model, updates[0])
+    jax.tree.map(
+        partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6),
+        trainable(after.players["fake"].model),
+        trainable(model),
+    )
 
 
 def test_a_fault_of_any_player_changes_nothing():

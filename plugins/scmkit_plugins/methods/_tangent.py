@@ -88,29 +88,44 @@ class ConsistencyLoss(AbstractLoss):
     segments: int = 1
 
     def __call__(self, model: Model, scene: Scene, sample: Sample, *, key: Key) -> LossOutput:
-        k_time, k_noise, k_dropout = jr.split(key, 3)
         sample = told(sample, self.guidance_range, key=key)
-        o, process, param = self.options, model.process, model.parameterization
-        t = scene.proposal.sample(process, key=k_time)
-        point = noised(process, sample, t, key=k_noise)
-        s, turn = segment_of(param, t, self.segments)
-        weight = param.weight(t) * turn
-        F, stable, whole = eulerian(
-            model,
-            point,
-            jax.lax.stop_gradient(scene.tangent(point)),
-            s,
-            weight=weight,
-            derivative=o.derivative,
-            key=k_dropout,
+        error, rate, t = consistency_error(
+            model, scene, sample, self.options, segments=self.segments, key=key
         )
-        r = jnp.minimum(1.0, (scene.step + 1) / max(o.warmup_steps, 1)).astype(F.dtype)
-        g = bound((1 - r) * stable + r * whole, o.normalize, o.constant)
-        moved = network_gain(param, t) * (F - jax.lax.stop_gradient(F))
-        error = jnp.mean((moved - g) ** 2)
-        w = self.log_weight(param.coefficients(t).noise)
-        rate = jnp.sqrt(jnp.mean(whole**2)) / weight
-        return LossOutput(jnp.exp(w) * error - w, {"df_dt": rate}, process.ratio(t))
+        w = self.log_weight(model.parameterization.coefficients(t).noise)
+        return LossOutput(jnp.exp(w) * error - w, {"df_dt": rate}, model.process.ratio(t))
+
+
+def consistency_error(
+    model: Model,
+    scene: Scene,
+    sample: Sample,
+    o: ConsistencyOptions,
+    *,
+    segments: int = 1,
+    key: Key,
+) -> tuple[Scalar, Scalar, Scalar]:
+    r"""$\tfrac1D \|b\,(F - F^-) - \hat g\|^2$ at a time of the proposal, the size of $df/dt$,
+    and the time."""
+    k_time, k_noise, k_dropout = jr.split(key, 3)
+    process, param = model.process, model.parameterization
+    t = scene.proposal.sample(process, key=k_time)
+    point = noised(process, sample, t, key=k_noise)
+    s, turn = segment_of(param, t, segments)
+    weight = param.weight(t) * turn
+    F, stable, whole = eulerian(
+        model,
+        point,
+        jax.lax.stop_gradient(scene.tangent(point)),
+        s,
+        weight=weight,
+        derivative=o.derivative,
+        key=k_dropout,
+    )
+    r = jnp.minimum(1.0, (scene.step + 1) / max(o.warmup_steps, 1)).astype(F.dtype)
+    g = bound((1 - r) * stable + r * whole, o.normalize, o.constant)
+    moved = network_gain(param, t) * (F - jax.lax.stop_gradient(F))
+    return jnp.mean((moved - g) ** 2), jnp.sqrt(jnp.mean(whole**2)) / weight, t
 
 
 def segment_of(param: AbstractParameterization, t: Scalar, segments: int) -> tuple[Scalar, Scalar]:

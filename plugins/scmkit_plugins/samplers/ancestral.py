@@ -1,7 +1,7 @@
 """Ancestral sampling: the reverse-time SDE, step by step."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 from jaxtyping import Array, Float, Int
 
@@ -10,6 +10,7 @@ from scmkit.sampling import (
     AbstractDescent,
     Denoiser,
     DescentOptions,
+    StepCounts,
     posterior_step,
     reverse_diffusion_step,
 )
@@ -22,6 +23,8 @@ class Options(DescentOptions):
 
     variance: Literal["posterior", "forward"] = "posterior"
     """Of the fresh noise: the posterior's (ancestral) or the forward step's (reverse diffusion)."""
+    steps: StepCounts = (100,)
+    """Numbers of steps to show where nobody asks for any; the first is the default."""
 
 
 class Ancestral(AbstractDescent):
@@ -34,7 +37,10 @@ class Ancestral(AbstractDescent):
     """
 
     options: Options
-    usual_steps: ClassVar[tuple[int, ...]] = (100,)
+
+    @property
+    def usual_steps(self) -> tuple[int, ...]:
+        return self.options.steps
 
     def deterministic(self, steps: int) -> bool:
         return False
@@ -62,5 +68,5 @@ plugin = Plugin(
     summary="ancestral sampling of the reverse-time SDE (arXiv 2011.13456)",
     provides={Slot.sampler: Ancestral},
     config=Options,
-    samples_from=("diffusion",),
+    samples_from=("diffusion", "generator"),
 )
