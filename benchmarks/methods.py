@@ -136,6 +136,7 @@ METHODS = {
         steps=(1,),
     ),
     "boot": Method(["boot"], steps=(1,)),
+    "imm": Method(["imm"], steps=(1, 2, 4)),
     "dmd2": Method(
         ["dmd2"],
         {"train.lr": 5e-4, "log-normal.mean": -0.8, "log-normal.std": 1.6},

@@ -19,7 +19,9 @@ from scmkit.interfaces.features import Features as Features
 from scmkit.interfaces.importer import AbstractImporter as AbstractImporter
 from scmkit.interfaces.importer import Imported as Imported
 from scmkit.interfaces.loss import AbstractBatchLoss as AbstractBatchLoss
+from scmkit.interfaces.loss import AbstractGroupLoss as AbstractGroupLoss
 from scmkit.interfaces.loss import AbstractLoss as AbstractLoss
+from scmkit.interfaces.loss import AnyLoss as AnyLoss
 from scmkit.interfaces.loss import LossOutput as LossOutput
 from scmkit.interfaces.metric import AbstractMetric as AbstractMetric
 from scmkit.interfaces.metric import Evaluation as Evaluation
