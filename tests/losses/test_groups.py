@@ -18,6 +18,7 @@ from scmkit_plugins.processes.trigflow import TrigFlowParameterization, TrigFlow
 from scmkit_plugins.processes.uniform import Uniform
 
 from scmkit import Model, build, compose
+from scmkit.composing.build import expect_groups
 from scmkit.errors import OptionError, PluginError
 from scmkit.interfaces import AbstractGroupLoss, AbstractNetwork, LossOutput, Sample
 from scmkit.testing.oracles import Gaussian
@@ -111,10 +112,9 @@ def test_groups_are_the_same_in_micro_batches_and_on_several_devices():
         np.testing.assert_allclose(other, one, rtol=1e-5)
 
 
-def test_a_group_is_a_whole_number(monkeypatch):
-    monkeypatch.setattr(imm.InductiveLoss, "group", 2.5)
-    with pytest.raises(PluginError, match="takes groups of"):
-        build(compose(["imm"], TINY, data="gmm"), key=jr.key(0))
+def test_a_group_is_a_whole_number():
+    with pytest.raises(PluginError, match=r"imm.* takes groups of 2\.5"):
+        expect_groups(compose(["imm"], TINY, data="gmm"), Spread(2.5))
 
 
 class Still(AbstractNetwork):
@@ -147,7 +147,7 @@ class ExactMap(AbstractNetwork):
 def statistic(name, density, *, offset=0.0, group=4, halvings=6, n=8, seed=0):
     """The metric and the value of the loss at `n` samples of a density, with the slope in the offset."""
     param = PARAMS[name]
-    loss = imm.InductiveLoss(0, imm.Options(group=group, halvings=halvings))
+    loss = imm.InductiveLoss(group, 0, imm.Options(group=group, halvings=halvings))
     x0 = density.mean + density.std * jr.normal(jr.key(seed), (n, 1))
 
     def value(offset):

@@ -63,12 +63,9 @@ class InductiveLoss(AbstractGroupLoss):
     $\frac{2}{M} (1 - \overline{k(y_i, z_i)})$ in expectation, and exactly zero at `r = t`.
     """
 
+    group: int
     num_classes: int
     options: Options
-
-    @property
-    def group(self) -> int:
-        return self.options.group
 
     def __call__(self, model: Model, scene: Scene, samples: Sample, *, key: Key) -> LossOutput:
         k_t, k_s, k_noise, k_label, k_dropout = jr.split(key, 5)
@@ -123,7 +120,7 @@ def discrepancy(y: Float[Array, "m d"], z: Float[Array, "n d"], width: Scalar) -
 
 
 def build_loss(config: Options, context: Context, *, key: Key) -> InductiveLoss:
-    return InductiveLoss(context.data.num_classes, config)
+    return InductiveLoss(config.group, context.data.num_classes, config)
 
 
 plugin = Plugin(
