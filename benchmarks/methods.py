@@ -137,6 +137,12 @@ METHODS = {
     ),
     "boot": Method(["boot"], steps=(1,)),
     "imm": Method(["imm"], steps=(1, 2, 4)),
+    "drifting": Method(
+        ["drifting"],
+        {"train.clip": 0.0, "train.warmup": 0},
+        steps=(1,),
+        aims_at_the_map=False,
+    ),
     "dmd2": Method(
         ["dmd2"],
         {"train.lr": 5e-4, "log-normal.mean": -0.8, "log-normal.std": 1.6},

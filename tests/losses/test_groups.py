@@ -11,7 +11,7 @@ import jax.random as jr
 import numpy as np
 import pytest
 from scenes import scene_for
-from scmkit_plugins.methods import imm
+from scmkit_plugins.methods import drifting, imm
 from scmkit_plugins.processes.edm import EDMParameterization, VarianceExploding
 from scmkit_plugins.processes.flow_matching import RectifiedFlow, VelocityParameterization
 from scmkit_plugins.processes.trigflow import TrigFlowParameterization, TrigFlowProcess
@@ -19,8 +19,14 @@ from scmkit_plugins.processes.uniform import Uniform
 
 from scmkit import Model, build, compose
 from scmkit.composing.build import expect_groups
+from scmkit.data import Mixture
 from scmkit.errors import OptionError, PluginError
-from scmkit.interfaces import AbstractGroupLoss, AbstractNetwork, LossOutput, Sample
+from scmkit.interfaces import (
+    AbstractGroupLoss,
+    AbstractNetwork,
+    LossOutput,
+    Sample,
+)
 from scmkit.testing.oracles import Gaussian
 from scmkit.training.objective import losses
 
@@ -208,3 +214,56 @@ def test_the_kernel_in_closed_form():
     # The far particle is drawn to both of the others' and pushed by its own.
     pull = 0.5 * np.exp(-5 / 2) / 2 * np.asarray([0.6, 0.8])
     np.testing.assert_allclose(slope, [pull, pull], rtol=1e-6)
+
+
+def drift(x, y, alike=None, tau=0.3, **options):
+    alike = jnp.ones((len(x), len(x)), bool) if alike is None else alike
+    return drifting.DriftingLoss(drifting.Options(**options)).drift(x, y, alike, tau)
+
+
+@pytest.mark.usefixtures("float64")
+def test_the_drift_is_the_difference_of_the_scores_of_smoothed_sets():
+    """Smoothed by a Gaussian, a set is a mixture: of the data, and of the other generated samples."""
+    tau, process = 0.3, TrigFlowProcess(SD)
+    x, y = jr.normal(jr.key(0), (6, 1)), 0.5 * jr.normal(jr.key(1), (6, 1))
+    found = drift(x, y, tau=tau, kernel="gaussian", normalize="each")
+
+    def score(points, at):
+        n = len(points)
+        smooth = Mixture(jnp.full((1, n), 1 / n), points.T, jnp.full((1, n), tau))
+        # At the least time the data is all but clean, and the score (D - x) / sigma^2.
+        t = jnp.asarray(1e-4)
+        sigma = process.sigma(t)
+        alpha = process.alpha(t)
+        return (alpha * smooth.denoise(process, alpha * at, t) - alpha * at) / sigma**2
+
+    for i in range(6):
+        others = jnp.delete(x, i, axis=0)
+        expected = tau**2 * (score(y, x[i]) - score(others, x[i]))
+        np.testing.assert_allclose(found[i], expected, rtol=1e-4)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("kernel", ["laplace", "gaussian"])
+def test_nothing_drifts_where_both_sets_are_alike(kernel):
+    """Exactly for two samples, each of which sits on one of the data and apart from the other."""
+    x = jnp.asarray([[0.0], [1.0]])
+    np.testing.assert_allclose(
+        drift(x, x[::-1] + 0, kernel=kernel, normalize="each").sum(), 0, atol=1e-12
+    )
+    many = jr.normal(jr.key(0), (2, 512, 1))
+    moved = drift(*many, kernel=kernel).mean()
+    away = drift(many[0] + 1, many[1], kernel=kernel).mean()
+    assert abs(moved) < 0.05 * abs(away)
+    assert away < 0
+
+
+@pytest.mark.usefixtures("float64")
+def test_only_samples_of_a_class_drift_together():
+    x, y = jr.normal(jr.key(0), (6, 2)), jr.normal(jr.key(1), (6, 2))
+    label = jnp.asarray([0, 1, 0, 1, 0, 2])
+    found = drift(x, y, label[:, None] == label[None])
+    for c in (0, 1):
+        mine = label == c
+        np.testing.assert_allclose(found[mine], drift(x[mine], y[mine]), rtol=1e-9)
+    np.testing.assert_allclose(found[5], 0)  # Alone there is nothing to be pushed off from.
