@@ -150,6 +150,32 @@ METHODS = {
         steps=(1,),
         aims_at_the_map=False,
     ),
+    "dmd2-hinge": Method(
+        ["dmd2"],
+        {"dmd2.gan": "hinge", "train.lr": 5e-4, "log-normal.mean": -0.8, "log-normal.std": 1.6},
+        trained=True,
+        steps=(1,),
+        aims_at_the_map=False,
+    ),
+    "ladd": Method(
+        ["ladd"],
+        {"train.lr": 2e-4, "critic.lr": 2e-3, "train.beta1": 0.0},
+        trained=True,
+        steps=(1,),
+        aims_at_the_map=False,
+    ),
+    "dmd2-softplus": Method(
+        ["dmd2"],
+        {
+            "dmd2.gan": "softplus",
+            "train.lr": 5e-4,
+            "log-normal.mean": -0.8,
+            "log-normal.std": 1.6,
+        },
+        trained=True,
+        steps=(1,),
+        aims_at_the_map=False,
+    ),
 }
 
 
@@ -173,9 +199,9 @@ def fit(
     parts = build(recipe, key=key, teacher=model)
     if teacher in TRAINED:
         parts = eqx.tree_at(lambda p: p.model, parts, model)
-        for name in parts.players:
-            loss = parts.players[name][1]
-            players = parts.players | {name: (model, loss)}
+        for name, (module, loss) in parts.players.items():
+            copy = model if isinstance(module, Model) else module
+            players = parts.players | {name: (copy, loss)}
             parts = eqx.tree_at(lambda p: p.players, parts, players)
     # The step donates its state, and one buffer cannot be donated twice.
     setting, state = jax.tree.map(

@@ -106,6 +106,19 @@ class CheckedNetwork(AbstractNetwork):
         expect_array(self.inner, "network", F, x.shape, jnp.float32, x.dtype)
         return F
 
+    def hidden(
+        self,
+        x: Float[Array, "*shape"],
+        c_noise: Float[Array, " k"],
+        cond: Conditioning,
+        *,
+        key: Key | None,
+    ) -> Float[Array, "..."]:
+        h = self.inner.hidden(x, c_noise, cond, key=key)
+        shape = ("c",) * max(1, getattr(h, "ndim", 1))
+        expect_array(self.inner, "network's hidden", h, shape, jnp.float32, x.dtype)
+        return h
+
 
 class CheckedDistance(AbstractDistance):
     """A distance whose answer is held against its interface, wherever it is traced."""

@@ -3,6 +3,7 @@
 import abc
 
 import equinox as eqx
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from scmkit.types import Key
@@ -28,6 +29,18 @@ UNCONDITIONED = Conditioning()
 
 class AbstractNetwork(eqx.Module):
     """The raw network `F`, on one sample. Images are `c h w`; the caller vmaps."""
+
+    def hidden(
+        self,
+        x: Float[Array, "*shape"],
+        c_noise: Float[Array, " k"],
+        cond: Conditioning,
+        *,
+        key: Key | None,
+    ) -> Float[Array, "*space c"]:
+        """What the network knows of a sample where it is narrowest, channels last: the features on which a
+        discriminator stands. By default its output, which is little."""
+        return jnp.moveaxis(self(x, c_noise, cond, key=key), 0, -1)
 
     @abc.abstractmethod
     def __call__(

@@ -163,13 +163,14 @@ def noise_of_a_coupling_is_taken_as_declared(given: Losing) -> None:
 def arrange(bench: Bench) -> Losing:
     plugin, config = bench.plugin, bench.config
     cast = cast_of(f"plugin '{plugin.name}'", plugin, config, TrainingSettings())
-    context = bench.context(Slot.loss)
     labels = plugin.noise_labels
 
     def model() -> Any:
         parameterization = bench.build(Slot.parameterization)
         return reference_model(parameterization, bench.data, noise_labels=labels)
 
+    bench.place(Slot.network, model().network)
+    context = bench.context(Slot.loss)
     players: dict[str, Trained] = {"generator": (model(), bench.build(Slot.loss))}
     for name, player in cast.players.items():
         key = named_key(jr.key(0), f"player/{name}")

@@ -1,4 +1,4 @@
-"""DMD2 without its GAN: a generator moved by the difference of two scores, one of them learned along."""
+"""DMD2: a generator moved by the difference of two scores, one of them learned along, and by a critic."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -12,11 +12,12 @@ from scmkit.losses import generated, noised, surrogate
 from scmkit.models.model import Model
 from scmkit.plugin import Context, Player, Plugin, Slot
 from scmkit.types import Key
+from scmkit_plugins.methods._adversarial import AdversarialOptions, critic, judged
 from scmkit_plugins.methods._data_tangent import build_data_tangent
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(AdversarialOptions):
     """Options of distribution matching distillation."""
 
     updates: Annotated[int, Ge(1)] = 5
@@ -57,8 +58,8 @@ class FakeLoss(AbstractLoss):
         return LossOutput(mse, {}, model.process.ratio(t))
 
 
-def build_loss(config: Options, context: Context, *, key: Key) -> MatchingLoss:
-    return MatchingLoss()
+def build_loss(config: Options, context: Context, *, key: Key) -> AbstractLoss:
+    return judged(config, MatchingLoss(), seen_by="fake")
 
 
 def build_fake_loss(config: Options, context: Context, *, key: Key) -> FakeLoss:
@@ -67,7 +68,7 @@ def build_fake_loss(config: Options, context: Context, *, key: Key) -> FakeLoss:
 
 plugin = Plugin(
     name="dmd2",
-    summary="distribution matching distillation with a fake score, no GAN (arXiv 2405.14867)",
+    summary="distribution matching distillation with a fake score, and a GAN (arXiv 2405.14867)",
     provides={Slot.loss: build_loss, Slot.tangent: build_data_tangent},
     config=Options,
     suggests={Slot.sampler: "consistency"},
@@ -79,5 +80,8 @@ plugin = Plugin(
     },
     makes="generator",
     starts_from="teacher",
-    players=lambda config, train: {"fake": Player(build_fake_loss, updates=config.updates)},
+    players=lambda config, train: {
+        "fake": Player(build_fake_loss, updates=config.updates),
+        **critic(config, seen_by="fake", updates=config.updates),
+    },
 )

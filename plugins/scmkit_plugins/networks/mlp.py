@@ -91,11 +91,22 @@ class MLP(AbstractNetwork):
         *,
         key: Key | None,
     ) -> Float[Array, "*shape"]:
+        return self.last(self.hidden(x, c_noise, cond, key=key)).reshape(x.shape)
+
+    def hidden(
+        self,
+        x: Float[Array, "*shape"],
+        c_noise: Float[Array, " k"],
+        cond: Conditioning,
+        *,
+        key: Key | None,
+    ) -> Float[Array, " width"]:
+        """The last layer's input."""
         emb = self.conditioning(c_noise, cond)
         h = self.first(x.ravel())
         for block, k in zip(self.blocks, layer_keys(key, len(self.blocks)), strict=True):
             h = block(h, emb, key=k)
-        return self.last(rms_norm(h)).reshape(x.shape)
+        return rms_norm(h)
 
 
 plugin = Plugin(
