@@ -40,7 +40,7 @@ class MatchingLoss(AbstractLoss):
         assert scene.teacher is not None
         real = scene.teacher.denoise(point.x_t, t, point.cond)
         fake = scene.models["fake"].denoise(point.x_t, t, point.cond)
-        field = (fake - real) / jnp.mean(jnp.abs(x - real))
+        field = (fake - real) / jnp.maximum(jnp.mean(jnp.abs(x - real)), 1e-5)
         size = jnp.sqrt(jnp.mean(field**2))
         return LossOutput(surrogate(x, field), {"field": size}, model.process.ratio(t))
 

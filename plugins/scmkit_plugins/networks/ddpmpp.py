@@ -134,7 +134,7 @@ class DDPMPP(AbstractNetwork):
 
     def encoded(
         self, x: Float[Array, "*shape"], emb: Float[Array, " dim"], keys: Iterator[Key | None]
-    ) -> list[Image]:
+    ) -> list[Float[Array, "..."]]:
         """Every activation of the encoder, which the decoder is told."""
         skips = [self.first(jnp.moveaxis(x, 0, -1))]
         for block in self.encoder:

@@ -86,7 +86,7 @@ class DiT(AbstractNetwork):
         """The tokens after all blocks."""
         return self.trunk(self.tokens(x), self.conditioning(c_noise, cond), key=key)
 
-    def tokens(self, x: Float[Array, "c h w"]) -> Tokens:
+    def tokens(self, x: Float[Array, "*shape"]) -> Tokens:
         """The image's patches as the first block takes them."""
         h = self.first(self.patches(x))
         if self.options.positions == "sincos":

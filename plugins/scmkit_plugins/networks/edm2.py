@@ -140,7 +140,7 @@ class EDM2(AbstractNetwork):
 
     def encoded(
         self, x: Float[Array, "*shape"], emb: Float[Array, " dim"], keys: Iterator[Key | None]
-    ) -> list[Image]:
+    ) -> list[Float[Array, "..."]]:
         """Every activation of the encoder, which the decoder is told."""
         h = jnp.moveaxis(x, 0, -1)
         # A constant channel stands in for the biases, of which there are none.

@@ -207,7 +207,7 @@ class UNet(AbstractNetwork):
 
     def descended(
         self, x: Float[Array, "*shape"], emb: Float[Array, " dim"], keys: Iterator[Key | None]
-    ) -> tuple[Image, list[Image]]:
+    ) -> tuple[Float[Array, "..."], list[Float[Array, "..."]]]:
         """What is handed to the way up: the smallest images, and every activation of the way down."""
         h = self.first(jnp.moveaxis(x, 0, -1))
         skips = [h]
