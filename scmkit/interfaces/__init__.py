@@ -27,8 +27,10 @@ from scmkit.interfaces.metric import AbstractMetric as AbstractMetric
 from scmkit.interfaces.metric import Evaluation as Evaluation
 from scmkit.interfaces.model import AbstractModel as AbstractModel
 from scmkit.interfaces.network import UNCONDITIONED as UNCONDITIONED
+from scmkit.interfaces.network import AbstractHiddenNetwork as AbstractHiddenNetwork
 from scmkit.interfaces.network import AbstractNetwork as AbstractNetwork
 from scmkit.interfaces.network import Conditioning as Conditioning
+from scmkit.interfaces.network import hidden_of as hidden_of
 from scmkit.interfaces.noise import AbstractNoiseProcess as AbstractNoiseProcess
 from scmkit.interfaces.norm import AbstractGate as AbstractGate
 from scmkit.interfaces.norm import AbstractNorm as AbstractNorm

@@ -30,18 +30,6 @@ UNCONDITIONED = Conditioning()
 class AbstractNetwork(eqx.Module):
     """The raw network `F`, on one sample. Images are `c h w`; the caller vmaps."""
 
-    def hidden(
-        self,
-        x: Float[Array, "*shape"],
-        c_noise: Float[Array, " k"],
-        cond: Conditioning,
-        *,
-        key: Key | None,
-    ) -> Float[Array, "*space c"]:
-        """What the network knows of a sample where it is narrowest, channels last: the features on which a
-        discriminator stands. By default its output, which is little."""
-        return jnp.moveaxis(self(x, c_noise, cond, key=key), 0, -1)
-
     @abc.abstractmethod
     def __call__(
         self,
@@ -52,3 +40,32 @@ class AbstractNetwork(eqx.Module):
         key: Key | None,
     ) -> Float[Array, "*shape"]:
         """`F(x, c_noise)`; a `key` of None switches dropout off."""
+
+
+class AbstractHiddenNetwork(AbstractNetwork):
+    """A network that also tells what it knows of a sample where it is narrowest."""
+
+    @abc.abstractmethod
+    def hidden(
+        self,
+        x: Float[Array, "*shape"],
+        c_noise: Float[Array, " k"],
+        cond: Conditioning,
+        *,
+        key: Key | None,
+    ) -> Float[Array, "*space c"]:
+        """The features on which a critic stands, channels last."""
+
+
+def hidden_of(
+    network: AbstractNetwork,
+    x: Float[Array, "*shape"],
+    c_noise: Float[Array, " k"],
+    cond: Conditioning,
+    *,
+    key: Key | None,
+) -> Float[Array, "..."]:
+    """The hidden features of a network, of one that has none its output, channels last."""
+    if isinstance(network, AbstractHiddenNetwork):
+        return network.hidden(x, c_noise, cond, key=key)
+    return jnp.moveaxis(network(x, c_noise, cond, key=key), 0, -1)

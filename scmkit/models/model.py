@@ -12,6 +12,7 @@ from scmkit.interfaces import (
     AbstractNetwork,
     AbstractParameterization,
     Conditioning,
+    hidden_of,
 )
 from scmkit.models.inputs import Inputs
 from scmkit.types import Key, Scalar, as_time
@@ -60,9 +61,9 @@ class Model(AbstractModel):
         s: Scalar | float | None = None,
         key: Key | None = None,
     ) -> Float[Array, "*space c"]:
-        """The network's features of a noisy sample, channels last (see `AbstractNetwork.hidden`)."""
+        """The network's features of a noisy sample, channels last (see `hidden_of`)."""
         x, labels = self._told(x_t, t, cond, s)
-        return self.network.hidden(x, labels, cond, key=key).astype(x_t.dtype)
+        return hidden_of(self.network, x, labels, cond, key=key).astype(x_t.dtype)
 
     def _told(
         self,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float
 
-from scmkit.interfaces import UNCONDITIONED, AbstractNetwork, Conditioning
+from scmkit.interfaces import UNCONDITIONED, AbstractNetwork, Conditioning, hidden_of
 from scmkit.plugin import Slot
 from scmkit.testing.check import require, require_close, require_finite
 from scmkit.testing.family import Family
@@ -166,7 +166,7 @@ def hidden_features_are_of_the_sample(net: Networking) -> None:
     @eqx.filter_jit
     def hidden(x: Array) -> Array:
         def one(x: Array, c_noise: Array, cond: Conditioning) -> Array:
-            return net.trained.hidden(x, c_noise, cond, key=None)
+            return hidden_of(net.trained, x, c_noise, cond, key=None)
 
         return jax.vmap(one)(x, given.c_noise, given.cond)
 

@@ -11,7 +11,7 @@ from scmkit_plugins.methods import _adversarial, ctm, dmd2, ladd
 from scmkit_plugins.processes.trigflow import TrigFlowParameterization, TrigFlowProcess
 
 from scmkit import Model, build, compose
-from scmkit.interfaces import AbstractNetwork, Sample
+from scmkit.interfaces import AbstractHiddenNetwork, Sample
 from scmkit.training.objective import objective
 
 PARAM = TrigFlowParameterization(TrigFlowProcess(0.5), 0.5)
@@ -24,7 +24,7 @@ TINY = {
 }
 
 
-class Shift(AbstractNetwork):
+class Shift(AbstractHiddenNetwork):
     """A network whose features are its input, and whose output moves the sample by a number."""
 
     by: jax.Array

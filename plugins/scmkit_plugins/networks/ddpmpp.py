@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from scmkit.interfaces import (
     AbstractAttention,
-    AbstractNetwork,
+    AbstractHiddenNetwork,
     AbstractTimeEmbedding,
     Conditioning,
 )
@@ -59,7 +59,7 @@ class Mapping(eqx.Module):
         return jax.nn.silu(self.layer1(jax.nn.silu(emb)))
 
 
-class DDPMPP(AbstractNetwork):
+class DDPMPP(AbstractHiddenNetwork):
     """DDPM++ (arXiv 2011.13456, Appendix H) in the configuration of EDM (arXiv 2206.00364, Table 1).
 
     The published network takes `positional` features of as many `channels` and the norm

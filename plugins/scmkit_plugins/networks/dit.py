@@ -8,7 +8,7 @@ from scmkit_attention import attention_saveable
 
 from scmkit.interfaces import (
     AbstractAttention,
-    AbstractNetwork,
+    AbstractHiddenNetwork,
     AbstractNorm,
     Conditioning,
 )
@@ -30,7 +30,7 @@ SAVED = {
 and of fused attention, which cost most to recompute, or its input alone."""
 
 
-class DiT(AbstractNetwork):
+class DiT(AbstractHiddenNetwork):
     """Patches as tokens, through blocks whose parameters are stacked along a leading axis.
 
     One compiled block is scanned over the depth, which keeps compile time and memory flat. Time

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from scmkit.interfaces import (
     AbstractAttention,
-    AbstractNetwork,
+    AbstractHiddenNetwork,
     AbstractTimeEmbedding,
     Conditioning,
 )
@@ -62,7 +62,7 @@ class EDM2Conditioning(eqx.Module):
         return mp_silu(emb + self.scalars(cond))
 
 
-class EDM2(AbstractNetwork):
+class EDM2(AbstractHiddenNetwork):
     """A U-Net in which every layer preserves magnitudes (EDM2 config G, arXiv 2312.02696).
 
     The published network takes `fourier` features of scale 1 and the norm `mp-gain`; with `positional`

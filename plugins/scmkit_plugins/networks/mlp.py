@@ -10,7 +10,7 @@ import jax.random as jr
 from annotated_types import Ge, Lt
 from jaxtyping import Array, Float
 
-from scmkit.interfaces import AbstractNetwork, AbstractNorm, Conditioning, NormFactory
+from scmkit.interfaces import AbstractHiddenNetwork, AbstractNorm, Conditioning, NormFactory
 from scmkit.models.conditioning import ConditioningEmbedding
 from scmkit.plugin import Context, Plugin, Slot
 from scmkit.types import Key
@@ -61,7 +61,7 @@ class MLPBlock(eqx.Module):
         return h + self.second(dropout(hidden, self.dropout, key))
 
 
-class MLP(AbstractNetwork):
+class MLP(AbstractHiddenNetwork):
     """A linear layer, residual blocks and a linear layer, on the sample flattened.
 
     The output layer starts at zero: the first model is the skip connection alone.

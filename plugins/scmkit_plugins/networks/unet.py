@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from scmkit.interfaces import (
     AbstractAttention,
-    AbstractNetwork,
+    AbstractHiddenNetwork,
     AbstractNorm,
     Conditioning,
     NormFactory,
@@ -122,7 +122,7 @@ class Block(eqx.Module):
         return y if self.attention is None else self.attention(y, emb, attention)
 
 
-class UNet(AbstractNetwork):
+class UNet(AbstractHiddenNetwork):
     """Levels of residual blocks down to `1 / 2**(levels - 1)` of the size and up again.
 
     Every activation on the way down is concatenated to its counterpart on the way up
