@@ -145,6 +145,13 @@ METHODS = {
         {"ddim.grid": "time", "ddim.to_zero": False},
         steps=(1, 2, 4),
     ),
+    "imm": Method(["imm"], steps=(1, 2, 4)),
+    "drifting": Method(
+        ["drifting"],
+        {"train.clip": 0.0, "train.warmup": 0},
+        steps=(1,),
+        aims_at_the_map=False,
+    ),
     "reflow": Method(["reflow"], steps=(1, 2, 4), pairs=True),
     "reflow-distillation": Method(["reflow-distillation"], steps=(1,), pairs=True),
     **{
@@ -183,6 +190,32 @@ METHODS = {
         for k in (1, 2, 4)
     },
     "fsf-dmd": Method(["fsf-dmd"], trained=True, steps=(1,), aims_at_the_map=False),
+    "dmd2-hinge": Method(
+        ["dmd2"],
+        {"dmd2.gan": "hinge", "train.lr": 5e-4, "log-normal.mean": -0.8, "log-normal.std": 1.6},
+        trained=True,
+        steps=(1,),
+        aims_at_the_map=False,
+    ),
+    "ladd": Method(
+        ["ladd"],
+        {"train.lr": 2e-4, "critic.lr": 2e-3, "train.beta1": 0.0},
+        trained=True,
+        steps=(1,),
+        aims_at_the_map=False,
+    ),
+    "dmd2-softplus": Method(
+        ["dmd2"],
+        {
+            "dmd2.gan": "softplus",
+            "train.lr": 5e-4,
+            "log-normal.mean": -0.8,
+            "log-normal.std": 1.6,
+        },
+        trained=True,
+        steps=(1,),
+        aims_at_the_map=False,
+    ),
 }
 
 
@@ -213,9 +246,9 @@ def fit(
     parts = build(recipe, key=key, teacher=model)
     if teacher in TRAINED:
         parts = eqx.tree_at(lambda p: p.model, parts, weights_from(model, parts.model))
-        for name in parts.players:
-            loss = parts.players[name][1]
-            players = parts.players | {name: (model, loss)}
+        for name, (module, loss) in parts.players.items():
+            copy = model if isinstance(module, Model) else module
+            players = parts.players | {name: (copy, loss)}
             parts = eqx.tree_at(lambda p: p.players, parts, players)
     # The step donates its state, and one buffer cannot be donated twice.
     setting, state = jax.tree.map(

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from scmkit.errors import OptionError, brief, did_you_mean
-from scmkit.interfaces import AbstractBatchLoss, AbstractEMA, AbstractLoss
+from scmkit.interfaces import AbstractEMA, AnyLoss
 from scmkit.settings import PLAYER_OPTIONS, TrainingSettings, configure
 
 Leader = Literal["model", "ema"]
@@ -68,7 +68,7 @@ class Player:
 
     def _faults(self) -> Iterator[str]:
         # A loss can be called, too, but not as a factory.
-        if not callable(self.loss) or isinstance(self.loss, AbstractLoss | AbstractBatchLoss):
+        if not callable(self.loss) or isinstance(self.loss, AnyLoss):
             yield f"loss must be a factory of one, not a {type(self.loss).__name__}"
         if not (self.model is None or callable(self.model)):
             yield f"model must be a factory or None, not a {type(self.model).__name__}"

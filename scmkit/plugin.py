@@ -9,6 +9,7 @@ from scmkit.interfaces import (
     AbstractAttention,
     AbstractDistance,
     AbstractModel,
+    AbstractNetwork,
     AbstractNoiseProcess,
     AbstractParameterization,
     AbstractProposal,
@@ -112,6 +113,11 @@ class Context:
     def attention(self) -> AbstractAttention:
         """The attention."""
         return self.built[Slot.attention]
+
+    @property
+    def network(self) -> AbstractNetwork:
+        """The network of the recipe's model, with fresh weights: a player may ask for its shapes."""
+        return self.built[Slot.network]
 
     @property
     def distance(self) -> AbstractDistance:

@@ -22,6 +22,7 @@ from scmkit.interfaces import (
     AbstractBatchLoss,
     AbstractCoupling,
     AbstractDistance,
+    AbstractGroupLoss,
     AbstractLoss,
     AbstractMetric,
     AbstractNoiseProcess,
@@ -238,6 +239,15 @@ class Turning(AbstractBatchLoss):
         return eqx.tree_at(lambda o: o.value, out, out.value * jnp.arange(1.0, 1 + len(out.value)))
 
 
+class Grouped(AbstractGroupLoss):
+    """A loss on groups of a size that is none."""
+
+    group: float = 2.5
+
+    def __call__(self, model: Any, scene: Any, samples: Any, *, key: Any) -> LossOutput:
+        raise AssertionError("no group can be made")
+
+
 class Data(ArrayDataset):
     """Too bright, of any brightness, and with the wrong mean."""
 
@@ -293,6 +303,7 @@ WRONG = (
             Slot.loss: part(lambda _: Loss("ratio"))
         },
         "loss[vector]/the_order_of_a_batch_is_nothing": {Slot.loss: part(lambda _: Turning())},
+        "loss[vector]/the_key_decides": {Slot.loss: part(lambda _: Grouped())},
         "loss[vector]/noise_of_a_coupling_is_taken_as_declared": {
             Slot.loss: part(lambda _: Loss("undeclared"))
         },

@@ -13,15 +13,15 @@ from scmkit.composing.entries import find
 from scmkit.composing.loading import load
 from scmkit.composing.recipe import Recipe
 from scmkit.composing.slots import SLOTS, draws_from
-from scmkit.errors import PluginError, UsageError
+from scmkit.errors import OptionError, PluginError, UsageError, brief
 from scmkit.interfaces import (
-    AbstractBatchLoss,
     AbstractCoupling,
-    AbstractLoss,
+    AbstractGroupLoss,
     AbstractModel,
     AbstractProposal,
     AbstractSampler,
     AbstractTangentEstimator,
+    AnyLoss,
 )
 from scmkit.models.inputs import Inputs
 from scmkit.models.model import Model
@@ -41,12 +41,10 @@ class Assembly(eqx.Module):
     model: Model
     proposal: AbstractProposal
     tangent: AbstractTangentEstimator
-    loss: AbstractLoss | AbstractBatchLoss
+    loss: AnyLoss
     coupling: AbstractCoupling | None = None
     teacher: AbstractModel | None = None
-    players: dict[str, tuple[Any, AbstractLoss | AbstractBatchLoss]] = eqx.field(
-        default_factory=dict
-    )
+    players: dict[str, tuple[Any, AnyLoss]] = eqx.field(default_factory=dict)
     """Module and loss of every player beside the generator, by name."""
 
 
@@ -96,7 +94,7 @@ def build(recipe: Recipe, *, key: Key, teacher: AbstractModel | None = None) -> 
 
     `teacher` is the pretrained model that `recipe.starts_from` speaks of; the model's own weights are fresh
     all the same, and so are those of players. Raises `PluginError` when a factory fails or a teacher is
-    missing.
+    missing, `OptionError` where a batch does not divide into the groups that a loss takes.
     """
     if recipe.starts_from == "teacher" and teacher is None:
         raise PluginError(f"'{recipe.slots[Slot.loss]}' needs a teacher: pass one to build()")
@@ -105,6 +103,7 @@ def build(recipe: Recipe, *, key: Key, teacher: AbstractModel | None = None) -> 
         if slot in OPTIONAL_SLOTS and slot not in recipe.slots:
             continue
         built[slot] = _fill(recipe, slot, _context(recipe, built, teacher), key)
+    expect_groups(recipe, built[Slot.loss])
     context = _context(recipe, built, teacher)
     return Assembly(
         model=model,
@@ -134,11 +133,32 @@ def _players(recipe: Recipe, context: Context, key: Key) -> dict[str, tuple[Any,
             )
         )
         make = partial(player.loss, config, context, key=own)
-        built[name] = (
-            module,
-            built_by(entry, f"loss of player '{name}'", SLOTS[Slot.loss].holds, make),
-        )
+        loss = built_by(entry, f"loss of player '{name}'", SLOTS[Slot.loss].holds, make)
+        expect_groups(recipe, loss)
+        built[name] = (module, loss)
     return built
+
+
+def expect_groups(recipe: Recipe, loss: AnyLoss) -> None:
+    """Raises `OptionError` where a (micro-)batch is no whole number of the groups that a loss takes."""
+    if not isinstance(loss, AbstractGroupLoss):
+        return
+    name, train, size = recipe.slots[Slot.loss], recipe.train, loss.group
+    if type(size) is not int or size < 1:
+        raise PluginError(
+            f"{recipe.plugin(name)[0]}: its loss takes groups of {brief(size)} samples; `group` must be a "
+            "whole number of at least 1"
+        )
+    if train.batch_size % (size * train.accumulate):
+        step = size * train.accumulate
+        below = train.batch_size // step * step
+        nearest = [str(n) for n in (below, below + step) if n]
+        parts = f" and train.accumulate={train.accumulate}" if train.accumulate > 1 else ""
+        raise OptionError(
+            f"'{name}' takes samples in groups of {size}, which do not divide "
+            f"train.batch_size={train.batch_size}{parts}; the nearest sizes that they divide: "
+            f"{' and '.join(nearest)}"
+        )
 
 
 def build_free(slot: Slot, reference: str, settings: Mapping[str, Any], *args: Any) -> Any:

@@ -14,7 +14,13 @@ from scmkit.composing.blame import is_signal, misreturned
 from scmkit.composing.entries import Entry, first_line
 from scmkit.composing.slots import class_name
 from scmkit.errors import PluginError, ScmkitError
-from scmkit.interfaces import AbstractDistance, AbstractNetwork, Conditioning
+from scmkit.interfaces import (
+    AbstractDistance,
+    AbstractHiddenNetwork,
+    AbstractNetwork,
+    Conditioning,
+    hidden_of,
+)
 from scmkit.types import Key, Scalar
 
 
@@ -89,7 +95,7 @@ def _shape(shape: tuple[int | str, ...]) -> str:
 T = TypeVar("T")
 
 
-class CheckedNetwork(AbstractNetwork):
+class CheckedNetwork(AbstractHiddenNetwork):
     """A network whose output is held against its interface, wherever it is traced."""
 
     inner: AbstractNetwork
@@ -105,6 +111,19 @@ class CheckedNetwork(AbstractNetwork):
         F = self.inner(x, c_noise, cond, key=key)
         expect_array(self.inner, "network", F, x.shape, jnp.float32, x.dtype)
         return F
+
+    def hidden(
+        self,
+        x: Float[Array, "*shape"],
+        c_noise: Float[Array, " k"],
+        cond: Conditioning,
+        *,
+        key: Key | None,
+    ) -> Float[Array, "..."]:
+        h = hidden_of(self.inner, x, c_noise, cond, key=key)
+        shape = ("c",) * max(1, getattr(h, "ndim", 1))
+        expect_array(self.inner, "network's hidden", h, shape, jnp.float32, x.dtype)
+        return h
 
 
 class CheckedDistance(AbstractDistance):

@@ -8,13 +8,11 @@ from typing import Literal, get_args
 
 from scmkit.interfaces import (
     AbstractAttention,
-    AbstractBatchLoss,
     AbstractCoupling,
     AbstractDataset,
     AbstractDistance,
     AbstractFeatures,
     AbstractImporter,
-    AbstractLoss,
     AbstractMetric,
     AbstractNetwork,
     AbstractNoiseProcess,
@@ -24,6 +22,7 @@ from scmkit.interfaces import (
     AbstractTangentEstimator,
     AbstractTimeEmbedding,
     AbstractTracker,
+    AnyLoss,
     NormFactory,
 )
 from scmkit.plugin import MODEL_SLOTS, OPTIONAL_SLOTS, TRAINING_SLOTS, Makes, Plugin, Slot
@@ -91,7 +90,7 @@ SLOTS: Mapping[Slot, SlotRow] = {
         SlotRow(Slot.distance, AbstractDistance, "l2"),
         SlotRow(Slot.coupling, AbstractCoupling),
         SlotRow(Slot.tangent, AbstractTangentEstimator, "sct"),
-        SlotRow(Slot.loss, AbstractLoss | AbstractBatchLoss, "sct"),
+        SlotRow(Slot.loss, AnyLoss, "sct"),
         SlotRow(Slot.sampler, AbstractSampler),
         SlotRow(Slot.tracker, AbstractTracker),
         SlotRow(Slot.dataset, AbstractDataset, asked="--data {}"),

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from scmkit.interfaces.sample import Sample
 from scmkit.interfaces.scene import Scene
-from scmkit.types import Key, Keys
+from scmkit.types import AbstractVar, Key, Keys
 
 
 class LossOutput(eqx.Module):
@@ -47,3 +47,22 @@ class AbstractBatchLoss(eqx.Module):
     @abc.abstractmethod
     def __call__(self, model: Any, scene: Scene, batch: Sample, *, keys: Keys) -> LossOutput:
         """The losses at a batch of clean samples, whose mean is differentiated; each sample has a key."""
+
+
+class AbstractGroupLoss(eqx.Module):
+    """An objective on a group of samples that share what is drawn for them, such as their times.
+
+    A batch is its groups, in the order of its samples: the caller vmaps over them and takes the mean. Inexact
+    arrays inside it are trained along with the model. With `train.accumulate` a batch is a micro-batch.
+    """
+
+    group: AbstractVar[int]
+    """Samples in a group; a batch that is no whole number of groups is refused."""
+
+    @abc.abstractmethod
+    def __call__(self, model: Any, scene: Scene, samples: Sample, *, key: Key) -> LossOutput:
+        """The loss of one group, whose clean samples have a leading axis; each of its fields is a scalar."""
+
+
+AnyLoss = AbstractLoss | AbstractBatchLoss | AbstractGroupLoss
+"""What fills the loss slot."""

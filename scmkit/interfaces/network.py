@@ -3,6 +3,7 @@
 import abc
 
 import equinox as eqx
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from scmkit.types import Key
@@ -39,3 +40,32 @@ class AbstractNetwork(eqx.Module):
         key: Key | None,
     ) -> Float[Array, "*shape"]:
         """`F(x, c_noise)`; a `key` of None switches dropout off."""
+
+
+class AbstractHiddenNetwork(AbstractNetwork):
+    """A network that also tells what it knows of a sample where it is narrowest."""
+
+    @abc.abstractmethod
+    def hidden(
+        self,
+        x: Float[Array, "*shape"],
+        c_noise: Float[Array, " k"],
+        cond: Conditioning,
+        *,
+        key: Key | None,
+    ) -> Float[Array, "*space c"]:
+        """The features on which a critic stands, channels last."""
+
+
+def hidden_of(
+    network: AbstractNetwork,
+    x: Float[Array, "*shape"],
+    c_noise: Float[Array, " k"],
+    cond: Conditioning,
+    *,
+    key: Key | None,
+) -> Float[Array, "..."]:
+    """The hidden features of a network, of one that has none its output, channels last."""
+    if isinstance(network, AbstractHiddenNetwork):
+        return network.hidden(x, c_noise, cond, key=key)
+    return jnp.moveaxis(network(x, c_noise, cond, key=key), 0, -1)

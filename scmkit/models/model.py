@@ -12,6 +12,7 @@ from scmkit.interfaces import (
     AbstractNetwork,
     AbstractParameterization,
     Conditioning,
+    hidden_of,
 )
 from scmkit.models.inputs import Inputs
 from scmkit.types import Key, Scalar, as_time
@@ -47,6 +48,31 @@ class Model(AbstractModel):
         s: Scalar | float | None = None,
         key: Key | None = None,
     ) -> Float[Array, "*shape"]:
+        x, labels = self._told(x_t, t, cond, s)
+        F = self.network(x, labels, cond, key=key)
+        return F if F.dtype == x_t.dtype else F.astype(x_t.dtype)
+
+    def hidden(
+        self,
+        x_t: Float[Array, "*shape"],
+        t: Scalar | float,
+        cond: Conditioning = UNCONDITIONED,
+        *,
+        s: Scalar | float | None = None,
+        key: Key | None = None,
+    ) -> Float[Array, "*space c"]:
+        """The network's features of a noisy sample, channels last (see `hidden_of`)."""
+        x, labels = self._told(x_t, t, cond, s)
+        return hidden_of(self.network, x, labels, cond, key=key).astype(x_t.dtype)
+
+    def _told(
+        self,
+        x_t: Float[Array, "*shape"],
+        t: Scalar | float,
+        cond: Conditioning,
+        s: Scalar | float | None,
+    ) -> tuple[Float[Array, "*shape"], Float[Array, " k"]]:
+        """The network's input in the dtype in which it computes, and its noise labels."""
         self.inputs.check(x_t, t, cond, s)
         t = as_time(t)
         c = self.parameterization.coefficients(t)
@@ -57,5 +83,4 @@ class Model(AbstractModel):
             labels = jnp.concatenate([labels, self.parameterization.coefficients(end).noise])
         x = c.in_ * x_t
         low = x if self.precision == "float32" else x.astype(jnp.dtype(self.precision))
-        F = self.network(low, labels, cond, key=key)
-        return F if F.dtype == x.dtype else F.astype(x.dtype)
+        return low, labels

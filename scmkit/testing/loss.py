@@ -1,5 +1,6 @@
 """Checks of losses, those of all players, on small networks under each of a few settings."""
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,9 +14,11 @@ import numpy as np
 
 from scmkit.composing.build import named_key
 from scmkit.composing.cast import cast_of
+from scmkit.composing.slots import class_name
 from scmkit.interfaces import (
     AbstractBatchLoss,
-    AbstractLoss,
+    AbstractGroupLoss,
+    AnyLoss,
     Conditioning,
     LossOutput,
     Sample,
@@ -31,7 +34,8 @@ from scmkit.testing.workbench import Bench, Case
 from scmkit.training.objective import Trained, frozen, losses
 from scmkit.types import Keys, Scalar
 
-N = 8
+LEAST = 8
+"""The samples of a batch, or a few more where a loss takes groups that do not divide them."""
 EARLY, LATE = 0, 10_000_000
 """The steps at which losses are called: the first, and one long after every warmup."""
 
@@ -60,6 +64,11 @@ class Losing:
     uses: Collection[Slot]
     """The optional slots that the plugin declares its loss to look at."""
 
+    @property
+    def n(self) -> int:
+        """The number of samples of the batch."""
+        return len(self.batch.x0)
+
     def at(self, step: int, player: str, seed: int = 0) -> tuple[LossOutput, Trained]:
         """A player's losses and gradients at a step of training."""
         scene = eqx.tree_at(
@@ -67,7 +76,7 @@ class Losing:
             self.scene,
             (jnp.asarray(step, jnp.int32), jnp.asarray(0.0 if step == EARLY else 0.999)),
         )
-        keys = jr.split(jr.key(seed), N)
+        keys = jr.split(jr.key(seed), self.n)
         return batch_loss(self.players[player], scene, self.batch, keys)
 
     @cached_property
@@ -82,7 +91,7 @@ def values_and_metrics_are_finite_scalars(given: Losing) -> None:
             out, _ = given.at(step, name) if step == EARLY else given.late[name]
             for what, value in {"value": out.value, "ratio": out.ratio, **out.metrics}.items():
                 require(
-                    value.shape == (N,) and value.dtype == jnp.float32,
+                    value.shape == (given.n,) and value.dtype == jnp.float32,
                     f"{name}: '{what}' must be a float32 scalar for each sample, not {value.dtype} of "
                     f"shape {value.shape[1:]}",
                 )
@@ -124,11 +133,11 @@ def the_key_decides(given: Losing) -> None:
 
 
 def the_order_of_a_batch_is_nothing(given: Losing) -> None:
-    turn = np.roll(np.arange(N), 3)
+    turn = np.roll(np.arange(given.n), 3)
     for name, trained in given.players.items():
-        if isinstance(trained[1], AbstractLoss):
-            continue  # Samples never meet.
-        keys = jr.split(jr.key(0), N)
+        if not isinstance(trained[1], AbstractBatchLoss):
+            continue  # Samples, or groups, never meet.
+        keys = jr.split(jr.key(0), given.n)
         one = batch_loss(trained, given.scene, given.batch, keys)[0]
         turned = jax.tree.map(lambda a: a[turn], given.batch)
         two = batch_loss(trained, given.scene, turned, keys[turn])[0]
@@ -138,7 +147,7 @@ def the_order_of_a_batch_is_nothing(given: Losing) -> None:
 
 
 def noise_of_a_coupling_is_taken_as_declared(given: Losing) -> None:
-    batch, keys = given.batch, jr.split(jr.key(0), N)
+    batch, keys = given.batch, jr.split(jr.key(0), given.n)
     values = [
         eqx.filter_jit(losses)(
             given.players["generator"],
@@ -159,21 +168,22 @@ def noise_of_a_coupling_is_taken_as_declared(given: Losing) -> None:
 def arrange(bench: Bench) -> Losing:
     plugin, config = bench.plugin, bench.config
     cast = cast_of(f"plugin '{plugin.name}'", plugin, config, TrainingSettings())
-    context = bench.context(Slot.loss)
     labels = plugin.noise_labels
 
     def model() -> Any:
         parameterization = bench.build(Slot.parameterization)
         return reference_model(parameterization, bench.data, noise_labels=labels)
 
+    bench.place(Slot.network, model().network)
+    context = bench.context(Slot.loss)
     players: dict[str, Trained] = {"generator": (model(), bench.build(Slot.loss))}
     for name, player in cast.players.items():
         key = named_key(jr.key(0), f"player/{name}")
         module = model() if player.model is None else player.model(config, context, key=key)
         loss = player.loss(config, context, key=key)
         require(
-            isinstance(loss, AbstractLoss | AbstractBatchLoss),
-            f"the loss of player '{name}' must be an AbstractLoss or an AbstractBatchLoss, "
+            isinstance(loss, AnyLoss),
+            f"the loss of player '{name}' must be an {class_name(AnyLoss)}, "
             f"not a {type(loss).__name__}",
         )
         players[name] = (module, loss)
@@ -190,8 +200,15 @@ def arrange(bench: Bench) -> Losing:
         },
     )
     classes = bench.data.num_classes
-    x0 = bench.data.sigma_data * jr.normal(jr.key(2), (N, *bench.data.shape))
-    label = jnp.arange(N, dtype=jnp.int32) % classes if classes else None
+    groups = [loss.group for _, loss in players.values() if isinstance(loss, AbstractGroupLoss)]
+    require(
+        all(type(size) is int and size > 0 for size in groups),
+        f"group must be a whole number of at least 1, not {', '.join(map(str, groups))}",
+    )
+    whole = math.lcm(*groups)
+    n = -(-LEAST // whole) * whole
+    x0 = bench.data.sigma_data * jr.normal(jr.key(2), (n, *bench.data.shape))
+    label = jnp.arange(n, dtype=jnp.int32) % classes if classes else None
     return Losing(players, scene, Sample(x0, Conditioning(label)), plugin.uses)
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float
 
-from scmkit.interfaces import UNCONDITIONED, AbstractNetwork, Conditioning
+from scmkit.interfaces import UNCONDITIONED, AbstractNetwork, Conditioning, hidden_of
 from scmkit.plugin import Slot
 from scmkit.testing.check import require, require_close, require_finite
 from scmkit.testing.family import Family
@@ -160,6 +160,25 @@ def labels_condition_the_output(net: Networking) -> None:
     )
 
 
+def hidden_features_are_of_the_sample(net: Networking) -> None:
+    given = net.given
+
+    @eqx.filter_jit
+    def hidden(x: Array) -> Array:
+        def one(x: Array, c_noise: Array, cond: Conditioning) -> Array:
+            return hidden_of(net.trained, x, c_noise, cond, key=None)
+
+        return jax.vmap(one)(x, given.c_noise, given.cond)
+
+    out = hidden(given.x)
+    require(
+        out.ndim > 1 and out.dtype == jnp.float32,
+        f"hidden gives {out.dtype} of shape {out.shape[1:]}; it must be float32, channels last",
+    )
+    require_finite(out, "the hidden features")
+    require(jnp.abs(hidden(given.x + 0.3) - out).max() > 1e-5, "hidden does not change with x")
+
+
 def a_key_is_accepted(net: Networking) -> None:
     keys = jr.split(jr.key(0), N)
     out = eqx.filter_eval_shape(forward, net.fresh, net.given, keys)
@@ -224,6 +243,7 @@ FAMILY = Family(
         output_uses_sample_and_time,
         a_flow_map_is_told_both_times,
         labels_condition_the_output,
+        hidden_features_are_of_the_sample,
         a_key_is_accepted,
         initialization_depends_on_the_key_alone,
         shapes_are_known_without_weights,

@@ -73,6 +73,10 @@ class Bench:
             self._built[slot] = _of_kind(slot, factory(config, self.context(slot), key=key))
         return self._built[slot]
 
+    def place(self, slot: Slot, part: Any) -> None:
+        """Fill `slot` with a part, as if its factory had returned it."""
+        self._built[slot] = part
+
     def build_free(self, slot: Slot, *args: Any) -> Any:
         """The plugin's part for a slot outside the model; its factory is given `args` besides the options."""
         return _of_kind(slot, self.plugin.provides[slot](self.config, *args))

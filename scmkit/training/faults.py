@@ -21,7 +21,7 @@ from scmkit.composing.datasets import dataset_of
 from scmkit.composing.recipe import Recipe
 from scmkit.errors import RunError
 from scmkit.interfaces import (
-    AbstractBatchLoss,
+    AbstractLoss,
     AbstractTangentEstimator,
     Conditioning,
     Point,
@@ -31,7 +31,7 @@ from scmkit.interfaces import (
 from scmkit.runs import checkpoint
 from scmkit.runs.run import Run
 from scmkit.storage.files import write_text
-from scmkit.training.objective import Trained
+from scmkit.training.objective import Trained, losses
 from scmkit.training.setup import setting_of, state_before, step_of
 from scmkit.training.state import TrainState, trainable
 from scmkit.training.step import Setting, scene_of
@@ -111,8 +111,8 @@ def _examine(
     outside of all transformations; raises `UnexpectedTracerError` where it does so within one.
     """
     model, loss = trained
-    if isinstance(loss, AbstractBatchLoss):  # Which looks at samples only together.
-        out = loss(model, scene, batch, keys=keys)
+    if not isinstance(loss, AbstractLoss):  # It looks at samples only together.
+        out = losses(trained, scene, batch, keys)
         t = jax.vmap(model.process.time_at)(out.ratio)
         parts = {"data": batch.x0, **out.metrics, "loss": out.value}
         return t, out.ratio, {n: jax.vmap(_largest)(p) for n, p in parts.items()}

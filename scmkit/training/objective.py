@@ -6,11 +6,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from scmkit.interfaces import AbstractBatchLoss, AbstractLoss, LossOutput, Sample, Scene
+from scmkit.interfaces import (
+    AbstractBatchLoss,
+    AbstractGroupLoss,
+    AnyLoss,
+    LossOutput,
+    Sample,
+    Scene,
+)
 from scmkit.losses import frozen
-from scmkit.types import Keys, Scalar
+from scmkit.types import Key, Keys, Scalar
 
-Trained = tuple[Any, AbstractLoss | AbstractBatchLoss]
+Trained = tuple[Any, AnyLoss]
 """What is trained together: a model, and the loss with its own arrays."""
 
 
@@ -20,10 +27,14 @@ def losses(trained: Trained, scene: Scene, batch: Sample, keys: Keys) -> LossOut
     if isinstance(loss, AbstractBatchLoss):
         return loss(model, scene, batch, keys=keys)
 
-    def one(sample: Sample, key: Any) -> LossOutput:
-        return loss(model, scene, sample, key=key)
+    def one(given: Sample, key: Key) -> LossOutput:
+        return loss(model, scene, given, key=key)
 
-    return jax.vmap(one)(batch, keys)
+    if not isinstance(loss, AbstractGroupLoss):
+        return jax.vmap(one)(batch, keys)
+    groups = jax.tree.map(lambda a: a.reshape(-1, loss.group, *a.shape[1:]), batch)
+    out = jax.vmap(one)(groups, keys[:: loss.group])
+    return jax.tree.map(lambda a: jnp.repeat(a, loss.group), out)
 
 
 def objective(

@@ -22,6 +22,7 @@ from scmkit.errors import PluginError, brief
 from scmkit.interfaces import (
     AbstractBatchLoss,
     AbstractCoupling,
+    AbstractGroupLoss,
     AbstractLoss,
     AbstractTangentEstimator,
     Conditioning,
@@ -123,6 +124,27 @@ class _CheckedBatchLoss(AbstractBatchLoss):
         return _held(self.inner, self.what, out, keys.shape)
 
 
+class _CheckedGroupLoss(AbstractGroupLoss):
+    """The same for a loss on groups."""
+
+    inner: AbstractGroupLoss
+    what: str = eqx.field(static=True)
+
+    @property
+    def group(self) -> int:
+        return self.inner.group
+
+    def __call__(self, model: Any, scene: Scene, samples: Sample, *, key: Key) -> LossOutput:
+        return _held(self.inner, self.what, self.inner(model, scene, samples, key=key), ())
+
+
+CHECKED = {
+    AbstractLoss: _CheckedLoss,
+    AbstractBatchLoss: _CheckedBatchLoss,
+    AbstractGroupLoss: _CheckedGroupLoss,
+}
+
+
 def _held(loss: Any, what: str, out: Any, shape: tuple[int, ...]) -> LossOutput:
     expect_kind(loss, what, out, LossOutput)
     expect_array(loss, what, out.value, shape, jnp.float32)
@@ -175,7 +197,6 @@ def _gradient(recipe: Recipe, name: str, key: Key) -> Any:
     scene = scene_of(setting, state_before(recipe, assembly), recipe.train.steps)
     modules = {GENERATOR: (assembly.model, assembly.loss), **assembly.players}
     module, loss = modules[name]
-    together = isinstance(loss, AbstractBatchLoss)
-    held = (_CheckedBatchLoss if together else _CheckedLoss)(loss, _loss_of(name))
-    trained = checked((module, held))
+    held = next(CHECKED[kind] for kind in CHECKED if isinstance(loss, kind))
+    trained = checked((module, held(loss, _loss_of(name))))
     return eqx.filter_grad(objective, has_aux=True)(trained, scene, batch, jr.split(key, n))

@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, PyTree
 
-from scmkit.interfaces import AbstractBatchLoss, AbstractLoss
+from scmkit.interfaces import AnyLoss
 
 
 class Player(eqx.Module):
     """One set of weights in training: model, loss with its own weights, optimizer state, EMA, followers."""
 
     model: Any
-    loss: AbstractLoss | AbstractBatchLoss
+    loss: AnyLoss
     optimizer_state: PyTree
     ema: Any
     followers: dict[str, Any] = eqx.field(default_factory=dict)
@@ -45,7 +45,7 @@ def trainable(tree: PyTree) -> PyTree:
 
 def initial_player(
     model: Any,
-    loss: AbstractLoss | AbstractBatchLoss,
+    loss: AnyLoss,
     optimizer: optax.GradientTransformation,
     followers: Mapping[str, Any] | None = None,
 ) -> Player:
@@ -60,9 +60,7 @@ def initial_player(
     )
 
 
-def initial_state(
-    model: Any, loss: AbstractLoss | AbstractBatchLoss, optimizer: optax.GradientTransformation
-) -> TrainState:
+def initial_state(model: Any, loss: AnyLoss, optimizer: optax.GradientTransformation) -> TrainState:
     """The state before the first step of a training with one player."""
     return state_of({"generator": initial_player(model, loss, optimizer)})
 

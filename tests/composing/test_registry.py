@@ -244,7 +244,10 @@ def test_one_name_from_two_packages_in_one_recipe(install: Installer) -> None:
     [
         ("raise ValueError('no\\nway')", "failed to build its loss: no"),
         ("raise KeyError", "failed to build its loss: KeyError"),
-        ("return 3", "built a int as its loss, which is no AbstractLoss or AbstractBatchLoss"),
+        (
+            "return 3",
+            "built a int as its loss, which is no AbstractLoss or AbstractBatchLoss or AbstractGroupLoss",
+        ),
     ],
 )
 def test_a_plugin_that_fails_to_build_is_named(

@@ -1,4 +1,4 @@
-"""Consistency trajectory models, without their GAN: jumps from two points of one of the teacher's paths."""
+"""Consistency trajectory models: jumps from two points of one of the teacher's paths."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -16,13 +16,14 @@ from scmkit.plugin import Context, Follower, Plugin, Slot
 from scmkit.sampling import time_grid
 from scmkit.types import Key
 from scmkit_plugins.methods import scd
+from scmkit_plugins.methods._adversarial import AdversarialOptions, critic, judged
 from scmkit_plugins.methods._bounds import FINEST
 from scmkit_plugins.methods._flowmap import Lagging, flow_error
 from scmkit_plugins.methods._tangent import told
 
 
 @dataclass(frozen=True)
-class Options(scd.TeacherOptions):
+class Options(AdversarialOptions, scd.TeacherOptions):
     """Options of consistency trajectory models."""
 
     points: Annotated[int, Gt(2), Le(FINEST)] = 18
@@ -90,13 +91,13 @@ class TrajectoryLoss(AbstractLoss):
         return first, first + jr.randint(k_steps, (), 1, longest + 1), last
 
 
-def build_loss(config: Options, context: Context, *, key: Key) -> TrajectoryLoss:
-    return TrajectoryLoss(context.distance, config)
+def build_loss(config: Options, context: Context, *, key: Key) -> AbstractLoss:
+    return judged(config, TrajectoryLoss(context.distance, config), seen_by="teacher", starts=())
 
 
 plugin = Plugin(
     name="ctm",
-    summary="consistency trajectory models without their GAN (arXiv 2310.02279)",
+    summary="consistency trajectory models, and their GAN if asked for (arXiv 2310.02279)",
     provides={Slot.tangent: scd.build_tangent, Slot.loss: build_loss},
     config=Options,
     conditions=scd.plugin.conditions,
@@ -114,5 +115,6 @@ plugin = Plugin(
     starts_from="teacher",
     taught_by=scd.taught_by,
     noise_labels=2,
+    players=lambda config, train: critic(config, seen_by="teacher", starts=()),
     followers=lambda config, train: {"target": Follower(Lagging(config.decay))},
 )

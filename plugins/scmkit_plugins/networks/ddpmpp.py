@@ -1,6 +1,7 @@
 """DDPM++, the U-Net of Score SDE as EDM trained it."""
 
 import math
+from collections.abc import Iterator
 
 import equinox as eqx
 import jax
@@ -10,7 +11,7 @@ from jaxtyping import Array, Float
 
 from scmkit.interfaces import (
     AbstractAttention,
-    AbstractNetwork,
+    AbstractHiddenNetwork,
     AbstractTimeEmbedding,
     Conditioning,
 )
@@ -22,7 +23,7 @@ from scmkit_plugins.layers.linear import Linear, layer_keys
 from scmkit_plugins.layers.resample import check_halvings
 from scmkit_plugins.layers.unet_levels import Place, Structure
 from scmkit_plugins.modulation.additive_group_norm import GroupNorm
-from scmkit_plugins.networks._ddpmpp_block import SILENT, Block, DDPMPPOptions
+from scmkit_plugins.networks._ddpmpp_block import SILENT, Block, DDPMPPOptions, Image
 
 
 class Mapping(eqx.Module):
@@ -58,7 +59,7 @@ class Mapping(eqx.Module):
         return jax.nn.silu(self.layer1(jax.nn.silu(emb)))
 
 
-class DDPMPP(AbstractNetwork):
+class DDPMPP(AbstractHiddenNetwork):
     """DDPM++ (arXiv 2011.13456, Appendix H) in the configuration of EDM (arXiv 2206.00364, Table 1).
 
     The published network takes `positional` features of as many `channels` and the norm
@@ -111,16 +112,34 @@ class DDPMPP(AbstractNetwork):
     ) -> Float[Array, "*shape"]:
         emb = self.conditioning(c_noise, cond)
         keys = layer_keys(key, len(self.encoder) + len(self.decoder))
-        h = self.first(jnp.moveaxis(x, 0, -1))
-        skips = [h]
-        for block in self.encoder:
-            h = block(h, emb, self.attention, key=next(keys))
-            skips.append(h)
+        skips = self.encoded(x, emb, keys)
+        h = skips[-1]
         for block in self.decoder:
             if block.conv0.weight.shape[-2] > h.shape[-1]:
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
             h = block(h, emb, self.attention, key=next(keys))
         return jnp.moveaxis(self.last(jax.nn.silu(self.norm(h))), -1, 0)
+
+    def hidden(
+        self,
+        x: Float[Array, "*shape"],
+        c_noise: Float[Array, " k"],
+        cond: Conditioning,
+        *,
+        key: Key | None,
+    ) -> Image:
+        """The smallest images, after the encoder."""
+        keys = layer_keys(key, len(self.encoder) + len(self.decoder))
+        return self.encoded(x, self.conditioning(c_noise, cond), keys)[-1]
+
+    def encoded(
+        self, x: Float[Array, "*shape"], emb: Float[Array, " dim"], keys: Iterator[Key | None]
+    ) -> list[Float[Array, "..."]]:
+        """Every activation of the encoder, which the decoder is told."""
+        skips = [self.first(jnp.moveaxis(x, 0, -1))]
+        for block in self.encoder:
+            skips.append(block(skips[-1], emb, self.attention, key=next(keys)))
+        return skips
 
 
 plugin = Plugin(

@@ -8,7 +8,7 @@ from scmkit_attention import attention_saveable
 
 from scmkit.interfaces import (
     AbstractAttention,
-    AbstractNetwork,
+    AbstractHiddenNetwork,
     AbstractNorm,
     Conditioning,
 )
@@ -30,7 +30,7 @@ SAVED = {
 and of fused attention, which cost most to recompute, or its input alone."""
 
 
-class DiT(AbstractNetwork):
+class DiT(AbstractHiddenNetwork):
     """Patches as tokens, through blocks whose parameters are stacked along a leading axis.
 
     One compiled block is scanned over the depth, which keeps compile time and memory flat. Time
@@ -72,11 +72,26 @@ class DiT(AbstractNetwork):
         key: Key | None,
     ) -> Float[Array, "*shape"]:
         emb = self.conditioning(c_noise, cond)
+        h = self.trunk(self.tokens(x), emb, key=key)
+        return self.image(self.last(self.norm(h, emb)))
+
+    def hidden(
+        self,
+        x: Float[Array, "*shape"],
+        c_noise: Float[Array, " k"],
+        cond: Conditioning,
+        *,
+        key: Key | None,
+    ) -> Tokens:
+        """The tokens after all blocks."""
+        return self.trunk(self.tokens(x), self.conditioning(c_noise, cond), key=key)
+
+    def tokens(self, x: Float[Array, "*shape"]) -> Tokens:
+        """The image's patches as the first block takes them."""
         h = self.first(self.patches(x))
         if self.options.positions == "sincos":
             h = h + sincos_positions(self.grid, h.shape[-1]).astype(h.dtype)
-        h = self.trunk(h, emb, key=key)
-        return self.image(self.last(self.norm(h, emb)))
+        return h
 
     def trunk(self, h: Tokens, emb: Float[Array, " dim"], *, key: Key | None) -> Tokens:
         """All blocks in turn; each has its own dropout key, scanned along with its parameters."""

@@ -1,5 +1,7 @@
 """EDM2's magnitude-preserving U-Net, and what sCM changed in it."""
 
+from collections.abc import Iterator
+
 import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
@@ -7,7 +9,7 @@ from jaxtyping import Array, Float
 
 from scmkit.interfaces import (
     AbstractAttention,
-    AbstractNetwork,
+    AbstractHiddenNetwork,
     AbstractTimeEmbedding,
     Conditioning,
 )
@@ -60,7 +62,7 @@ class EDM2Conditioning(eqx.Module):
         return mp_silu(emb + self.scalars(cond))
 
 
-class EDM2(AbstractNetwork):
+class EDM2(AbstractHiddenNetwork):
     """A U-Net in which every layer preserves magnitudes (EDM2 config G, arXiv 2312.02696).
 
     The published network takes `fourier` features of scale 1 and the norm `mp-gain`; with `positional`
@@ -116,18 +118,36 @@ class EDM2(AbstractNetwork):
     ) -> Float[Array, "*shape"]:
         emb = self.conditioning(c_noise, cond)
         keys = layer_keys(key, len(self.encoder) + len(self.decoder))
-        h = jnp.moveaxis(x, 0, -1)
-        # A constant channel stands in for the biases, of which there are none.
-        h = self.first(jnp.concatenate([h, jnp.ones_like(h[..., :1])], axis=-1))
-        skips = [h]
-        for block in self.encoder:
-            h = self._run(block, h, emb, next(keys))
-            skips.append(h)
+        skips = self.encoded(x, emb, keys)
+        h = skips[-1]
         for block in self.decoder:
             if block.conv0.weight.shape[-2] > h.shape[-1]:
                 h = mp_cat(h, skips.pop(), self.options.concat_balance)
             h = self._run(block, h, emb, next(keys))
         return jnp.moveaxis(self.last(h, self.gain), -1, 0)
+
+    def hidden(
+        self,
+        x: Float[Array, "*shape"],
+        c_noise: Float[Array, " k"],
+        cond: Conditioning,
+        *,
+        key: Key | None,
+    ) -> Image:
+        """The smallest images, after the encoder."""
+        keys = layer_keys(key, len(self.encoder) + len(self.decoder))
+        return self.encoded(x, self.conditioning(c_noise, cond), keys)[-1]
+
+    def encoded(
+        self, x: Float[Array, "*shape"], emb: Float[Array, " dim"], keys: Iterator[Key | None]
+    ) -> list[Float[Array, "..."]]:
+        """Every activation of the encoder, which the decoder is told."""
+        h = jnp.moveaxis(x, 0, -1)
+        # A constant channel stands in for the biases, of which there are none.
+        skips = [self.first(jnp.concatenate([h, jnp.ones_like(h[..., :1])], axis=-1))]
+        for block in self.encoder:
+            skips.append(self._run(block, skips[-1], emb, next(keys)))
+        return skips
 
     def _run(
         self, block: Block, h: Image, emb: Float[Array, " dim"], key: Key | None

@@ -10,7 +10,7 @@ import jax.random as jr
 from annotated_types import Ge, Lt
 from jaxtyping import Array, Float
 
-from scmkit.interfaces import AbstractNetwork, AbstractNorm, Conditioning, NormFactory
+from scmkit.interfaces import AbstractHiddenNetwork, AbstractNorm, Conditioning, NormFactory
 from scmkit.models.conditioning import ConditioningEmbedding
 from scmkit.plugin import Context, Plugin, Slot
 from scmkit.types import Key
@@ -61,7 +61,7 @@ class MLPBlock(eqx.Module):
         return h + self.second(dropout(hidden, self.dropout, key))
 
 
-class MLP(AbstractNetwork):
+class MLP(AbstractHiddenNetwork):
     """A linear layer, residual blocks and a linear layer, on the sample flattened.
 
     The output layer starts at zero: the first model is the skip connection alone.
@@ -91,11 +91,22 @@ class MLP(AbstractNetwork):
         *,
         key: Key | None,
     ) -> Float[Array, "*shape"]:
+        return self.last(self.hidden(x, c_noise, cond, key=key)).reshape(x.shape)
+
+    def hidden(
+        self,
+        x: Float[Array, "*shape"],
+        c_noise: Float[Array, " k"],
+        cond: Conditioning,
+        *,
+        key: Key | None,
+    ) -> Float[Array, " width"]:
+        """The last layer's input."""
         emb = self.conditioning(c_noise, cond)
         h = self.first(x.ravel())
         for block, k in zip(self.blocks, layer_keys(key, len(self.blocks)), strict=True):
             h = block(h, emb, key=k)
-        return self.last(rms_norm(h)).reshape(x.shape)
+        return rms_norm(h)
 
 
 plugin = Plugin(

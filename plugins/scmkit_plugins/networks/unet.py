@@ -1,5 +1,6 @@
 """A convolutional U-Net for small images."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -12,7 +13,7 @@ from jaxtyping import Array, Float
 
 from scmkit.interfaces import (
     AbstractAttention,
-    AbstractNetwork,
+    AbstractHiddenNetwork,
     AbstractNorm,
     Conditioning,
     NormFactory,
@@ -121,7 +122,7 @@ class Block(eqx.Module):
         return y if self.attention is None else self.attention(y, emb, attention)
 
 
-class UNet(AbstractNetwork):
+class UNet(AbstractHiddenNetwork):
     """Levels of residual blocks down to `1 / 2**(levels - 1)` of the size and up again.
 
     Every activation on the way down is concatenated to its counterpart on the way up
@@ -183,6 +184,31 @@ class UNet(AbstractNetwork):
     ) -> Float[Array, "*shape"]:
         emb = self.conditioning(c_noise, cond)
         keys = layer_keys(key, len(self.middle) + sum(map(len, self.down + self.up)))
+        h, skips = self.descended(x, emb, keys)
+        for level, blocks in enumerate(self.up):
+            if level:
+                h = double(h)
+            for block in blocks:
+                h = jnp.concatenate([h, skips.pop()], axis=-1)
+                h = block(h, emb, self.attention, key=next(keys))
+        return jnp.moveaxis(self.last(jax.nn.silu(self.norm(h, emb))), -1, 0)
+
+    def hidden(
+        self,
+        x: Float[Array, "*shape"],
+        c_noise: Float[Array, " k"],
+        cond: Conditioning,
+        *,
+        key: Key | None,
+    ) -> Image:
+        """The smallest images, after the middle."""
+        keys = layer_keys(key, len(self.middle) + sum(map(len, self.down + self.up)))
+        return self.descended(x, self.conditioning(c_noise, cond), keys)[0]
+
+    def descended(
+        self, x: Float[Array, "*shape"], emb: Float[Array, " dim"], keys: Iterator[Key | None]
+    ) -> tuple[Float[Array, "..."], list[Float[Array, "..."]]]:
+        """What is handed to the way up: the smallest images, and every activation of the way down."""
         h = self.first(jnp.moveaxis(x, 0, -1))
         skips = [h]
         for level, blocks in enumerate(self.down):
@@ -194,13 +220,7 @@ class UNet(AbstractNetwork):
                 skips.append(h)
         for block in self.middle:
             h = block(h, emb, self.attention, key=next(keys))
-        for level, blocks in enumerate(self.up):
-            if level:
-                h = double(h)
-            for block in blocks:
-                h = jnp.concatenate([h, skips.pop()], axis=-1)
-                h = block(h, emb, self.attention, key=next(keys))
-        return jnp.moveaxis(self.last(jax.nn.silu(self.norm(h, emb))), -1, 0)
+        return h, skips
 
 
 plugin = Plugin(
