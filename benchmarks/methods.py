@@ -26,6 +26,7 @@ from scmkit.interfaces import UNCONDITIONED, AbstractDensity, Sample
 from scmkit.plugin import Slot
 from scmkit.testing import exact_model
 from scmkit.training.setup import setting_of, state_before, step_of
+from scmkit.training.start import weights_from
 
 NETWORK = {"mlp.width": 64, "mlp.depth": 2, "mlp.embedding_dim": 64, "positional.channels": 32}
 TRAINING = {
@@ -87,6 +88,18 @@ METHODS = {
     ),
     "meanflow": Method(
         ["meanflow", "tangent=scd"], {"meanflow.power": 0.0, "train.beta2": 0.99}, steps=(1, 2, 4)
+    ),
+    "meanflow-from-weights": Method(
+        ["meanflow", "tangent=scd"],
+        {"meanflow.power": 0.0, "train.beta2": 0.99},
+        trained=True,
+        steps=(1, 2, 4),
+    ),
+    "meanflow-decoupled": Method(
+        ["meanflow", "tangent=scd"],
+        {"meanflow.power": 0.0, "train.beta2": 0.99, "mlp.decoupled": 1},
+        trained=True,
+        steps=(1, 2, 4),
     ),
     "improved-meanflow": Method(
         ["improved-meanflow", "tangent=scd"],
@@ -165,7 +178,7 @@ def fit(
     model = TRAINED.get(teacher) or exact_model(parameterization, density)
     parts = build(recipe, key=key, teacher=model)
     if teacher in TRAINED:
-        parts = eqx.tree_at(lambda p: p.model, parts, model)
+        parts = eqx.tree_at(lambda p: p.model, parts, weights_from(model, parts.model))
         for name in parts.players:
             loss = parts.players[name][1]
             players = parts.players | {name: (model, loss)}
