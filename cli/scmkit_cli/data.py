@@ -6,12 +6,17 @@ from typing import Annotated
 import typer
 
 from scmkit.bounds import LAST_SEED
+from scmkit_cli import data_pairs
 from scmkit_cli.data_facts import describe, print_facts, summary
 from scmkit_cli.data_picture import write_picture
+from scmkit_cli.progress import counting
 from scmkit_cli.streams import alone, print_json
 from scmkit_cli.terminal import say
 
-app = typer.Typer(no_args_is_help=True, help="Import data, and look at a data set.")
+app = typer.Typer(
+    no_args_is_help=True, help="Import data, draw pairs of noise and sample, look at a data set."
+)
+app.command("pairs")(data_pairs.pairs)
 
 
 @app.command("import")
@@ -72,27 +77,13 @@ def import_(
     max_bytes: Annotated[int, typer.Option(min=1, help="Bytes of all samples.")] = 1 << 40,
 ) -> None:
     """Import SOURCE into a new store at DEST, from which `scmkit train --data DEST` reads."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
     from scmkit.data import import_data
     from scmkit.errors import BadFilesError
 
     passed: list[tuple[Path, str]] = []
 
-    console = Console(stderr=True)
-    columns = TextColumn("importing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     try:
-        # Elsewhere it would leave an empty line.
-        seen = console.is_terminal
-        with Progress(*columns, console=console, transient=True, disable=not seen) as bar:
-            task = bar.add_task("importing", total=None)
+        with counting("importing") as counted:
             store = import_data(
                 source,
                 dest,
@@ -108,7 +99,7 @@ def import_(
                 max_images=max_images,
                 max_bytes=max_bytes,
                 skipped=lambda file, reason: passed.append((file, reason)),
-                progress=lambda done, total: bar.update(task, completed=done, total=total),
+                progress=counted,
                 told=lambda line: say(line, err=True),
             )
     except BadFilesError as error:

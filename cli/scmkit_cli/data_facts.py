@@ -13,11 +13,14 @@ MANY = 16
 
 def describe(dataset: "AbstractDataset") -> dict[str, Any]:
     """What there is to know of any data set, as JSON: kind, shape, sizes, classes, statistics."""
+    from dataclasses import asdict
+
     import numpy as np
 
     from scmkit.data import Store
     from scmkit.data.classes import class_name
 
+    pairs = dataset.metadata.pairs if isinstance(dataset, Store) else None
     statistics, classes = dataset.statistics(), dataset.num_classes
     counts: dict[str, list[int]] = {"train": [], "test": []}
     splits: tuple[Split, ...] = ("train", "test")
@@ -36,6 +39,7 @@ def describe(dataset: "AbstractDataset") -> dict[str, Any]:
         "dtype": dataset.metadata.dtype if isinstance(dataset, Store) else None,
         "classes": [class_name(i, dataset.class_names) for i in range(classes)],
         "counts": counts,
+        "pairs": None if pairs is None else asdict(pairs),
     }
 
 
@@ -58,6 +62,7 @@ def print_facts(data: str, facts: dict[str, Any]) -> None:
             f"{name}: {train}+{test}"
             for name, train, test in zip(facts["classes"], *facts["counts"].values(), strict=True)
         ],
+        "pairs": _of_pairs(facts["pairs"]) if facts["pairs"] else [],
     }
     for name, values in shown.items():
         if values:
@@ -70,3 +75,19 @@ def print_facts(data: str, facts: dict[str, Any]) -> None:
         say(
             f"  empty    {', '.join(empty[:MANY])}: no training samples, so that no model can learn them"
         )
+
+
+def _of_pairs(pairs: dict[str, Any]) -> list[str]:
+    """How the pairs of a store were drawn, for people."""
+    given = {name: pairs[name] for name in ("guidance", "guide", "guidance_interval")}
+    return [
+        f"{pairs['run']} at step {pairs['step']} (checkpoint {pairs['digest'][:12]})",
+        f"{pairs['process']} with noise of deviation {pairs['noise_std']:.4g}",
+        f"{pairs['sampler']} in {pairs['steps']} step{'s' if pairs['steps'] > 1 else ''}",
+        *(
+            f"{name.replace('_', ' ')} {value}"
+            for name, value in given.items()
+            if value is not None
+        ),
+        f"seed {pairs['seed']}",
+    ]

@@ -22,10 +22,15 @@ class RunningDigest:
         self._samples, self._labels = hashlib.sha256(), hashlib.sha256()
 
     def update(
-        self, samples: Float[np.ndarray, "n *shape"], labels: Int[np.ndarray, " n"] | None
+        self,
+        samples: Float[np.ndarray, "n *shape"],
+        labels: Int[np.ndarray, " n"] | None,
+        noise: Float[np.ndarray, "n *shape"] | None = None,
     ) -> None:
-        """Add samples as they are read: float32 in the data's units, int32 labels."""
+        """Add samples as they are read: float32 in the data's units, int32 labels, noise of paired data."""
         self._size += len(samples)
+        if noise is not None:
+            samples = np.stack([samples, noise], axis=1)
         self._samples.update(np.ascontiguousarray(samples, "<f4").reshape(-1).data)
         if labels is not None:
             self._labels.update(np.ascontiguousarray(labels, "<i4").data)
@@ -65,5 +70,6 @@ def _split(dataset: AbstractDataset, split: Split, limit: int | None) -> SplitDi
         indices = (
             places if whole else np.asarray([int(i) * (size - 1) // (count - 1) for i in places])
         )
-        running.update(*dataset.read(split, indices))
+        noise = dataset.noise(indices) if dataset.paired and split == "train" else None
+        running.update(*dataset.read(split, indices), noise)
     return running.result(size)

@@ -30,6 +30,35 @@ StoredDtype = Literal["uint8", "float32"]
 
 
 @dataclass(frozen=True)
+class PairsRecord:
+    """How the pairs of noise and sample in a store were drawn.
+
+    **Attributes:**
+
+    - `run`, `step`, `digest`: the run whose model drew them, its step, and the digest of that checkpoint.
+    - `process`, `process_options`: the plugin of its noise process, and that plugin's options.
+    - `noise_std`: the standard deviation of the noise that the sampler began with; the noise in the store is
+        that divided by it, N(0, I).
+    - `sampler`, `sampler_options`, `steps`, `seed`: what took the noise to the sample.
+    - `guidance`, `guide`, `guidance_interval`: the guidance of the model, as it was asked for.
+    """
+
+    run: str
+    step: int
+    digest: str
+    process: str
+    process_options: dict[str, Any]
+    noise_std: float
+    sampler: str
+    sampler_options: dict[str, Any]
+    steps: int
+    seed: int
+    guidance: float | None = None
+    guide: str | None = None
+    guidance_interval: str | None = None
+
+
+@dataclass(frozen=True)
 class StoreMetadata:
     """The contents of `scmkit.json`.
 
@@ -49,10 +78,13 @@ class StoreMetadata:
     files: dict[str, int]
     digests: dict[Split, SplitDigest] | None = None
     """Of what is read from each split; stores of before have none."""
+    pairs: PairsRecord | None = None
+    """How the training samples were drawn, each from the noise that is stored with it; else None."""
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON-ready dict."""
-        return asdict(self)
+        """A JSON-ready dict, without what only stores of pairs have where this is none."""
+        content = asdict(self)
+        return content if self.pairs else {k: v for k, v in content.items() if k != "pairs"}
 
     def inconsistency(self) -> str | None:
         """What contradicts itself in otherwise well-formed metadata, or None."""

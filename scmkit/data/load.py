@@ -30,4 +30,5 @@ def spec_of(
         sigma_data=sigma_data,
         clip=clip,
         class_names=dataset.class_names,
+        paired=dataset.paired,
     )

@@ -14,6 +14,7 @@ from scmkit.errors import DataError
 from scmkit.interfaces import AbstractDataset, DataSpec, Split
 
 Batch = tuple[Float[np.ndarray, "b *shape"], Int[np.ndarray, " b"] | None]
+Noise = Float[np.ndarray, "b *shape"]
 
 _AHEAD = 2
 
@@ -39,7 +40,12 @@ class Loader(Iterator[Batch]):
     - `batch_size`: samples per batch.
     - `seed`: of the order.
     - `start`: the index of the first batch.
+    - `noise`: whether the noise of each sample is read, too, into `last_noise`; of the train split of data
+        that is `paired`.
     """
+
+    last_noise: Noise | None = None
+    """The noise of the samples that `next` returned last; None where none is read."""
 
     def __init__(
         self,
@@ -50,6 +56,7 @@ class Loader(Iterator[Batch]):
         split: Split = "train",
         *,
         start: int = 0,
+        noise: bool = False,
     ) -> None:
         if batch_size < 1 or start < 0:
             raise ValueError(
@@ -60,6 +67,7 @@ class Loader(Iterator[Batch]):
         self._batch_size = batch_size
         self._seed = seed
         self._split: Split = split
+        self._noise = noise
         self._size = dataset.size(split)
         if not self._size:
             raise DataError(
@@ -69,7 +77,7 @@ class Loader(Iterator[Batch]):
         self._position = start * batch_size
         self._epoch: tuple[int, np.ndarray] | None = None
         self._lock = threading.Lock()
-        self._ahead: deque[Future[Batch]] = deque()
+        self._ahead: deque[Future[tuple[Batch, Noise | None]]] = deque()
         self._reader: ThreadPoolExecutor | None = None
 
     def _order(self, epoch: int) -> Int[np.ndarray, " size"]:
@@ -92,11 +100,13 @@ class Loader(Iterator[Batch]):
             missing -= len(parts[-1])
         return np.concatenate(parts)
 
-    def _load(self, position: int) -> Batch:
+    def _load(self, position: int) -> tuple[Batch, Noise | None]:
         with self._lock:
-            samples, labels = self._dataset.read(self._split, self._indices(position))
+            indices = self._indices(position)
+            samples, labels = self._dataset.read(self._split, indices)
+            noise = np.asarray(self._dataset.noise(indices), np.float32) if self._noise else None
         x = np.asarray(self._spec.normalize(samples), np.float32)
-        return x, None if labels is None else np.asarray(labels, np.int32)
+        return (x, None if labels is None else np.asarray(labels, np.int32)), noise
 
     def __iter__(self) -> "Loader":
         return self
@@ -108,7 +118,7 @@ class Loader(Iterator[Batch]):
             position = self._position + len(self._ahead) * self._batch_size
             self._ahead.append(self._reader.submit(self._load, position))
         try:
-            batch = self._ahead[0].result()
+            batch, self.last_noise = self._ahead[0].result()
         except BaseException:
             # Keeps the position, so that a second attempt reads the same batch.
             self._drop()

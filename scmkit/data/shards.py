@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, Shaped
+from jaxtyping import Float, Int, Shaped
 
 from scmkit.data.digest import RunningDigest, rows_at_once
 from scmkit.data.layout import StoredDtype, create_labels, create_samples, samples_per_shard
@@ -16,13 +16,21 @@ class SplitWriter:
     """Collects samples into whole shards, so that each shard is written once."""
 
     def __init__(
-        self, folder: Path, shape: tuple[int, ...], dtype: StoredDtype, labelled: bool
+        self,
+        folder: Path,
+        shape: tuple[int, ...],
+        dtype: StoredDtype,
+        *,
+        labelled: bool,
+        paired: bool,
     ) -> None:
         self._samples = create_samples(folder / "samples", shape, dtype)
         self._labels = create_labels(folder / "labels") if labelled else None
+        self._noise = create_samples(folder / "noise", shape, "float32") if paired else None
         _, self._shard = samples_per_shard(shape, np.dtype(dtype).itemsize)
         self._buffer = np.empty((self._shard, *shape), dtype)
         self._buffered_labels = np.empty(self._shard, np.int32)
+        self._buffered_noise = np.empty((self._shard, *shape) if paired else 0, np.float32)
         self._filled = 0
         self._written = 0
         self._digest = RunningDigest()
@@ -37,7 +45,10 @@ class SplitWriter:
         return self._digest.result()
 
     def append(
-        self, samples: Shaped[np.ndarray, "n *shape"], labels: Int[np.ndarray, " n"] | None
+        self,
+        samples: Shaped[np.ndarray, "n *shape"],
+        labels: Int[np.ndarray, " n"] | None,
+        noise: Float[np.ndarray, "n *shape"] | None = None,
     ) -> None:
         taken = 0
         while taken < len(samples):
@@ -46,6 +57,8 @@ class SplitWriter:
             self._buffer[target] = samples[taken : taken + count]
             if labels is not None:
                 self._buffered_labels[target] = labels[taken : taken + count]
+            if noise is not None:
+                self._buffered_noise[target] = noise[taken : taken + count]
             self._filled += count
             taken += count
             if self._filled == self._shard:
@@ -56,15 +69,19 @@ class SplitWriter:
             return
         start, stop = self._written, self._written + self._filled
         samples, labels = self._buffer[: self._filled], self._buffered_labels[: self._filled]
+        noise = self._buffered_noise[: self._filled]
         self._samples = _extend(self._samples, start, stop, samples)
         if self._labels is not None:
             self._labels = _extend(self._labels, start, stop, labels)
+        if self._noise is not None:
+            self._noise = _extend(self._noise, start, stop, noise)
         rows = rows_at_once(samples.shape[1:])
         for first in range(0, len(samples), rows):
             block = samples[first : first + rows]
             self._digest.update(
                 from_uint8(block) if block.dtype == np.uint8 else block,
                 None if self._labels is None else labels[first : first + rows],
+                None if self._noise is None else noise[first : first + rows],
             )
         self._written, self._filled = stop, 0
 

@@ -50,6 +50,7 @@ class Store(AbstractDataset):
         self.num_classes = self.metadata.num_classes
         self.class_names = self.metadata.class_names
         self.levels = 256 if self.metadata.dtype == "uint8" else 0
+        self.paired = self.metadata.pairs is not None
         self._ram_limit = ram_limit
         self._arrays: dict[tuple[Split, str], Any] = {}
         self._check_files()
@@ -57,6 +58,8 @@ class Store(AbstractDataset):
             self._open(split, "samples", (self.size(split), *self.shape), self.metadata.dtype)
             if self.num_classes:
                 self._open(split, "labels", (self.size(split),), "int32")
+        if self.paired:
+            self._open("train", "noise", (self.size("train"), *self.shape), "float32")
 
     def _check_files(self) -> None:
         for name, expected in self.metadata.files.items():
@@ -116,11 +119,20 @@ class Store(AbstractDataset):
     def read(
         self, split: Split, indices: Int[np.ndarray, " n"]
     ) -> tuple[Float[np.ndarray, "n *shape"], Int[np.ndarray, " n"] | None]:
-        if len(indices) and not 0 <= indices.min() <= indices.max() < self.size(split):
-            raise IndexError(f"indices must lie in 0..{self.size(split) - 1}")
+        self._check_range(split, indices)
         samples = self._read(split, "samples", indices)
         labels = self._read(split, "labels", indices) if self.num_classes else None
         return (from_uint8(samples) if samples.dtype == np.uint8 else samples), labels
+
+    def noise(self, indices: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n *shape"]:
+        if not self.paired:
+            return super().noise(indices)
+        self._check_range("train", indices)
+        return self._read("train", "noise", indices)
+
+    def _check_range(self, split: Split, indices: Int[np.ndarray, " n"]) -> None:
+        if len(indices) and not 0 <= indices.min() <= indices.max() < self.size(split):
+            raise IndexError(f"indices must lie in 0..{self.size(split) - 1}")
 
     def labels(self, split: Split) -> Int[np.ndarray, " n"] | None:
         return (

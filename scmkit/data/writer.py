@@ -7,13 +7,14 @@ from pathlib import Path
 from types import TracebackType
 
 import numpy as np
-from jaxtyping import Int, Shaped
+from jaxtyping import Float, Int, Shaped
 
 from scmkit.data.layout import (
     FORMAT,
     METADATA_FILE,
     SPLITS,
     VERSION,
+    PairsRecord,
     StoredDtype,
     StoreMetadata,
     as_read,
@@ -49,6 +50,7 @@ class StoreWriter:
     - `shape`: of one sample.
     - `dtype`: `"uint8"` for images `c h w` of 0..255, `"float32"` for anything else.
     - `num_classes`, `class_names`: 0 and none for data without labels.
+    - `pairs`: how training samples were drawn of which each comes with its noise; None for other data.
 
     Raises `DataError` for an existing `path`, one that cannot be written, values that are not
     finite, labels out of range, and a train split without samples.
@@ -62,6 +64,7 @@ class StoreWriter:
         dtype: StoredDtype,
         num_classes: int = 0,
         class_names: tuple[str, ...] = (),
+        pairs: PairsRecord | None = None,
     ) -> None:
         if not shape or min(shape) < 1:
             raise ValueError(f"the shape of a sample needs axes of length 1 or more, not {shape}")
@@ -72,6 +75,7 @@ class StoreWriter:
         self.dtype: StoredDtype = dtype
         self.num_classes = num_classes
         self.class_names = class_names
+        self.pairs = pairs
         self._folder: Path | None = None
         self._lock: DirectoryLock | None = None
         self._made: list[Path] = []
@@ -91,7 +95,11 @@ class StoreWriter:
             self._folder = folder
             for split in SPLITS:
                 writer = SplitWriter(
-                    folder / split, self.shape, self.dtype, labelled=self.num_classes > 0
+                    folder / split,
+                    self.shape,
+                    self.dtype,
+                    labelled=self.num_classes > 0,
+                    paired=self._paired(split),
                 )
                 self._splits[split] = writer
         except (ValueError, OSError, RunError) as error:
@@ -102,13 +110,20 @@ class StoreWriter:
             raise
         return self
 
+    def _paired(self, split: Split) -> bool:
+        return self.pairs is not None and split == "train"
+
     def append(
         self,
         split: Split,
         samples: Shaped[np.ndarray, "n *shape"],
         labels: Int[np.ndarray, " n"] | None = None,
+        noise: Float[np.ndarray, "n *shape"] | None = None,
     ) -> None:
-        """Adds samples of the declared shape and dtype, with labels if there are classes."""
+        """Adds samples of the declared shape and dtype, with labels if there are classes.
+
+        The `noise` of each, in float32, comes with the training samples of a store of pairs, and no others.
+        """
         if self._folder is None:
             raise ValueError(
                 "a StoreWriter is used as a context manager: with StoreWriter(...) as w:"
@@ -123,6 +138,10 @@ class StoreWriter:
             _check_labels(self.path, labels, len(samples), self.num_classes, writer.size)
         elif labels is not None:
             raise ValueError("labels were given, but num_classes is 0")
+        if (noise is not None) != self._paired(split):
+            raise ValueError("the training samples of a store of pairs come with noise, no others")
+        if noise is not None and (noise.dtype != np.float32 or noise.shape != samples.shape):
+            raise ValueError(f"noise must be float32 {samples.shape}, like the samples")
         if self.dtype == "float32":
             finite = np.isfinite(samples).all(axis=tuple(range(1, samples.ndim)))
             if not finite.all():
@@ -134,7 +153,7 @@ class StoreWriter:
         if split == "train":
             self._statistics.update(samples)
         try:
-            writer.append(samples, labels)
+            writer.append(samples, labels, noise)
         except (ValueError, OSError) as error:
             raise self._explained(error) from error
 
@@ -177,6 +196,7 @@ class StoreWriter:
             statistics=self._statistics.result(*as_read(self.dtype)),
             files=files,
             digests={split: writer.digest for split, writer in self._splits.items()},
+            pairs=self.pairs,
         )
         text = json.dumps(metadata.to_json(), indent=2)
         # TensorStore has made its files durable, but not the folders that it made.

@@ -37,6 +37,8 @@ class AbstractDataset(abc.ABC):
     """How many equally spaced values from -1 to 1 images are made of (256 for 8 bits); 0 if continuous."""
     class_names: tuple[str, ...] = ()
     """Names of the classes, in the order of their indices; empty where they have none."""
+    paired: bool = False
+    """Whether every training sample has a noise of its own, which `noise` reads."""
 
     @abc.abstractmethod
     def size(self, split: Split) -> int:
@@ -58,6 +60,10 @@ class AbstractDataset(abc.ABC):
             parts.append(some)
         return np.concatenate(parts) if parts else np.zeros(0, np.int32)
 
+    def noise(self, indices: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n *shape"]:
+        """The noise of the training samples at `indices`, N(0, I) as float32; for data that is `paired`."""
+        raise NotImplementedError(f"{type(self).__name__} has no noise stored with its samples")
+
     @abc.abstractmethod
     def statistics(self) -> Statistics:
         """The mean and standard deviation of the training split, by which data is normalized."""
@@ -69,7 +75,10 @@ class AbstractDataset(abc.ABC):
 
 @dataclass(frozen=True)
 class SplitDigest:
-    """The size of a split, and SHA-256 of its samples (float32, as they are read) and labels (int32)."""
+    """The size of a split, and SHA-256 of its samples (float32, as they are read) and labels (int32).
+
+    Of paired data each sample is followed by its noise.
+    """
 
     size: int
     samples: str
@@ -127,6 +136,8 @@ class DataSpec:
     """The digest by which the data is recognized; None where it was never computed."""
     class_names: tuple[str, ...] = ()
     """Names of the classes; empty where they have none, or none are known."""
+    paired: bool = False
+    """Whether every training sample has a noise of its own, for a coupling to give it."""
 
     def __post_init__(self) -> None:
         if self.class_names and len(self.class_names) != self.num_classes:

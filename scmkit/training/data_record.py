@@ -5,8 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from scmkit.composing.datasets import dataset_of
+from scmkit.composing.recipe import Recipe
 from scmkit.data.derived import data_digest
 from scmkit.errors import DataError, RunError
+from scmkit.plugin import Slot
 from scmkit.runs import checkpoint
 from scmkit.runs.run import Run
 from scmkit.training.progress import Reporter
@@ -38,6 +40,15 @@ def know_data(run: Run, reporter: Reporter) -> None:
             f"'{data.source}' is still what it began with cannot be told; from now on it is noted"
         )
     run.recipe = run.recipe.replace(data=dataclasses.replace(data, digest=data_digest(dataset)))
+
+
+def mind_pairs(recipe: Recipe, reporter: Reporter) -> None:
+    """Say that the noise stored with the data is not used, where no coupling takes it."""
+    if recipe.data.paired and Slot.coupling not in recipe.slots:
+        reporter.message(
+            f"data '{recipe.data.source}' has a noise stored with each sample, which this training does not "
+            "use; --plugin stored takes it, with a loss that looks at a coupling's noise, such as reflow"
+        )
 
 
 def compare_data(run: Run, teacher: Run, reporter: Reporter) -> None:

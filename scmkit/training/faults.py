@@ -232,9 +232,12 @@ def replay(path: str | Path, step: int | None = None) -> Fault:
     teacher = None if run.teacher is None else Run.load(run.teacher).read_model()
     assembly = build(recipe, key=named_key(jr.key(settings.seed), "init"), teacher=teacher)
     like = eqx.filter_eval_shape(state_before, recipe, assembly)
-    x0, labels = dataset_of(recipe).read("train", np.asarray(record["indices"]))
+    dataset, indices = dataset_of(recipe), np.asarray(record["indices"])
+    x0, labels = dataset.read("train", indices)
+    paired = recipe.data.paired and assembly.coupling is not None
+    eps = jnp.asarray(dataset.noise(indices)) if paired else None
     cond = Conditioning(None if labels is None else jnp.asarray(np.asarray(labels, np.int32)))
-    batch = Sample(jnp.asarray(np.asarray(recipe.data.normalize(x0), np.float32)), cond)
+    batch = Sample(jnp.asarray(np.asarray(recipe.data.normalize(x0), np.float32)), cond, eps)
     key = step_key(settings.seed, record["rollbacks"])
     state = checkpoint.restore(saved, like)
     return _fault(record, recipe, state, setting_of(assembly), batch, key)

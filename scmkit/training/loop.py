@@ -46,7 +46,10 @@ class Trainer:
         self.run, self.settings, self.reporter = run, settings, reporter
         self.stop, self.whole = stop, whole
         self.dataset = dataset_of(recipe)
-        self.loader = Loader(self.dataset, recipe.data, settings.batch_size, settings.seed)
+        noise = recipe.data.paired and assembly.coupling is not None
+        self.loader = Loader(
+            self.dataset, recipe.data, settings.batch_size, settings.seed, noise=noise
+        )
         self.schedule, self.stages = schedule_of(recipe), (0, *recipe.stages)
         self.step_fn = guarded(step_of(recipe))
         state, saved = state_before(recipe, assembly), {}
@@ -124,7 +127,9 @@ class Trainer:
         """Dispatch one step on the next batch."""
         x0, labels = next(self.loader)
         cond = Conditioning(None if labels is None else jnp.asarray(labels))
-        batch = Sample(*self.placement.by_sample((jnp.asarray(x0), cond)))
+        noise = self.loader.last_noise
+        eps = None if noise is None else jnp.asarray(noise)
+        batch = Sample(*self.placement.by_sample((jnp.asarray(x0), cond, eps)))
         given = (self.setting, batch, self.guard.key, self.guard.hold)
         self.state, metrics, hold = self.step_fn(given, self.state)
         self.pace.start()

@@ -16,7 +16,7 @@ from scmkit.runs import checkpoint
 from scmkit.runs.run import Run, refuse_begun
 from scmkit.settings import TrainingSettings, configure
 from scmkit.storage.files import make_directory, plain_path
-from scmkit.training.data_record import know_data
+from scmkit.training.data_record import know_data, mind_pairs
 from scmkit.training.estimate import announce
 from scmkit.training.loop import Trainer
 from scmkit.training.opening import check_recipe, locked, recover
@@ -54,6 +54,7 @@ def train(
         if isinstance(recipe.teacher, TeacherRecord):
             check_teacher(recipe, Run.load(recipe.teacher.path))
         announce(recipe, rehearse(recipe), reporter)
+        mind_pairs(recipe, reporter)
         stop.check("stopped before the run began: nothing was written")
         if name is not None:
             refuse_begun(Path(out) / name)  # Before locking, which leaves a file behind.

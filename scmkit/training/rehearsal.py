@@ -163,10 +163,12 @@ def _gradient(recipe: Recipe, name: str, key: Key) -> Any:
     # By shapes, which cost nothing: a loss on a batch may ask for one that it can divide.
     n = recipe.train.batch_size // recipe.train.accumulate
     x0 = jnp.zeros((n, *recipe.data.shape), jnp.float32)
-    batch = Sample(x0, Conditioning(jnp.zeros(n, jnp.int32) if recipe.data.num_classes else None))
+    cond = Conditioning(jnp.zeros(n, jnp.int32) if recipe.data.num_classes else None)
+    batch = Sample(x0, cond)
     if assembly.coupling is not None:
-        _hold_coupling(assembly.coupling, batch, key)
-        batch = Sample(x0, batch.cond, jnp.zeros_like(x0))
+        stored = jnp.zeros_like(x0) if recipe.data.paired else None
+        _hold_coupling(assembly.coupling, Sample(x0, cond, stored), key)
+        batch = Sample(x0, cond, jnp.zeros_like(x0))
     setting = setting_of(assembly)
     setting = eqx.tree_at(lambda s: s.tangent, setting, _CheckedTangent(setting.tangent))
     setting = checked(setting)
