@@ -39,3 +39,18 @@ class AbstractNetwork(eqx.Module):
         key: Key | None,
     ) -> Float[Array, "*shape"]:
         """`F(x, c_noise)`; a `key` of None switches dropout off."""
+
+
+class AbstractOperator(AbstractNetwork):
+    """A network that gives every time of a trajectory in one pass; the last, the data's, is its output."""
+
+    @abc.abstractmethod
+    def trajectory(
+        self,
+        x: Float[Array, "*shape"],
+        c_noise: Float[Array, " k"],
+        cond: Conditioning,
+        *,
+        key: Key | None,
+    ) -> Float[Array, "times *shape"]:
+        """The outputs at all times; a `key` of None switches dropout off."""
