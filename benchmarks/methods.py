@@ -9,7 +9,7 @@ diffusion model. The residuals are plain squares: one normalised sample by sampl
 
 import argparse
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,11 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from common import write
+from jaxtyping import Array
 
 from scmkit import Model, build, build_model, compose, dataset_of
 from scmkit.composing.build import build_free
-from scmkit.interfaces import UNCONDITIONED, AbstractDensity, Sample
+from scmkit.interfaces import UNCONDITIONED, AbstractDensity, AbstractNoiseProcess, Sample
 from scmkit.plugin import Slot
 from scmkit.testing import exact_model
 from scmkit.training.setup import setting_of, state_before, step_of
@@ -49,6 +50,8 @@ class Method:
     """Whether the teacher is a trained network, whose weights the student starts from."""
     steps: tuple[int, ...] = (1, 2)
     aims_at_the_map: bool = True
+    pairs: bool = False
+    """Whether its data are pairs along the exact map, of noise and sample."""
 
 
 METHODS = {
@@ -149,6 +152,13 @@ METHODS = {
         steps=(1,),
     ),
     "boot": Method(["boot"], steps=(1,)),
+    "flow-matching": Method(
+        ["flow-matching", "diffusion", "uniform", "ddim"],
+        {"ddim.grid": "time", "ddim.to_zero": False},
+        steps=(1, 2, 4),
+    ),
+    "reflow": Method(["reflow"], steps=(1, 2, 4), pairs=True),
+    "reflow-distillation": Method(["reflow-distillation"], steps=(1,), pairs=True),
     "dmd2": Method(
         ["dmd2"],
         {"train.lr": 5e-4, "log-normal.mean": -0.8, "log-normal.std": 1.6},
@@ -160,15 +170,22 @@ METHODS = {
 
 
 def fit(
-    plugins: list[str], settings: dict[str, Any], steps: int, batch: int, teacher: str
+    plugins: list[str],
+    settings: dict[str, Any],
+    steps: int,
+    batch: int,
+    teacher: str,
+    *,
+    paired: bool = False,
 ) -> tuple[Model, Any, AbstractDensity]:
     """The averaged model after a training, its sampler and the density in the model's units.
 
-    `teacher` is `"exact"`, or the name of a model in `TRAINED`.
+    `teacher` is `"exact"`, or the name of a model in `TRAINED`; `paired` data are pairs along the exact map.
     """
     given = NETWORK | TRAINING | {"train.ema": "none", "gmm.size": 20_000} | settings
     given |= {"train.steps": steps, "train.batch_size": batch}
     recipe = compose(plugins, given, data="gmm", base=NOISE)
+    recipe = recipe.replace(data=replace(recipe.data, paired=paired))
     dataset, data = dataset_of(recipe), recipe.data
     density = dataset.density()
     assert density is not None
@@ -190,12 +207,23 @@ def fit(
     )
     step = eqx.filter_jit(step_of(recipe))
     rng = np.random.default_rng(7)
+    if paired:
+        noise, ends = pairs(parts.model.process, density, dataset.size("train"))
     for _ in range(steps):
-        x0, _ = dataset.read("train", rng.integers(0, dataset.size("train"), batch))
-        sample = Sample(jnp.asarray(data.normalize(x0)))
+        chosen = rng.integers(0, dataset.size("train"), batch)
+        if paired:
+            sample = Sample(ends[chosen], eps=noise[chosen])
+        else:
+            sample = Sample(jnp.asarray(data.normalize(dataset.read("train", chosen)[0])))
         state, _ = step(setting, sample, key, state)
     sampler = build_free(Slot.sampler, *recipe.recorded(recipe.sampler))
     return state.generator.ema, sampler, density
+
+
+def pairs(process: AbstractNoiseProcess, density: AbstractDensity, n: int) -> tuple[Array, Array]:
+    """Noise, N(0, 1), and where the exact map takes it."""
+    eps, T = jr.normal(jr.key(11), (n, 1)), process.t_max
+    return eps, jax.vmap(lambda e: density.consistency(process, process.sigma(T) * e, T))(eps)
 
 
 TRAINED: dict[str, Model] = {}
@@ -247,7 +275,11 @@ def main() -> None:
             )[0]
         teacher = "trigflow" if method.trained else "exact"
         rows = scored(
-            *fit(method.plugins, method.settings, args.steps, args.batch, teacher), method
+            *fit(
+                *(method.plugins, method.settings, args.steps, args.batch, teacher),
+                paired=method.pairs,
+            ),
+            method,
         )
         seconds = round(time.perf_counter() - start)
         results += [{"method": name, **row, "seconds": seconds} for row in rows]

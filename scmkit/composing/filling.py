@@ -1,4 +1,4 @@
-"""Who fills which slot: plugins that were named, then those they suggest, a teacher's, and the defaults."""
+"""Who fills which slot: plugins that were named, then a teacher's, those suggested, and the defaults."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -94,7 +94,7 @@ def fill(plugins: Sequence[str], shape: tuple[int, ...], inherited: Mapping[Slot
     if Slot.noise in draft.owners:  # A parameterization may be for its own process only.
         inherited = {s: name for s, name in inherited.items() if s is not Slot.parameterization}
     defaults = {slot: row.default_for(shape) for slot, row in SLOTS.items()}
-    fallback = {slot: n for slot, n in defaults.items() if n} | {**inherited, **suggested}
+    fallback = {slot: n for slot, n in defaults.items() if n} | {**suggested, **inherited}
     _fit_loss(draft, fallback)
     _fill_the_rest(draft, fallback, inherited)
     _refuse_empty(draft)

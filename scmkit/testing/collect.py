@@ -52,8 +52,8 @@ FAMILIES: dict[Slot, Family] = {
     Slot.features: features.FAMILY,
 }
 
-CHOOSY = (Slot.parameterization, Slot.network)
-"""Slots whose parts may be for some processes or some shapes of data only."""
+CHOOSY = (Slot.parameterization, Slot.network, Slot.coupling)
+"""Slots whose parts may be for some processes or some data only."""
 
 
 def checks(plugin: Plugin, *, config: Mapping[str, Any] | None = None) -> list[Check]:
@@ -66,8 +66,8 @@ def checks(plugin: Plugin, *, config: Mapping[str, Any] | None = None) -> list[C
         ones, checks compile it several times.
 
     Parts are built on small vectors and images, with and without classes; the default plugins fill the
-    slots that this one leaves. A case that a network or parameterization turns down, with a `TypeError`
-    or `ValueError` when it is built, is left out, unless it turns down all.
+    slots that this one leaves. A case that a network, parameterization or coupling turns down, with a
+    `TypeError`, `ValueError` or `DataError` when it is built, is left out, unless it turns down all.
     """
     found = [_check(f"plugin/{f.__name__}", partial(f, plugin)) for f in declaration.CHECKS]
     for slot, family in FAMILIES.items():

@@ -34,7 +34,8 @@ class Coupling:
         x0 = data.sigma_data * jr.normal(jr.key(0), (BATCHES, N, *data.shape))
         classes = data.num_classes
         label = jr.randint(jr.key(1), (BATCHES, N), 0, classes) if classes else None
-        self.batches = Sample(x0, Conditioning(label))
+        eps = jr.normal(jr.key(4), x0.shape) if data.paired else None
+        self.batches = Sample(x0, Conditioning(label), eps)
 
     def draw(self, seed: int) -> Sample:
         """All batches, coupled with noise of a seed."""
@@ -81,7 +82,9 @@ def noise_is_normal(given: Coupling) -> None:
 def the_key_decides(given: Coupling) -> None:
     eps = given.drawn.eps
     require(jnp.all(eps == given.draw(2).eps), "one key must always give one noise")
-    require(jnp.any(eps != given.draw(3).eps), "other keys give the same noise")
+    stored = given.batches.eps
+    kept = stored is not None and bool(jnp.all(eps == stored))
+    require(kept or jnp.any(eps != given.draw(3).eps), "other keys give the same noise")
 
 
 def _rows(batches: Sample) -> Float[np.ndarray, "batches n columns"]:
@@ -98,5 +101,9 @@ def _sorted(rows: Float[np.ndarray, "n columns"]) -> Float[np.ndarray, "n column
 FAMILY = Family(
     Coupling,
     (every_sample_has_noise, samples_keep_their_labels, noise_is_normal, the_key_decides),
-    (Case("vector"), Case("labelled-image", shape=(1, 4, 4), num_classes=4)),
+    (
+        Case("vector"),
+        Case("labelled-image", shape=(1, 4, 4), num_classes=4),
+        Case("pairs", num_classes=2, paired=True),
+    ),
 )

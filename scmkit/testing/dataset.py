@@ -99,6 +99,25 @@ def labels_are_class_indices(given: Data) -> None:
         require((whole[: len(x)] == labels).all(), f"labels('{split}') differs from read's labels")
 
 
+def noise_of_pairs_is_normal(given: Data) -> None:
+    dataset = given.dataset
+    if not dataset.paired:
+        return
+    indices = np.arange(min(MANY, dataset.size("train")))
+    noise = dataset.noise(indices)
+    shape = (len(indices), *dataset.shape)
+    require(
+        noise.dtype == np.float32 and noise.shape == shape,
+        f"the noise of {len(indices)} samples must be float32 {shape}, not {noise.dtype} {noise.shape}",
+    )
+    require((noise[::-1] == dataset.noise(indices[::-1])).all(), "noise must follow the indices")
+    mean, std = noise.mean(), noise.std()
+    require(
+        abs(mean) < 6 / np.sqrt(noise.size) and abs(std - 1) < 6 / np.sqrt(2 * noise.size),
+        f"noise must be N(0, 1), but has mean {mean:.3g} and standard deviation {std:.3g}",
+    )
+
+
 def reading_follows_the_indices(given: Data) -> None:
     for split in SPLITS:
         last = given.dataset.size(split) - 1
@@ -185,6 +204,7 @@ FAMILY = Family(
         samples_are_float32_of_one_shape,
         samples_lie_on_their_levels,
         labels_are_class_indices,
+        noise_of_pairs_is_normal,
         reading_follows_the_indices,
         building_again_gives_the_same,
         statistics_are_those_of_the_train_split,

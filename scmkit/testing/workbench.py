@@ -13,6 +13,7 @@ from scmkit.composing.build import named_key
 from scmkit.composing.entries import find
 from scmkit.composing.loading import load
 from scmkit.composing.slots import RECIPE_SLOTS, SLOTS, class_name
+from scmkit.errors import DataError
 from scmkit.interfaces import DataSpec
 from scmkit.models.model import Model
 from scmkit.plugin import TRAINING_SLOTS, Context, Plugin, Slot
@@ -26,14 +27,15 @@ DATA_STD = 0.25
 
 @dataclass(frozen=True)
 class Case:
-    """The data to build for, the noise process where the plugin brings none (None for the default), and the
-    number of noise labels."""
+    """The data to build for, the noise process where the plugin brings none (None for the default), the
+    number of noise labels, and whether the data has a noise stored with each sample."""
 
     name: str = ""
     shape: tuple[int, ...] = (3,)
     num_classes: int = 0
     noise: str | None = None
     noise_labels: int = 1
+    paired: bool = False
 
 
 class Bench:
@@ -60,6 +62,7 @@ class Bench:
             num_classes=self.case.num_classes,
             shift=(0.0,) * channels,
             scale=(1.0,) * channels,
+            paired=self.case.paired,
         )
 
     def build(self, slot: Slot) -> Any:
@@ -93,9 +96,9 @@ class Bench:
         return exact_model(self.build(Slot.parameterization), Gaussian.isotropic(DATA_STD))
 
     def refuses(self, slot: Slot) -> bool:
-        """Whether the plugin's factory turns this case down with a `TypeError` or `ValueError`.
+        """Whether the plugin's factory turns this case down with a `TypeError`, `ValueError` or `DataError`.
 
-        A network may serve images only, a parameterization one process only.
+        A network may serve images only, a parameterization one process only, a coupling paired data only.
         """
         trial = Bench(self.plugin, self.options, self.case)
         try:
@@ -104,7 +107,7 @@ class Bench:
             jax.errors.JAXTypeError
         ):  # A factory that cannot be traced refuses nothing: it is broken.
             return False
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, DataError):
             return True
         except Exception:
             return False

@@ -3,23 +3,24 @@
 from dataclasses import dataclass
 from typing import Annotated
 
+import jax.random as jr
 from annotated_types import Ge, Le
 
 from scmkit.interfaces import AbstractDistance, AbstractLoss, LossOutput, Sample, Scene
 from scmkit.losses import noised
 from scmkit.models.model import Model
 from scmkit.plugin import Context, NoOptions, Plugin, Slot
-from scmkit.types import Key
+from scmkit.types import Key, sum_dtype
+from scmkit_plugins.methods import diffusion
 from scmkit_plugins.methods._data_tangent import build_data_tangent
-from scmkit_plugins.methods.diffusion import build_loss
 
 
 @dataclass(frozen=True)
-class Options:
-    """Options of reflow."""
+class Options(diffusion.Options):
+    """Options of reflow, which are those of diffusion training."""
 
     label_dropout: Annotated[float, Ge(0), Le(1)] = 0.0
-    """Share of samples trained without their label, which guidance needs."""
+    """Share of samples trained without their label, which guidance needs: none, as pairs may be guided."""
 
 
 class ReflowDistillationLoss(AbstractLoss):
@@ -32,9 +33,10 @@ class ReflowDistillationLoss(AbstractLoss):
     distance: AbstractDistance
 
     def __call__(self, model: Model, scene: Scene, sample: Sample, *, key: Key) -> LossOutput:
-        T = model.process.t_max
-        eps = noised(model.process, sample, T, key=key).eps
-        f = model.denoise(model.process.sigma(T) * eps, T, sample.cond, key=key)
+        k_noise, k_dropout = jr.split(key)
+        T = model.process.t_max.astype(sum_dtype(sample.x0.dtype))
+        eps = noised(model.process, sample, T, key=k_noise).eps
+        f = model.denoise(model.process.sigma(T) * eps, T, sample.cond, key=k_dropout)
         distance = self.distance(f, sample.x0)
         return LossOutput(distance, {"distance": distance}, model.process.ratio(T))
 
@@ -46,7 +48,7 @@ def build_distillation(config: NoOptions, context: Context, *, key: Key) -> Refl
 flow = Plugin(
     name="reflow",
     summary="rectified flow again, on the pairs of the flow before (arXiv 2209.03003)",
-    provides={Slot.tangent: build_data_tangent, Slot.loss: build_loss},
+    provides={Slot.tangent: build_data_tangent, Slot.loss: diffusion.build_loss},
     config=Options,
     uses=(Slot.coupling,),
     drops_labels=lambda config: config.label_dropout > 0,
@@ -70,6 +72,7 @@ distillation = Plugin(
         Slot.coupling: "stored",
         Slot.sampler: "consistency",
     },
-    settings={"consistency.steps": (1,), "l2.squared": True},
+    drops_labels=lambda config: False,
+    settings={"consistency.steps": (1,)},
     makes="generator",
 )
