@@ -22,7 +22,7 @@ import numpy as np
 from common import write
 from jaxtyping import Array, Float
 
-from scmkit import build, compose
+from scmkit import Recipe, build, build_model, compose
 from scmkit.data import StoreWriter
 from scmkit.interfaces import AbstractNetwork, Conditioning, Sample
 from scmkit.training.guarded import guarded
@@ -49,7 +49,9 @@ class Contestant:
         dtype: jnp.dtype | None = None,
     ) -> None:
         recipe = compose(plugins, {"train.batch_size": batch, **(settings or {})}, data=str(data))
-        assembly = build(recipe, key=jr.key(0))
+        teacher = recipe.teacher if isinstance(recipe.teacher, Recipe) else None
+        followed = None if teacher is None else build_model(teacher, key=jr.key(1))
+        assembly = build(recipe, key=jr.key(0), teacher=followed)
         model = assembly.model
         if dtype is not None:
             model = eqx.tree_at(lambda m: m.network, model, InDtype(model.network, dtype))
