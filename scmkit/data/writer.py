@@ -148,7 +148,10 @@ class StoreWriter:
         beside = {name: values for name, values in given.items() if values is not None}
         due = {name: (len(samples), *of) for name, of in self._beside(split).items()}
         if {name: values.shape for name, values in beside.items()} != due:
-            raise ValueError(f"these samples come with {due or 'neither noise nor states'}")
+            raise ValueError(
+                "the training samples of a store of pairs come with noise, no others, and with states where "
+                f"it has times: {due or 'neither'} here"
+            )
         if any(values.dtype != np.float32 for values in beside.values()):
             raise ValueError("noise and states must be float32")
         if self.dtype == "float32":

@@ -11,11 +11,11 @@ TIMES = "times"
 
 
 class TemporalFourier(eqx.Module):
-    r"""$h_j + \mathrm{LeakyReLU}(\mathcal F^{-1}(R_k\,\mathcal F(h)_k))_j$, on the lowest frequencies alone.
+    r"""$h_j + \mathrm{SiLU}(\mathcal F^{-1}(R_k\,\mathcal F(h)_k))_j$, on the lowest frequencies alone.
 
     $\mathcal F$ is the discrete Fourier transform over the `TIMES` axis, $R_k$ a complex matrix of the
     channels for each of the `modes` lowest frequencies. It starts silent (DFNO, arXiv 2211.13449,
-    Section 3.2; devzhk/DSNO-pytorch, `TimeConv`).
+    Section 3.2; devzhk/DSNO-pytorch, `TimeConv`, whose LeakyReLU has kinks that forward mode cannot see).
     """
 
     weight: Float[Array, "2 modes c c"]
@@ -36,4 +36,4 @@ class TemporalFourier(eqx.Module):
             # Of a real signal every frequency but the first and the last stands for two.
             share = (1 if k in (0, times / 2) else 2) / times
             mixed = mixed + share * (cos * (re @ a - im @ b) - sin * (re @ b + im @ a))
-        return h + jax.nn.leaky_relu(mixed)
+        return h + jax.nn.silu(mixed)
