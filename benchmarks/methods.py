@@ -92,6 +92,18 @@ METHODS = {
     "meanflow": Method(
         ["meanflow", "tangent=scd"], {"meanflow.power": 0.0, "train.beta2": 0.99}, steps=(1, 2, 4)
     ),
+    "meanflow-from-weights": Method(
+        ["meanflow", "tangent=scd"],
+        {"meanflow.power": 0.0, "train.beta2": 0.99},
+        trained=True,
+        steps=(1, 2, 4),
+    ),
+    "meanflow-decoupled": Method(
+        ["meanflow", "tangent=scd"],
+        {"meanflow.power": 0.0, "train.beta2": 0.99, "mlp.decoupled": 1},
+        trained=True,
+        steps=(1, 2, 4),
+    ),
     "improved-meanflow": Method(
         ["improved-meanflow", "tangent=scd"],
         {"improved-meanflow.power": 0.0, "train.beta2": 0.99},

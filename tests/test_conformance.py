@@ -57,6 +57,15 @@ SMALL = {
     },
     "fashion-mnist": {"path": str(write_mnist_format(Path(tempfile.mkdtemp())))},
     "mlp": {"width": 16, "depth": 2, "embedding_dim": 16},
+    "operator-mlp": {"width": 16, "depth": 2, "embedding_dim": 16},
+    "operator-unet": {
+        "channels": 8,
+        "multipliers": (1, 2),
+        "blocks": 1,
+        "head_dim": 4,
+        "attention_resolutions": (),
+        "embedding_dim": 16,
+    },
     "unet": {
         "channels": 8,
         "multipliers": (1, 2),

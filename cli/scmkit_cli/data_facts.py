@@ -89,5 +89,10 @@ def _of_pairs(pairs: dict[str, Any]) -> list[str]:
             for name, value in given.items()
             if value is not None
         ),
+        *(
+            [f"states at noise-to-signal ratios {', '.join(f'{t:.4g}' for t in pairs['times'])}"]
+            if pairs["times"]
+            else []
+        ),
         f"seed {pairs['seed']}",
     ]

@@ -43,6 +43,16 @@ def pairs(
             show_default=False,
         ),
     ] = None,
+    times: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            max=LARGEST,
+            help="Store trajectories of so many times, equal steps of the sampler's grid, the last of "
+            "which is the sample; for dfno.",
+            show_default=False,
+        ),
+    ] = None,
     guidance: Guidance = None,
     guide: Guide = None,
     guidance_interval: Interval = None,
@@ -62,7 +72,7 @@ def pairs(
     from scmkit.composing.slots import USUAL_SAMPLERS
     from scmkit.data.layout import PairsRecord
     from scmkit.data.writer import refuse_existing
-    from scmkit.sampling import write_pairs
+    from scmkit.sampling import times_of, write_pairs
     from scmkit.settings import configure
 
     refuse_existing(dest)
@@ -73,6 +83,7 @@ def pairs(
     options = {**recorded, **by_plugin(parse_settings(settings)).get(sampler, {})}
     method = build_free(Slot.sampler, named, options)
     model, process = guided(loaded, guidance, guide, guidance_interval), recipe.slots[Slot.noise]
+    taken = steps or int(method.usual_steps[0])
     record = PairsRecord(
         run=str(loaded.path.resolve()),
         step=loaded.step,
@@ -82,11 +93,12 @@ def pairs(
         noise_std=float(model.process.sigma(model.process.t_max)),
         sampler=sampler,
         sampler_options=asdict(configure(load(find(named)).config, options, sampler)),
-        steps=steps or method.usual_steps[0],
+        steps=taken,
         seed=seed,
         guidance=guidance,
         guide=None if guide is None else str(guide.resolve()),
         guidance_interval=guidance_interval,
+        times=() if times is None else times_of(method, sampler, model, taken, times),
     )
     n = n or dataset.size("train")
     with counting("drawing") as counted:

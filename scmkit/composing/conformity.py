@@ -18,6 +18,7 @@ from scmkit.interfaces import (
     AbstractDistance,
     AbstractHiddenNetwork,
     AbstractNetwork,
+    AbstractOperator,
     Conditioning,
     hidden_of,
 )
@@ -126,6 +127,36 @@ class CheckedNetwork(AbstractHiddenNetwork):
         return h
 
 
+class CheckedOperator(AbstractOperator):
+    """The same for a network that gives a trajectory."""
+
+    inner: AbstractOperator
+
+    def trajectory(
+        self,
+        x: Float[Array, "*shape"],
+        c_noise: Float[Array, " k"],
+        cond: Conditioning,
+        *,
+        key: Key | None,
+    ) -> Float[Array, "..."]:
+        F = self.inner.trajectory(x, c_noise, cond, key=key)
+        expect_array(self.inner, "network's trajectory", F, ("t", *x.shape), jnp.float32, x.dtype)
+        return F
+
+    def __call__(
+        self,
+        x: Float[Array, "*shape"],
+        c_noise: Float[Array, " k"],
+        cond: Conditioning,
+        *,
+        key: Key | None,
+    ) -> Float[Array, "..."]:
+        F = self.inner(x, c_noise, cond, key=key)
+        expect_array(self.inner, "network", F, x.shape, jnp.float32, x.dtype)
+        return F
+
+
 class CheckedDistance(AbstractDistance):
     """A distance whose answer is held against its interface, wherever it is traced."""
 
@@ -140,7 +171,11 @@ class CheckedDistance(AbstractDistance):
 def checked(tree: T) -> T:
     """A tree in which networks and distances, such as those of a model and a loss, are held against their
     interfaces."""
-    kinds = {AbstractNetwork: CheckedNetwork, AbstractDistance: CheckedDistance}
+    kinds = {
+        AbstractOperator: CheckedOperator,  # A network too, and so the first.
+        AbstractNetwork: CheckedNetwork,
+        AbstractDistance: CheckedDistance,
+    }
 
     def held(node: Any) -> Any:
         return next((kinds[kind](node) for kind in kinds if isinstance(node, kind)), node)

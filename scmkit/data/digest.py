@@ -26,11 +26,14 @@ class RunningDigest:
         samples: Float[np.ndarray, "n *shape"],
         labels: Int[np.ndarray, " n"] | None,
         noise: Float[np.ndarray, "n *shape"] | None = None,
+        states: Float[np.ndarray, "n times *shape"] | None = None,
     ) -> None:
-        """Add samples as they are read: float32 in the data's units, int32 labels, noise of paired data."""
+        """Add samples as they are read: float32 in the data's units, int32 labels, and what pairs have."""
         self._size += len(samples)
         if noise is not None:
             samples = np.stack([samples, noise], axis=1)
+        if states is not None:
+            samples = np.concatenate([samples, states], axis=1)
         self._samples.update(np.ascontiguousarray(samples, "<f4").reshape(-1).data)
         if labels is not None:
             self._labels.update(np.ascontiguousarray(labels, "<i4").data)
@@ -70,6 +73,8 @@ def _split(dataset: AbstractDataset, split: Split, limit: int | None) -> SplitDi
         indices = (
             places if whole else np.asarray([int(i) * (size - 1) // (count - 1) for i in places])
         )
-        noise = dataset.noise(indices) if dataset.paired and split == "train" else None
-        running.update(*dataset.read(split, indices), noise)
+        paired = dataset.paired and split == "train"
+        noise = dataset.noise(indices) if paired else None
+        states = dataset.states(indices) if paired and dataset.times else None
+        running.update(*dataset.read(split, indices), noise, states)
     return running.result(size)

@@ -41,6 +41,7 @@ class PairsRecord:
         that divided by it, N(0, I).
     - `sampler`, `sampler_options`, `steps`, `seed`: what took the noise to the sample.
     - `guidance`, `guide`, `guidance_interval`: the guidance of the model, as it was asked for.
+    - `times`: noise-to-signal ratios, descending, of the states that are stored between noise and sample.
     """
 
     run: str
@@ -56,6 +57,7 @@ class PairsRecord:
     guidance: float | None = None
     guide: str | None = None
     guidance_interval: str | None = None
+    times: tuple[Annotated[float, Gt(0)], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -31,4 +31,5 @@ def spec_of(
         clip=clip,
         class_names=dataset.class_names,
         paired=dataset.paired,
+        times=dataset.times,
     )

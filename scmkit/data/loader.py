@@ -15,6 +15,7 @@ from scmkit.interfaces import AbstractDataset, DataSpec, Split
 
 Batch = tuple[Float[np.ndarray, "b *shape"], Int[np.ndarray, " b"] | None]
 Noise = Float[np.ndarray, "b *shape"]
+States = Float[np.ndarray, "b times *shape"]
 
 _AHEAD = 2
 
@@ -41,11 +42,13 @@ class Loader(Iterator[Batch]):
     - `seed`: of the order.
     - `start`: the index of the first batch.
     - `noise`: whether the noise of each sample is read, too, into `last_noise`; of the train split of data
-        that is `paired`.
+        that is `paired`. So are the states from there to the sample, if there are any, into `last_states`.
     """
 
     last_noise: Noise | None = None
     """The noise of the samples that `next` returned last; None where none is read."""
+    last_states: States | None = None
+    """Their states between noise and sample, in the model's units; None where none are read."""
 
     def __init__(
         self,
@@ -77,7 +80,7 @@ class Loader(Iterator[Batch]):
         self._position = start * batch_size
         self._epoch: tuple[int, np.ndarray] | None = None
         self._lock = threading.Lock()
-        self._ahead: deque[Future[tuple[Batch, Noise | None]]] = deque()
+        self._ahead: deque[Future[tuple[Batch, Noise | None, States | None]]] = deque()
         self._reader: ThreadPoolExecutor | None = None
 
     def _order(self, epoch: int) -> Int[np.ndarray, " size"]:
@@ -100,13 +103,16 @@ class Loader(Iterator[Batch]):
             missing -= len(parts[-1])
         return np.concatenate(parts)
 
-    def _load(self, position: int) -> tuple[Batch, Noise | None]:
+    def _load(self, position: int) -> tuple[Batch, Noise | None, States | None]:
         with self._lock:
             indices = self._indices(position)
             samples, labels = self._dataset.read(self._split, indices)
             noise = np.asarray(self._dataset.noise(indices), np.float32) if self._noise else None
+            states = self._dataset.states(indices) if self._noise and self._dataset.times else None
         x = np.asarray(self._spec.normalize(samples), np.float32)
-        return (x, None if labels is None else np.asarray(labels, np.int32)), noise
+        if states is not None:
+            states = np.asarray(self._spec.normalize(states), np.float32)
+        return (x, None if labels is None else np.asarray(labels, np.int32)), noise, states
 
     def __iter__(self) -> "Loader":
         return self
@@ -118,7 +124,7 @@ class Loader(Iterator[Batch]):
             position = self._position + len(self._ahead) * self._batch_size
             self._ahead.append(self._reader.submit(self._load, position))
         try:
-            batch, self.last_noise = self._ahead[0].result()
+            batch, self.last_noise, self.last_states = self._ahead[0].result()
         except BaseException:
             # Keeps the position, so that a second attempt reads the same batch.
             self._drop()

@@ -1,5 +1,6 @@
 """Writing the samples of a split, a whole shard at a time."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ from scmkit.interfaces import SplitDigest
 
 
 class SplitWriter:
-    """Collects samples into whole shards, so that each shard is written once."""
+    """Collects samples into whole shards, so that each shard is written once.
+
+    `beside` names the arrays that are kept with the samples, `noise` and `states`, and their shapes.
+    """
 
     def __init__(
         self,
@@ -22,15 +26,19 @@ class SplitWriter:
         dtype: StoredDtype,
         *,
         labelled: bool,
-        paired: bool,
+        beside: Mapping[str, tuple[int, ...]],
     ) -> None:
         self._samples = create_samples(folder / "samples", shape, dtype)
         self._labels = create_labels(folder / "labels") if labelled else None
-        self._noise = create_samples(folder / "noise", shape, "float32") if paired else None
+        self._beside = {
+            name: create_samples(folder / name, of, "float32") for name, of in beside.items()
+        }
         _, self._shard = samples_per_shard(shape, np.dtype(dtype).itemsize)
         self._buffer = np.empty((self._shard, *shape), dtype)
         self._buffered_labels = np.empty(self._shard, np.int32)
-        self._buffered_noise = np.empty((self._shard, *shape) if paired else 0, np.float32)
+        self._buffered_beside = {
+            name: np.empty((self._shard, *of), np.float32) for name, of in beside.items()
+        }
         self._filled = 0
         self._written = 0
         self._digest = RunningDigest()
@@ -48,7 +56,7 @@ class SplitWriter:
         self,
         samples: Shaped[np.ndarray, "n *shape"],
         labels: Int[np.ndarray, " n"] | None,
-        noise: Float[np.ndarray, "n *shape"] | None = None,
+        beside: Mapping[str, Float[np.ndarray, "n ..."]],
     ) -> None:
         taken = 0
         while taken < len(samples):
@@ -57,8 +65,8 @@ class SplitWriter:
             self._buffer[target] = samples[taken : taken + count]
             if labels is not None:
                 self._buffered_labels[target] = labels[taken : taken + count]
-            if noise is not None:
-                self._buffered_noise[target] = noise[taken : taken + count]
+            for name, values in beside.items():
+                self._buffered_beside[name][target] = values[taken : taken + count]
             self._filled += count
             taken += count
             if self._filled == self._shard:
@@ -69,19 +77,19 @@ class SplitWriter:
             return
         start, stop = self._written, self._written + self._filled
         samples, labels = self._buffer[: self._filled], self._buffered_labels[: self._filled]
-        noise = self._buffered_noise[: self._filled]
+        beside = {name: values[: self._filled] for name, values in self._buffered_beside.items()}
         self._samples = _extend(self._samples, start, stop, samples)
         if self._labels is not None:
             self._labels = _extend(self._labels, start, stop, labels)
-        if self._noise is not None:
-            self._noise = _extend(self._noise, start, stop, noise)
+        for name, values in beside.items():
+            self._beside[name] = _extend(self._beside[name], start, stop, values)
         rows = rows_at_once(samples.shape[1:])
         for first in range(0, len(samples), rows):
             block = samples[first : first + rows]
             self._digest.update(
                 from_uint8(block) if block.dtype == np.uint8 else block,
                 None if self._labels is None else labels[first : first + rows],
-                None if self._noise is None else noise[first : first + rows],
+                **{name: values[first : first + rows] for name, values in beside.items()},
             )
         self._written, self._filled = stop, 0
 

@@ -51,6 +51,7 @@ class Store(AbstractDataset):
         self.class_names = self.metadata.class_names
         self.levels = 256 if self.metadata.dtype == "uint8" else 0
         self.paired = self.metadata.pairs is not None
+        self.times = self.metadata.pairs.times if self.metadata.pairs else ()
         self._ram_limit = ram_limit
         self._arrays: dict[tuple[Split, str], Any] = {}
         self._check_files()
@@ -60,6 +61,9 @@ class Store(AbstractDataset):
                 self._open(split, "labels", (self.size(split),), "int32")
         if self.paired:
             self._open("train", "noise", (self.size("train"), *self.shape), "float32")
+        if self.times:
+            shape = (self.size("train"), len(self.times), *self.shape)
+            self._open("train", "states", shape, "float32")
 
     def _check_files(self) -> None:
         for name, expected in self.metadata.files.items():
@@ -129,6 +133,12 @@ class Store(AbstractDataset):
             return super().noise(indices)
         self._check_range("train", indices)
         return self._read("train", "noise", indices)
+
+    def states(self, indices: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n times *shape"]:
+        if not self.times:
+            return super().states(indices)
+        self._check_range("train", indices)
+        return self._read("train", "states", indices)
 
     def _check_range(self, split: Split, indices: Int[np.ndarray, " n"]) -> None:
         if len(indices) and not 0 <= indices.min() <= indices.max() < self.size(split):

@@ -99,7 +99,7 @@ class StoreWriter:
                     self.shape,
                     self.dtype,
                     labelled=self.num_classes > 0,
-                    paired=self._paired(split),
+                    beside=self._beside(split),
                 )
                 self._splits[split] = writer
         except (ValueError, OSError, RunError) as error:
@@ -110,8 +110,12 @@ class StoreWriter:
             raise
         return self
 
-    def _paired(self, split: Split) -> bool:
-        return self.pairs is not None and split == "train"
+    def _beside(self, split: Split) -> dict[str, tuple[int, ...]]:
+        """What is kept with the samples of a split, and its shape."""
+        if self.pairs is None or split != "train":
+            return {}
+        times = len(self.pairs.times)
+        return {"noise": self.shape} | ({"states": (times, *self.shape)} if times else {})
 
     def append(
         self,
@@ -119,10 +123,12 @@ class StoreWriter:
         samples: Shaped[np.ndarray, "n *shape"],
         labels: Int[np.ndarray, " n"] | None = None,
         noise: Float[np.ndarray, "n *shape"] | None = None,
+        states: Float[np.ndarray, "n times *shape"] | None = None,
     ) -> None:
         """Adds samples of the declared shape and dtype, with labels if there are classes.
 
-        The `noise` of each, in float32, comes with the training samples of a store of pairs, and no others.
+        The `noise` of each, in float32, comes with the training samples of a store of pairs, and no others;
+        so do the `states` between where the pairs have times.
         """
         if self._folder is None:
             raise ValueError(
@@ -138,10 +144,16 @@ class StoreWriter:
             _check_labels(self.path, labels, len(samples), self.num_classes, writer.size)
         elif labels is not None:
             raise ValueError("labels were given, but num_classes is 0")
-        if (noise is not None) != self._paired(split):
-            raise ValueError("the training samples of a store of pairs come with noise, no others")
-        if noise is not None and (noise.dtype != np.float32 or noise.shape != samples.shape):
-            raise ValueError(f"noise must be float32 {samples.shape}, like the samples")
+        given = {"noise": noise, "states": states}
+        beside = {name: values for name, values in given.items() if values is not None}
+        due = {name: (len(samples), *of) for name, of in self._beside(split).items()}
+        if {name: values.shape for name, values in beside.items()} != due:
+            raise ValueError(
+                "the training samples of a store of pairs come with noise, no others, and with states where "
+                f"it has times: {due or 'neither'} here"
+            )
+        if any(values.dtype != np.float32 for values in beside.values()):
+            raise ValueError("noise and states must be float32")
         if self.dtype == "float32":
             finite = np.isfinite(samples).all(axis=tuple(range(1, samples.ndim)))
             if not finite.all():
@@ -153,7 +165,7 @@ class StoreWriter:
         if split == "train":
             self._statistics.update(samples)
         try:
-            writer.append(samples, labels, noise)
+            writer.append(samples, labels, beside)
         except (ValueError, OSError) as error:
             raise self._explained(error) from error
 

@@ -29,6 +29,7 @@ from scmkit.interfaces.model import AbstractModel as AbstractModel
 from scmkit.interfaces.network import UNCONDITIONED as UNCONDITIONED
 from scmkit.interfaces.network import AbstractHiddenNetwork as AbstractHiddenNetwork
 from scmkit.interfaces.network import AbstractNetwork as AbstractNetwork
+from scmkit.interfaces.network import AbstractOperator as AbstractOperator
 from scmkit.interfaces.network import Conditioning as Conditioning
 from scmkit.interfaces.network import hidden_of as hidden_of
 from scmkit.interfaces.noise import AbstractNoiseProcess as AbstractNoiseProcess
@@ -41,6 +42,7 @@ from scmkit.interfaces.parameterization import Coefficients as Coefficients
 from scmkit.interfaces.proposal import AbstractProposal as AbstractProposal
 from scmkit.interfaces.sample import Point as Point
 from scmkit.interfaces.sample import Sample as Sample
+from scmkit.interfaces.sampler import AbstractPathSampler as AbstractPathSampler
 from scmkit.interfaces.sampler import AbstractSampler as AbstractSampler
 from scmkit.interfaces.sampler import SamplerOutput as SamplerOutput
 from scmkit.interfaces.scene import Scene as Scene

@@ -39,6 +39,8 @@ class AbstractDataset(abc.ABC):
     """Names of the classes, in the order of their indices; empty where they have none."""
     paired: bool = False
     """Whether every training sample has a noise of its own, which `noise` reads."""
+    times: tuple[float, ...] = ()
+    """Noise-to-signal ratios, descending, of the states that are stored from each noise to its sample."""
 
     @abc.abstractmethod
     def size(self, split: Split) -> int:
@@ -64,6 +66,13 @@ class AbstractDataset(abc.ABC):
         """The noise of the training samples at `indices`, N(0, I) as float32; for data that is `paired`."""
         raise NotImplementedError(f"{type(self).__name__} has no noise stored with its samples")
 
+    def states(self, indices: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n times *shape"]:
+        """The states of the training samples at `indices`, at the data's `times`, as float32.
+
+        Each is divided by its process's `alpha`, and in the data's units, as samples are.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no states stored with its samples")
+
     @abc.abstractmethod
     def statistics(self) -> Statistics:
         """The mean and standard deviation of the training split, by which data is normalized."""
@@ -77,7 +86,7 @@ class AbstractDataset(abc.ABC):
 class SplitDigest:
     """The size of a split, and SHA-256 of its samples (float32, as they are read) and labels (int32).
 
-    Of paired data each sample is followed by its noise.
+    Of paired data each sample is followed by its noise, and by the states from there to it.
     """
 
     size: int
@@ -138,6 +147,8 @@ class DataSpec:
     """Names of the classes; empty where they have none, or none are known."""
     paired: bool = False
     """Whether every training sample has a noise of its own, for a coupling to give it."""
+    times: tuple[float, ...] = ()
+    """Noise-to-signal ratios, descending, of the states stored from each noise to its sample."""
 
     def __post_init__(self) -> None:
         if self.class_names and len(self.class_names) != self.num_classes:
@@ -152,7 +163,11 @@ class DataSpec:
 
     def denormalize(self, x: Float[np.ndarray, "n *shape"]) -> Float[np.ndarray, "n *shape"]:
         """From the model's units back to the data's; images are clipped to [-1, 1]."""
-        return self.clipped(x / self._channelwise(self.scale) + self._channelwise(self.shift))
+        return self.clipped(self.unscaled(x))
+
+    def unscaled(self, x: Float[np.ndarray, "n *shape"]) -> Float[np.ndarray, "n *shape"]:
+        """The inverse of `normalize`, without clipping."""
+        return x / self._channelwise(self.scale) + self._channelwise(self.shift)
 
     def clipped(self, raw: Float[np.ndarray, "n *shape"]) -> Float[np.ndarray, "n *shape"]:
         """Images clipped to [-1, 1]; other data as it is."""

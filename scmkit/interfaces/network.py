@@ -69,3 +69,18 @@ def hidden_of(
     if isinstance(network, AbstractHiddenNetwork):
         return network.hidden(x, c_noise, cond, key=key)
     return jnp.moveaxis(network(x, c_noise, cond, key=key), 0, -1)
+
+
+class AbstractOperator(AbstractNetwork):
+    """A network that gives every time of a trajectory in one pass; the last, the data's, is its output."""
+
+    @abc.abstractmethod
+    def trajectory(
+        self,
+        x: Float[Array, "*shape"],
+        c_noise: Float[Array, " k"],
+        cond: Conditioning,
+        *,
+        key: Key | None,
+    ) -> Float[Array, "times *shape"]:
+        """The outputs at all times; a `key` of None switches dropout off."""

@@ -41,3 +41,23 @@ class AbstractSampler(eqx.Module):
         key: Key,
     ) -> SamplerOutput:
         """The sample that `noise`, a draw of `process.prior`, leads to in `steps` steps."""
+
+
+class AbstractPathSampler(AbstractSampler):
+    """A sampler without fresh noise that can tell the states through which it goes."""
+
+    @abc.abstractmethod
+    def ratios(self, model: AbstractModel, times: int) -> Float[Array, " times"]:
+        """The noise-to-signal ratios of `times` equal steps of its grid, where each ends."""
+
+    @abc.abstractmethod
+    def path(
+        self,
+        model: AbstractModel,
+        noise: Float[Array, "*shape"],
+        cond: Conditioning,
+        *,
+        steps: int,
+        times: int,
+    ) -> Float[Array, "times *shape"]:
+        """The states at the `ratios`, in the model's units, the last of which is the sample."""

@@ -1,6 +1,6 @@
 """Times and conditions as one embedding vector, which networks are told besides their input."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import equinox as eqx
 import jax
@@ -84,6 +84,25 @@ def with_end(
 ) -> Float[Array, " dim"]:
     """`x`, and what the time at which a flow map's jump ends adds to it."""
     return x if end is None else x + end(embedding(c_noise[1:]))
+
+
+def both_ends(
+    embed: Callable[[Float[Array, " k"], Conditioning], Float[Array, " dim"]],
+    c_noise: Float[Array, " k"],
+    cond: Conditioning,
+    *,
+    decoupled: bool,
+) -> tuple[Float[Array, " dim"], Float[Array, " dim"]]:
+    """What the first and the last part of a network are told of the times of a flow map's jump.
+
+    Decoupled, the first part is told where the jump starts and the last where it ends, by one embedding of
+    one label: the weights are those of a diffusion model, whose output a jump from `t` to `t` has
+    (Decoupled MeanFlow, arXiv 2510.24474). Otherwise both parts are told both.
+    """
+    if not decoupled or c_noise.shape[0] == 1:
+        emb = embed(c_noise, cond)
+        return emb, emb
+    return embed(c_noise[:1], cond), embed(c_noise[1:], cond)
 
 
 def class_row(cond: Conditioning, num_classes: int) -> Int[Array, ""] | None:

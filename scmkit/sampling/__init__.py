@@ -27,6 +27,7 @@ from scmkit.sampling.grid import angle_of as angle_of
 from scmkit.sampling.grid import ratio_on_grid as ratio_on_grid
 from scmkit.sampling.grid import time_at_angle as time_at_angle
 from scmkit.sampling.grid import time_grid as time_grid
+from scmkit.sampling.pairs import times_of as times_of
 from scmkit.sampling.pairs import write_pairs as write_pairs
 from scmkit.sampling.pf_ode import at_end as at_end
 from scmkit.sampling.pf_ode import controller_called as controller_called

@@ -4,10 +4,12 @@ import os
 from collections.abc import Callable, Iterator
 from itertools import count
 
+import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Array, Float, Int
 
 from scmkit.arguments import as_count, as_seed
 from scmkit.composing.blame import blaming
@@ -17,6 +19,7 @@ from scmkit.errors import UsageError
 from scmkit.interfaces import (
     AbstractDataset,
     AbstractModel,
+    AbstractPathSampler,
     AbstractSampler,
     Conditioning,
     DataSpec,
@@ -46,7 +49,8 @@ def write_pairs(
     - `model`, `data`: what draws, and a description of its data.
     - `dataset`: the data itself: labels are drawn from those of its train split, and its test split becomes
         the store's, so that what learns from the pairs is held against real samples.
-    - `sampler`: as the `record` names it, in the record's number of steps, with its seed and guidance.
+    - `sampler`: as the `record` names it, in the record's number of steps, with its seed and guidance. Where
+        the record has times, it is one whose `path` has them, and its states there are kept, too.
     - `progress`: called with the number of pairs so far and that of all.
 
     A smaller `n` gives the first of a larger one's pairs. Raises `UsageError` for a sampler that adds fresh
@@ -76,13 +80,18 @@ def write_pairs(
             noise = prior(model, data, BATCH, key=k_noise)[:size]
             cond = Conditioning(None if labels is None else jnp.asarray(labels))
             cond = with_guidance(cond, size, record.guidance)
-            out = draw(model, sampler, noise, cond, steps=record.steps, key=k_sampler)
-            here = min(size, n - done)
+            here, path = min(size, n - done), None
+            if record.times and isinstance(sampler, AbstractPathSampler):
+                states = _paths(model, sampler, noise, cond, record.steps, len(record.times) + 1)
+                x, path = states[:, -1], _signals(model, data, states[:, :-1], record.times)[:here]
+            else:
+                x = draw(model, sampler, noise, cond, steps=record.steps, key=k_sampler).x
             writer.append(
                 "train",
-                np.asarray(data.denormalize(np.asarray(out.x)), np.float32)[:here],
+                np.asarray(data.denormalize(np.asarray(x)), np.float32)[:here],
                 None if labels is None else labels[:here],
                 np.asarray(noise / record.noise_std, np.float32)[:here],
+                path,
             )
             done += here
             progress(done, n)
@@ -91,6 +100,49 @@ def write_pairs(
         for samples, labels in _blocks(dataset):
             writer.append("test", samples, labels)
     return Store(dest)
+
+
+def times_of(
+    sampler: AbstractSampler, name: str, model: AbstractModel, steps: int, times: int
+) -> tuple[float, ...]:
+    """The noise-to-signal ratios of the states that a trajectory of `times` times has before its end.
+
+    Raises `UsageError` for a sampler that tells no states, and for steps that do not divide into the times.
+    """
+    if not isinstance(sampler, AbstractPathSampler):
+        raise UsageError(
+            f"the sampler '{name}' does not tell the states on its way: name one that does, such as "
+            "--sampler pf-ode"
+        )
+    if steps % times:
+        raise UsageError(
+            f"{steps} steps do not divide into {times} times: set --steps to a multiple of {times}"
+        )
+    return tuple(float(ratio) for ratio in sampler.ratios(model, times)[:-1])
+
+
+@eqx.filter_jit
+def _paths(
+    model: AbstractModel,
+    sampler: AbstractPathSampler,
+    noise: Float[Array, "n *shape"],
+    cond: Conditioning,
+    steps: int,
+    times: int,
+) -> Float[Array, "n times *shape"]:
+    def one(noise: Array, cond: Conditioning) -> Array:
+        return sampler.path(model, noise, cond, steps=steps, times=times)
+
+    return jax.vmap(one)(noise, cond)
+
+
+def _signals(
+    model: AbstractModel, data: DataSpec, states: Array, ratios: tuple[float, ...]
+) -> Float[np.ndarray, "n times *shape"]:
+    """States divided by the process's `alpha`, in the data's units."""
+    times = jax.vmap(model.process.time_at)(jnp.asarray(ratios))
+    alpha = np.asarray(jax.vmap(model.process.alpha)(times)).reshape(-1, *[1] * len(data.shape))
+    return np.asarray(data.unscaled(np.asarray(states) / alpha), np.float32)
 
 
 def _blocks(

@@ -70,6 +70,7 @@ def solve_pf_ode(
     atol: float = 1e-4,
     max_steps: int = 4096,
     dense: bool = False,
+    kept: Float[Array, " times"] | None = None,
 ) -> diffrax.Solution:
     r"""Integrate $dx/dt = v(x, t)$ from `times[0]` to `times[-1]`, either way.
 
@@ -82,7 +83,8 @@ def solve_pf_ode(
     - `times`: for fixed steps, every time visited (see `time_grid`); an adaptive controller uses its
         ends only.
     - `solver`, `controller`: names from diffrax.
-    - `dense`: keep a continuous solution, for `solution.evaluate(t)`; otherwise `ys[0]` is the end.
+    - `dense`: keep a continuous solution, for `solution.evaluate(t)`.
+    - `kept`: times whose states come before the end's in `ys`.
 
     Raises `OptionError` for an unknown name. (arXiv 2011.13456, Section 4.3.)
     """
@@ -92,7 +94,7 @@ def solve_pf_ode(
     adaptive = controller == "PIDController"
     return diffrax.diffeqsolve(
         diffrax.ODETerm(lambda t, x, _: model.velocity(x, jnp.asarray(t), cond)),
-        method if adaptive or dense else unrolled(method),
+        method if adaptive or dense or kept is not None else unrolled(method),
         t0=times[0],
         t1=times[-1],
         dt0=None
@@ -100,7 +102,7 @@ def solve_pf_ode(
         else (times[-1] - times[0]) / (FIRST if adaptive else steps),
         y0=x,
         stepsize_controller=stepping,
-        saveat=diffrax.SaveAt(t1=True, dense=dense),
+        saveat=diffrax.SaveAt(ts=kept, t1=True, dense=dense),
         # ConstantStepSize may need one step more than `steps` for the rounding of its last one.
         max_steps=max_steps if adaptive else steps + 1,
     )

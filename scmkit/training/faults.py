@@ -237,7 +237,11 @@ def replay(path: str | Path, step: int | None = None) -> Fault:
     paired = recipe.data.paired and assembly.coupling is not None
     eps = jnp.asarray(dataset.noise(indices)) if paired else None
     cond = Conditioning(None if labels is None else jnp.asarray(np.asarray(labels, np.int32)))
-    batch = Sample(jnp.asarray(np.asarray(recipe.data.normalize(x0), np.float32)), cond, eps)
+    states = dataset.states(indices) if paired and dataset.times else None
+    if states is not None:
+        states = jnp.asarray(np.asarray(recipe.data.normalize(states), np.float32))
+    x0 = jnp.asarray(np.asarray(recipe.data.normalize(x0), np.float32))
+    batch = Sample(x0, cond, eps, states)
     key = step_key(settings.seed, record["rollbacks"])
     state = checkpoint.restore(saved, like)
     return _fault(record, recipe, state, setting_of(assembly), batch, key)

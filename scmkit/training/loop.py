@@ -127,9 +127,9 @@ class Trainer:
         """Dispatch one step on the next batch."""
         x0, labels = next(self.loader)
         cond = Conditioning(None if labels is None else jnp.asarray(labels))
-        noise = self.loader.last_noise
-        eps = None if noise is None else jnp.asarray(noise)
-        batch = Sample(*self.placement.by_sample((jnp.asarray(x0), cond, eps)))
+        stored = (self.loader.last_noise, self.loader.last_states)
+        eps, states = (None if a is None else jnp.asarray(a) for a in stored)
+        batch = Sample(*self.placement.by_sample((jnp.asarray(x0), cond, eps, states)))
         given = (self.setting, batch, self.guard.key, self.guard.hold)
         self.state, metrics, hold = self.step_fn(given, self.state)
         self.pace.start()

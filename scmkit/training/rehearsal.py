@@ -167,8 +167,8 @@ def _expect_metric_name(loss: Any, what: str, name: Any) -> None:
         raise misreturned(loss, what, f"a metric called {brief(name)}", wanted)
 
 
-def _hold_coupling(coupling: AbstractCoupling, batch: Sample, key: Key) -> None:
-    """A coupling's answer, by its shapes, against its interface."""
+def _hold_coupling(coupling: AbstractCoupling, batch: Sample, key: Key) -> Sample:
+    """A coupling's answer, by its shapes, held against its interface."""
     out = eqx.filter_eval_shape(coupling, batch, key=key)
     expect_kind(coupling, "coupling", out, Sample)
     shape = batch.x0.shape
@@ -177,6 +177,7 @@ def _hold_coupling(coupling: AbstractCoupling, batch: Sample, key: Key) -> None:
     if batch.cond.label is not None:
         label = batch.cond.label
         expect_array(coupling, "coupling as 'cond.label'", out.cond.label, shape[:1], label.dtype)
+    return out
 
 
 def _gradient(recipe: Recipe, name: str, key: Key) -> Any:
@@ -188,9 +189,11 @@ def _gradient(recipe: Recipe, name: str, key: Key) -> Any:
     cond = Conditioning(jnp.zeros(n, jnp.int32) if recipe.data.num_classes else None)
     batch = Sample(x0, cond)
     if assembly.coupling is not None:
+        times = len(recipe.data.times)
         stored = jnp.zeros_like(x0) if recipe.data.paired else None
-        _hold_coupling(assembly.coupling, Sample(x0, cond, stored), key)
-        batch = Sample(x0, cond, jnp.zeros_like(x0))
+        states = jnp.zeros((n, times, *recipe.data.shape), jnp.float32) if times else None
+        shapes = _hold_coupling(assembly.coupling, Sample(x0, cond, stored, states), key)
+        batch = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
     setting = setting_of(assembly)
     setting = eqx.tree_at(lambda s: s.tangent, setting, _CheckedTangent(setting.tangent))
     setting = checked(setting)

@@ -253,7 +253,7 @@ def test_without_positions_added_the_blocks_alone_tell_tokens_apart(getkey):
     moved = tokens.at[0].set(jr.normal(getkey(), (16,)))
     for positions, apart in (("rotary", True), ("sincos", False)):
         # Only `trunk`: added positions are not in it.
-        out = trained(positions=positions).trunk(moved, emb, key=None)[1:]
+        out = trained(positions=positions).trunk(moved, emb, emb, key=None)[1:]
         assert (np.abs(out - out[:1]).max() > 1e-3) == apart
 
 
@@ -338,7 +338,7 @@ def test_scan_is_a_loop_over_the_stacked_blocks(getkey):
     angles, h = rotary_angles((4, 6), 8), x
     for i in range(3):
         h = block_of(network, i)(h, emb, network.attention, angles, key=None)
-    np.testing.assert_allclose(network.trunk(x, emb, key=None), h, atol=1e-4, rtol=1e-4)
+    np.testing.assert_allclose(network.trunk(x, emb, emb, key=None), h, atol=1e-4, rtol=1e-4)
 
 
 def test_rematerialisation_changes_no_gradient(getkey):

@@ -51,6 +51,9 @@ class DDPMPPOptions:
     """Features of the embedding of time and class, in units of `channels`."""
     resample: Literal["box", "fir"] = "box"
     """Filter between the levels: averages and repetition, or `1 3 3 1`."""
+    decoupled: bool = False
+    """In a flow map, whether the decoder is told where the jump ends, and all before it where it starts
+    (Decoupled MeanFlow). Otherwise all is told both."""
 
 
 class Attention(eqx.Module):

@@ -57,6 +57,9 @@ class DiTOptions:
     """Normalize queries and keys; steadies large models."""
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Probability of zeroing a feature before the last layer of each branch in training."""
+    decoupled: Annotated[int, Ge(0)] = 0
+    """In a flow map, the number of last blocks that are told where the jump ends, where all others are told
+    where it starts (Decoupled MeanFlow, whose authors take a third of them). 0: all are told both."""
     remat: Literal["none", "light", "full"] = "light"
     """What the backward pass recomputes: nothing; all but linear layers and attention; all."""
     unroll: Annotated[int, Ge(1)] = 1

@@ -58,6 +58,9 @@ class EDM2Options:
     """Share of the encoder's activations in the decoder's inputs."""
     residual_balance: Annotated[float, Ge(0), Le(1)] = 0.3
     """Share of the residual branch in a block's output."""
+    decoupled: bool = False
+    """In a flow map, whether the decoder is told where the jump ends, and all before it where it starts
+    (Decoupled MeanFlow). Otherwise all is told both."""
     attention_balance: Annotated[float, Ge(0), Le(1)] = 0.3
     """Share of attention in a block's output."""
     clip: Annotated[float, Gt(0)] | None = 256.0

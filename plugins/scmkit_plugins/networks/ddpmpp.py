@@ -15,7 +15,13 @@ from scmkit.interfaces import (
     AbstractTimeEmbedding,
     Conditioning,
 )
-from scmkit.models.conditioning import ScalarConditions, SecondLabel, class_row, with_end
+from scmkit.models.conditioning import (
+    ScalarConditions,
+    SecondLabel,
+    both_ends,
+    class_row,
+    with_end,
+)
 from scmkit.plugin import Context, Plugin, Slot
 from scmkit.types import Key
 from scmkit_plugins.layers.convolution import Conv, xavier
@@ -36,7 +42,7 @@ class Mapping(eqx.Module):
     scalars: ScalarConditions
     end: SecondLabel | None
 
-    def __init__(self, dim: int, context: Context, *, key: Key) -> None:
+    def __init__(self, dim: int, context: Context, *, decoupled: bool = False, key: Key) -> None:
         k_label, k_layer0, k_layer1 = jr.split(key, 3)
         features, classes = context.embedding.dim, context.data.num_classes
         self.embedding = context.embedding
@@ -44,7 +50,8 @@ class Mapping(eqx.Module):
         self.layer0 = xavier(Linear, features, dim, key=k_layer0)
         self.layer1 = xavier(Linear, dim, dim, key=k_layer1)
         self.scalars = ScalarConditions(context.conditions, features)
-        self.end = SecondLabel(features, features) if context.noise_labels == 2 else None
+        ends = context.noise_labels == 2 and not decoupled
+        self.end = SecondLabel(features, features) if ends else None
 
     def __call__(self, c_noise: Float[Array, " k"], cond: Conditioning) -> Float[Array, " dim"]:
         """The embedding; no label is a class vector of zeros, which leaves the bias."""
@@ -74,6 +81,7 @@ class DDPMPP(AbstractHiddenNetwork):
     decoder: tuple[Block, ...]
     norm: GroupNorm
     last: Conv
+    decoupled: bool = eqx.field(static=True)
 
     def __init__(self, config: DDPMPPOptions, context: Context, *, key: Key) -> None:
         depth, channels = len(config.multipliers), config.channels
@@ -93,7 +101,7 @@ class DDPMPP(AbstractHiddenNetwork):
             )
 
         dim = config.embedding_multiplier * channels
-        self.conditioning = Mapping(dim, context, key=next(keys))
+        self.conditioning = Mapping(dim, context, decoupled=config.decoupled, key=next(keys))
         self.attention = context.attention
         self.first = xavier(Conv, images, channels, key=next(keys))
         self.encoder = blocks(levels.encoder(channels))
@@ -101,6 +109,7 @@ class DDPMPP(AbstractHiddenNetwork):
         width = levels.widths[0]
         self.norm = GroupNorm(width)
         self.last = xavier(Conv, width, images, gain=SILENT, key=next(keys))
+        self.decoupled = config.decoupled
 
     def __call__(
         self,
@@ -110,14 +119,14 @@ class DDPMPP(AbstractHiddenNetwork):
         *,
         key: Key | None,
     ) -> Float[Array, "*shape"]:
-        emb = self.conditioning(c_noise, cond)
+        start, end = both_ends(self.conditioning, c_noise, cond, decoupled=self.decoupled)
         keys = layer_keys(key, len(self.encoder) + len(self.decoder))
-        skips = self.encoded(x, emb, keys)
+        skips = self.encoded(x, start, keys)
         h = skips[-1]
         for block in self.decoder:
             if block.conv0.weight.shape[-2] > h.shape[-1]:
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
-            h = block(h, emb, self.attention, key=next(keys))
+            h = block(h, end, self.attention, key=next(keys))
         return jnp.moveaxis(self.last(jax.nn.silu(self.norm(h))), -1, 0)
 
     def hidden(
@@ -130,7 +139,8 @@ class DDPMPP(AbstractHiddenNetwork):
     ) -> Image:
         """The smallest images, after the encoder."""
         keys = layer_keys(key, len(self.encoder) + len(self.decoder))
-        return self.encoded(x, self.conditioning(c_noise, cond), keys)[-1]
+        start, _ = both_ends(self.conditioning, c_noise, cond, decoupled=self.decoupled)
+        return self.encoded(x, start, keys)[-1]
 
     def encoded(
         self, x: Float[Array, "*shape"], emb: Float[Array, " dim"], keys: Iterator[Key | None]

@@ -2,8 +2,9 @@
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 from scmkit_attention import attention_saveable
 
 from scmkit.interfaces import (
@@ -12,10 +13,10 @@ from scmkit.interfaces import (
     AbstractNorm,
     Conditioning,
 )
-from scmkit.models.conditioning import ConditioningEmbedding
+from scmkit.models.conditioning import ConditioningEmbedding, both_ends
 from scmkit.plugin import Context, Plugin, Slot
 from scmkit.types import Key
-from scmkit_plugins.layers.conditioning import conditioning
+from scmkit_plugins.layers.conditioning import check_decoupled, conditioning
 from scmkit_plugins.layers.linear import Linear
 from scmkit_plugins.layers.positions import Grid, rotary_angles, sincos_positions
 from scmkit_plugins.networks._dit_block import DiTBlock, DiTOptions, Tokens, size
@@ -52,7 +53,7 @@ class DiT(AbstractHiddenNetwork):
         width, depth, _ = size(config)
         values = context.data.shape[0] * config.patch**2
         k_cond, k_first, k_blocks, k_norm, k_last = jr.split(key, 5)
-        self.conditioning = conditioning(context, width, key=k_cond)
+        self.conditioning = conditioning(context, width, decoupled=config.decoupled > 0, key=k_cond)
         self.attention = context.attention
         self.first = Linear(values, width, key=k_first)
         self.blocks = eqx.filter_vmap(lambda k: DiTBlock(config, norm=context.norm, key=k))(
@@ -71,9 +72,9 @@ class DiT(AbstractHiddenNetwork):
         *,
         key: Key | None,
     ) -> Float[Array, "*shape"]:
-        emb = self.conditioning(c_noise, cond)
-        h = self.trunk(self.tokens(x), emb, key=key)
-        return self.image(self.last(self.norm(h, emb)))
+        start, end = self.ends(c_noise, cond)
+        h = self.trunk(self.tokens(x), start, end, key=key)
+        return self.image(self.last(self.norm(h, end)))
 
     def hidden(
         self,
@@ -84,7 +85,14 @@ class DiT(AbstractHiddenNetwork):
         key: Key | None,
     ) -> Tokens:
         """The tokens after all blocks."""
-        return self.trunk(self.tokens(x), self.conditioning(c_noise, cond), key=key)
+        return self.trunk(self.tokens(x), *self.ends(c_noise, cond), key=key)
+
+    def ends(
+        self, c_noise: Float[Array, " k"], cond: Conditioning
+    ) -> tuple[Float[Array, " dim"], Float[Array, " dim"]]:
+        """The embeddings that the first blocks and the last are told."""
+        decoupled = self.options.decoupled > 0
+        return both_ends(self.conditioning, c_noise, cond, decoupled=decoupled)
 
     def tokens(self, x: Float[Array, "*shape"]) -> Tokens:
         """The image's patches as the first block takes them."""
@@ -93,21 +101,37 @@ class DiT(AbstractHiddenNetwork):
             h = h + sincos_positions(self.grid, h.shape[-1]).astype(h.dtype)
         return h
 
-    def trunk(self, h: Tokens, emb: Float[Array, " dim"], *, key: Key | None) -> Tokens:
-        """All blocks in turn; each has its own dropout key, scanned along with its parameters."""
+    def trunk(
+        self,
+        h: Tokens,
+        start: Float[Array, " dim"],
+        end: Float[Array, " dim"],
+        *,
+        key: Key | None,
+    ) -> Tokens:
+        """All blocks in turn, the last `decoupled` of them told `end`, the others `start`.
+
+        Each has its own dropout key, scanned along with its parameters.
+        """
         arrays, static = eqx.partition(self.blocks, eqx.is_array)
         o, head_dim = self.options, h.shape[-1] // self.blocks.heads
         angles = rotary_angles(self.grid, head_dim) if o.positions == "rotary" else None
 
-        def body(h: Tokens, layer: tuple[DiTBlock, Key | None]) -> tuple[Tokens, None]:
-            block = eqx.combine(layer[0], static)
-            return block(h, emb, self.attention, angles, key=layer[1]), None
+        def body(
+            h: Tokens, layer: tuple[DiTBlock, Key | None, Bool[Array, ""] | None]
+        ) -> tuple[Tokens, None]:
+            arrays, key, is_last = layer
+            emb = start if is_last is None else jnp.where(is_last, end, start)
+            block = eqx.combine(arrays, static)
+            return block(h, emb, self.attention, angles, key=key), None
 
         if o.remat != "none":
             # Inside a scan XLA cannot merge the two passes anyway, so no barriers are needed.
             body = jax.checkpoint(body, prevent_cse=False, policy=SAVED[o.remat])
-        keys = None if key is None else jr.split(key, size(o)[1])
-        return jax.lax.scan(body, h, (arrays, keys), unroll=o.unroll)[0]
+        depth = size(o)[1]
+        keys = None if key is None else jr.split(key, depth)
+        last = jnp.arange(depth) >= depth - o.decoupled if o.decoupled else None
+        return jax.lax.scan(body, h, (arrays, keys, last), unroll=o.unroll)[0]
 
     @property
     def grid(self) -> Grid:
@@ -142,7 +166,8 @@ def _check(config: DiTOptions, shape: tuple[int, ...]) -> None:
             f"dit: an image of {h}x{w} does not divide into patches of {config.patch}; set "
             f"dit.patch to a divisor of both sides"
         )
-    width, _, heads = size(config)
+    width, depth, heads = size(config)
+    check_decoupled("dit", config.decoupled, depth)
     if width % 4 or width % heads:
         raise ValueError(
             f"dit: width {width} is not a multiple of 4 and of the {heads} heads; change dit.width "

@@ -13,7 +13,13 @@ from scmkit.interfaces import (
     AbstractTimeEmbedding,
     Conditioning,
 )
-from scmkit.models.conditioning import ScalarConditions, SecondLabel, class_row, with_end
+from scmkit.models.conditioning import (
+    ScalarConditions,
+    SecondLabel,
+    both_ends,
+    class_row,
+    with_end,
+)
 from scmkit.plugin import Context, Plugin, Slot
 from scmkit.types import Key, Scalar
 from scmkit_plugins.layers.linear import layer_keys
@@ -46,7 +52,8 @@ class EDM2Conditioning(eqx.Module):
         self.time = MPLayer(context.embedding.dim, dim, key=k_time)
         self.label = MPLayer(classes, dim, key=k_label) if classes else None
         self.scalars = ScalarConditions(context.conditions, dim)
-        self.end = SecondLabel(context.embedding.dim, dim) if context.noise_labels == 2 else None
+        ends = context.noise_labels == 2 and not config.decoupled
+        self.end = SecondLabel(context.embedding.dim, dim) if ends else None
         self.balance = config.label_balance
 
     def __call__(self, c_noise: Float[Array, " k"], cond: Conditioning) -> Float[Array, " dim"]:
@@ -116,14 +123,15 @@ class EDM2(AbstractHiddenNetwork):
         *,
         key: Key | None,
     ) -> Float[Array, "*shape"]:
-        emb = self.conditioning(c_noise, cond)
+        decoupled = self.options.decoupled
+        start, end = both_ends(self.conditioning, c_noise, cond, decoupled=decoupled)
         keys = layer_keys(key, len(self.encoder) + len(self.decoder))
-        skips = self.encoded(x, emb, keys)
+        skips = self.encoded(x, start, keys)
         h = skips[-1]
         for block in self.decoder:
             if block.conv0.weight.shape[-2] > h.shape[-1]:
                 h = mp_cat(h, skips.pop(), self.options.concat_balance)
-            h = self._run(block, h, emb, next(keys))
+            h = self._run(block, h, end, next(keys))
         return jnp.moveaxis(self.last(h, self.gain), -1, 0)
 
     def hidden(
@@ -136,7 +144,9 @@ class EDM2(AbstractHiddenNetwork):
     ) -> Image:
         """The smallest images, after the encoder."""
         keys = layer_keys(key, len(self.encoder) + len(self.decoder))
-        return self.encoded(x, self.conditioning(c_noise, cond), keys)[-1]
+        decoupled = self.options.decoupled
+        start, _ = both_ends(self.conditioning, c_noise, cond, decoupled=decoupled)
+        return self.encoded(x, start, keys)[-1]
 
     def encoded(
         self, x: Float[Array, "*shape"], emb: Float[Array, " dim"], keys: Iterator[Key | None]

@@ -18,7 +18,7 @@ from scmkit.interfaces import (
     Conditioning,
     NormFactory,
 )
-from scmkit.models.conditioning import ConditioningEmbedding
+from scmkit.models.conditioning import ConditioningEmbedding, both_ends
 from scmkit.plugin import Context, Plugin, Slot
 from scmkit.types import Key
 from scmkit_plugins.layers.conditioning import conditioning
@@ -48,6 +48,9 @@ class UNetOptions:
     """Features of the embedding of time and class."""
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Probability of zeroing a feature between a block's convolutions in training."""
+    decoupled: bool = False
+    """In a flow map, whether the way up is told where the jump ends, and all before it where it starts
+    (Decoupled MeanFlow). Otherwise all is told both."""
 
 
 class AttentionBlock(eqx.Module):
@@ -137,6 +140,7 @@ class UNet(AbstractHiddenNetwork):
     up: tuple[tuple[Block, ...], ...]
     norm: AbstractNorm
     last: Conv
+    decoupled: bool = eqx.field(static=True)
 
     def __init__(self, config: UNetOptions, context: Context, *, key: Key) -> None:
         shape, levels = context.data.shape, len(config.multipliers)
@@ -147,7 +151,9 @@ class UNet(AbstractHiddenNetwork):
         def block(in_: int, out: int, attend: bool) -> Block:
             return Block(in_, out, attend, config=config, norm=context.norm, key=next(keys))
 
-        self.conditioning = conditioning(context, config.embedding_dim, key=next(keys))
+        self.conditioning = conditioning(
+            context, config.embedding_dim, decoupled=config.decoupled, key=next(keys)
+        )
         self.attention = context.attention
         self.first = Conv(shape[0], config.channels, key=next(keys))
 
@@ -173,6 +179,7 @@ class UNet(AbstractHiddenNetwork):
         self.down, self.up = tuple(down), tuple(up)
         self.norm = context.norm(width, config.embedding_dim, key=next(keys))
         self.last = Conv(width, shape[0], scale=0, key=next(keys))
+        self.decoupled = config.decoupled
 
     def __call__(
         self,
@@ -182,16 +189,16 @@ class UNet(AbstractHiddenNetwork):
         *,
         key: Key | None,
     ) -> Float[Array, "*shape"]:
-        emb = self.conditioning(c_noise, cond)
+        start, end = both_ends(self.conditioning, c_noise, cond, decoupled=self.decoupled)
         keys = layer_keys(key, len(self.middle) + sum(map(len, self.down + self.up)))
-        h, skips = self.descended(x, emb, keys)
+        h, skips = self.descended(x, start, keys)
         for level, blocks in enumerate(self.up):
             if level:
                 h = double(h)
             for block in blocks:
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
-                h = block(h, emb, self.attention, key=next(keys))
-        return jnp.moveaxis(self.last(jax.nn.silu(self.norm(h, emb))), -1, 0)
+                h = block(h, end, self.attention, key=next(keys))
+        return jnp.moveaxis(self.last(jax.nn.silu(self.norm(h, end))), -1, 0)
 
     def hidden(
         self,
@@ -203,7 +210,8 @@ class UNet(AbstractHiddenNetwork):
     ) -> Image:
         """The smallest images, after the middle."""
         keys = layer_keys(key, len(self.middle) + sum(map(len, self.down + self.up)))
-        return self.descended(x, self.conditioning(c_noise, cond), keys)[0]
+        start, _ = both_ends(self.conditioning, c_noise, cond, decoupled=self.decoupled)
+        return self.descended(x, start, keys)[0]
 
     def descended(
         self, x: Float[Array, "*shape"], emb: Float[Array, " dim"], keys: Iterator[Key | None]

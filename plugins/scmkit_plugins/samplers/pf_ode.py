@@ -5,9 +5,10 @@ from typing import Annotated, ClassVar
 
 import jax.numpy as jnp
 from annotated_types import Gt
+from diffrax import Solution
 from jaxtyping import Array, Float, Int
 
-from scmkit.interfaces import AbstractModel, AbstractSampler, Conditioning, SamplerOutput
+from scmkit.interfaces import AbstractModel, AbstractPathSampler, Conditioning, SamplerOutput
 from scmkit.plugin import Plugin, Slot
 from scmkit.sampling import (
     GridOptions,
@@ -39,7 +40,7 @@ class Options(GridOptions):
         controller_called(self.controller, jnp.zeros(2), self.rtol, self.atol)
 
 
-class PFODESampler(AbstractSampler):
+class PFODESampler(AbstractPathSampler):
     """The PF-ODE from the prior to the data, by diffrax (arXiv 2011.13456, Section 4.3).
 
     `steps` is the number of fixed steps; an adaptive controller takes as many as it needs. In a batch each
@@ -62,19 +63,50 @@ class PFODESampler(AbstractSampler):
         steps: int | Int[Array, ""],
         key: Key,
     ) -> SamplerOutput:
+        o, solution = self.options, self._solved(model, noise, cond, int(steps))
+        return SamplerOutput(at_end(solution), evaluations(solution, o.solver, o.controller))
+
+    def ratios(self, model: AbstractModel, times: int) -> Float[Array, " times"]:
+        return jnp.vectorize(model.process.ratio)(self._grid(model, times)[1:])
+
+    def path(
+        self,
+        model: AbstractModel,
+        noise: Float[Array, "*shape"],
+        cond: Conditioning,
+        *,
+        steps: int,
+        times: int,
+    ) -> Float[Array, "times *shape"]:
+        kept = self._grid(model, times)[1:-1]
+        states = self._solved(model, noise, cond, steps, kept).ys
+        assert states is not None
+        return states
+
+    def _grid(self, model: AbstractModel, steps: int) -> Float[Array, " points"]:
         o = self.options
-        times = time_grid(model.parameterization, int(steps), grid=o.grid, ratio_min=o.ratio_min)
-        solution = solve_pf_ode(
+        return time_grid(model.parameterization, steps, grid=o.grid, ratio_min=o.ratio_min)
+
+    def _solved(
+        self,
+        model: AbstractModel,
+        noise: Float[Array, "*shape"],
+        cond: Conditioning,
+        steps: int,
+        kept: Float[Array, " times"] | None = None,
+    ) -> Solution:
+        o = self.options
+        return solve_pf_ode(
             model,
             noise,
             cond,
-            times,
+            self._grid(model, steps),
             solver=o.solver,
             controller=o.controller,
             rtol=o.rtol,
             atol=o.atol,
+            kept=kept,
         )
-        return SamplerOutput(at_end(solution), evaluations(solution, o.solver, o.controller))
 
 
 plugin = Plugin(
