@@ -11,13 +11,13 @@ class Sample(eqx.Module):
     """A clean sample, its condition, and its noise where the two are coupled (None: independent).
 
     `states` are those from the noise to the sample where these are stored, at the `times` of the data and
-    each divided by `alpha`. A batch is this module with a leading axis.
+    each divided by `alpha`: `(times, *shape)`. A batch is this module with a leading axis.
     """
 
     x0: Float[Array, "*shape"]
     cond: Conditioning = UNCONDITIONED
     eps: Float[Array, "*shape"] | None = None
-    states: Float[Array, "times *shape"] | None = None
+    states: Float[Array, "..."] | None = None
 
 
 class Point(eqx.Module):
