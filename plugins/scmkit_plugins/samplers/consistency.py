@@ -90,7 +90,9 @@ class Options:
 
 
 def build(config: Options) -> ConsistencySampler:
-    return ConsistencySampler(config.angles, config.steps, config.least_ratio)
+    return ConsistencySampler(
+        angles=config.angles, usual_steps=config.steps, least_ratio=config.least_ratio
+    )
 
 
 plugin = Plugin(
