@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from scmkit.composing.datasets import dataset_of
 from scmkit.composing.footprint import count_parameters
 from scmkit.composing.recipe import Recipe
@@ -70,6 +72,8 @@ def bench(
             progress(f"failed: {message}")
             results.append(Result(cell, error=message))
         finished(results)
+        # Every program compiled on a CPU holds on to mappings of memory, of which a process has 65530.
+        jax.clear_caches()
     return results
 
 
