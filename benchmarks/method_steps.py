@@ -21,10 +21,15 @@ from scmkit.plugin import Slot
 
 
 def methods() -> list[str]:
-    """The built-in plugins of a few-step loss."""
-    own = [entry for entry in entries() if entry.package == "scmkit"]
-    losses = [load(entry) for entry in own if Slot.loss in load(entry).provides]
-    return [plugin.name for plugin in losses if plugin.name != "diffusion"]
+    """The built-in plugins of a few-step loss, but for those that train on stored pairs."""
+    own = [load(entry) for entry in entries() if entry.package == "scmkit"]
+    return [
+        plugin.name
+        for plugin in own
+        if Slot.loss in plugin.provides
+        and plugin.name != "diffusion"
+        and plugin.suggests.get(Slot.coupling) != "stored"
+    ]
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 import scmkit
 from scmkit import Recipe, compose
 from scmkit.data import StoreWriter
+from scmkit.data.layout import PairsRecord
 
 DOCS = Path(__file__).parent.parent / "docs"
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -192,9 +193,21 @@ def test_documented_trainings_compose(tmp_path, monkeypatch):
         store.append("train", np.arange(2 * 3 * 32 * 32).astype(np.uint8).reshape(2, 3, 32, 32))
     with StoreWriter("imagenet64.store", shape=(3, 64, 64), dtype="uint8") as store:
         store.append("train", np.arange(2 * 3 * 64 * 64).astype(np.uint8).reshape(2, 3, 64, 64))
+    names = {"moons.pairs": (2,), "moons-2.pairs": (2,), "pairs": (1, 8, 8)}
+    for name, shape in names.items():
+        times = (3.0, 1.0, 0.1) if name == "pairs" else ()
+        some = np.arange(2 * np.prod(shape), dtype=np.float32).reshape(2, *shape)
+        states = {"states": np.stack([some] * len(times), axis=1)} if times else {}
+        record = PairsRecord("flow", 1, "", "trigflow", {}, 1.0, "ddim", {}, 1, 0, times=times)
+        with StoreWriter(name, shape=shape, dtype="float32", pairs=record) as store:
+            store.append("train", some, noise=some, **states)
+            store.append("test", some)
     edm2 = compose(("edm", "fourier", "mp-gain", "edm2", "diffusion"), data="./imagenet64.store")
     teacher = compose(("trigflow", "diffusion"))
-    for name, recipe in {"NAME": compose(), "teacher": teacher, "edm2-s": edm2}.items():
+    flow = compose(("flow-matching", "diffusion"), data="two-moons")
+    runs = {"NAME": compose(), "teacher": teacher, "edm2-s": edm2, "flow": flow, "flow-2": flow}
+    runs["dit"] = compose(("flow-matching", "dit", "diffusion"))
+    for name, recipe in runs.items():
         Path(f"runs/{name}").mkdir(parents=True)
         Path(f"runs/{name}/recipe.json").write_text(json.dumps(recipe.to_json()))
 

@@ -73,7 +73,7 @@ def test_every_method_trains_by_its_name_alone(name: str) -> None:
     suggested = load(find(name)).suggests
     paired = suggested.get(Slot.coupling) == "stored"
     trajectories = dataclasses.replace(
-        tiny().data, paired=True, times=(3.0, 1.0, 0.0) if name == "dfno" else ()
+        tiny().data, paired=True, times=(3.0, 1.0, 0.1) if name == "dfno" else ()
     )
     network = suggested.get(Slot.network, "mlp")
     small = {f"{network}.{key.partition('.')[2]}": value for key, value in TINY.items()}
