@@ -32,6 +32,14 @@ def methods() -> list[str]:
     ]
 
 
+def products(method: Contestant, base: float) -> float | None:
+    """Operations of a step's matrix products over `base`; None where a drawn number of steps is taken."""
+    try:
+        return method.flops() / base
+    except ValueError:
+        return None
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--methods", nargs="+", default=methods(), choices=methods())
@@ -61,11 +69,12 @@ def main() -> None:
                 2 * blocks[i] / (blocks[i - 1] + blocks[i + 1]) for i in range(1, len(blocks), 2)
             ]
             row = {"method": name, "time": statistics.median(ratios)}
-            row |= {"min": min(ratios), "max": max(ratios), "flops": method.flops() / base}
+            row |= {"min": min(ratios), "max": max(ratios), "flops": products(method, base)}
             results.append(row)
+            counted = "  -" if row["flops"] is None else f"{row['flops']:6.2f}"
             print(
                 f"{name:<26} time {row['time']:6.2f} [{row['min']:.2f}, {row['max']:.2f}]  "
-                f"products {row['flops']:6.2f}",
+                f"products {counted}",
                 flush=True,
             )
     write(args.out, results)

@@ -162,6 +162,7 @@ def test_a_reflow_resumes_bit_for_bit_and_learns_of_the_noise(run, store, tmp_pa
     assert state_bytes(whole) != state_bytes(Run.load(tmp_path / "independent"))
 
 
+@pytest.mark.slow
 def test_a_faulty_step_is_replayed_with_its_noise(run, store, tmp_path):
     given = {"train.lr": 1e25, "train.clip": 0.0}
     wild = recipe("reflow", data=str(store.path), teacher=str(run.path), **given)

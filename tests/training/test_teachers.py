@@ -82,6 +82,7 @@ def test_a_follower_that_starts_as_the_teacher_is_alike(teacher, tmp_path):
     assert not (tmp_path / "r").exists()
 
 
+@pytest.mark.slow
 def test_what_is_no_array_of_a_teacher_may_differ_from_its_follower(tmp_path):
     """Here the record of whether training showed samples without their label."""
     shown = recipe("diffusion", data="digits", **ONE, **{"diffusion.label_dropout": 0.0})
