@@ -11,8 +11,10 @@ from scmkit_plugins.methods import _adversarial, ctm, dmd2, ladd
 from scmkit_plugins.processes.trigflow import TrigFlowParameterization, TrigFlowProcess
 
 from scmkit import Model, build, compose
+from scmkit.errors import PluginError
 from scmkit.interfaces import AbstractHiddenNetwork, Sample
 from scmkit.training.objective import objective
+from scmkit.training.rehearsal import rehearse
 
 PARAM = TrigFlowParameterization(TrigFlowProcess(0.5), 0.5)
 TINY = {
@@ -131,3 +133,9 @@ def test_hidden_features_are_what_the_output_is_made_of():
     out = network(x, noise, Sample(x).cond, key=None)
     np.testing.assert_array_equal(network.last(h), out)
     assert model.hidden(x, jnp.asarray(1.0)).shape == (8,)
+
+
+def test_a_critic_and_drawn_strengths_of_guidance_are_refused():
+    settings = {"dmd2.gan": "hinge", "dmd2.guidance_range": (1.0, 2.0)}
+    with pytest.raises(PluginError, match="leave one of the two out"):
+        rehearse(compose(["dmd2"], settings, data="digits"))

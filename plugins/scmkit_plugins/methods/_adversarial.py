@@ -130,9 +130,17 @@ class AdversarialLoss(AbstractLoss):
 def judged(
     config: AdversarialOptions, loss: AbstractLoss, *, seen_by: str, starts: Starts = FROM_NOISE
 ) -> AbstractLoss:
-    """A loss with the adversarial term, if the options ask for one."""
+    """A loss with the adversarial term, if the options ask for one.
+
+    Raises `ValueError` with guidance strengths to draw: the samples that critics judge are told none.
+    """
     if config.gan == "none":
         return loss
+    if strengths := getattr(config, "guidance_range", ()):
+        raise ValueError(
+            f"gan='{config.gan}' and guidance_range={strengths}: the critic judges samples of one strength; "
+            "leave one of the two out"
+        )
     return AdversarialLoss(loss, config.gan_weight, config.gan, seen_by, starts)
 
 
