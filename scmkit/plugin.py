@@ -180,6 +180,8 @@ class Plugin:
         `Slot.coupling`, where the noise of a sample is its own if it has any, as `noised` takes it.
     - `players`, `followers`: `(config, train)` -> what is trained beside the generator and what lags behind,
         by name. The name `"generator"` is taken.
+    - `memories`: `(config, train)` -> the factories of what is remembered of the data, each an
+        `AbstractMemory`, by name.
     - `stages`: `(config, train)` -> the steps, ascending, at which a new stage begins: the optimizer and its
         learning-rate schedule start anew.
     - `example`: shape and number of classes of a network's best-known data, for its size in `plugins info`.
@@ -206,6 +208,7 @@ class Plugin:
     uses: Collection[Slot] = ()
     players: Callable[[Any, TrainingSettings], Mapping[str, Player]] = lambda config, train: {}
     followers: Callable[[Any, TrainingSettings], Mapping[str, Follower]] = lambda config, train: {}
+    memories: Callable[[Any, TrainingSettings], Mapping[str, Factory]] = lambda config, train: {}
     stages: Callable[[Any, TrainingSettings], tuple[int, ...]] = lambda config, train: ()
     example: tuple[tuple[int, ...], int] | None = None
     requires: Mapping[str, str] = field(default_factory=dict)
@@ -251,6 +254,7 @@ def _faults(plugin: Plugin) -> Iterator[str]:
         "normalizes",
         "players",
         "followers",
+        "memories",
         "stages",
     ):
         if not callable(given := getattr(plugin, name)):

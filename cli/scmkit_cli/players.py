@@ -1,4 +1,4 @@
-"""Who takes part in a method's training: players, followers and stages, as a picture of text."""
+"""Who takes part in a method's training: players, followers, memories and stages, as a picture of text."""
 
 import inspect
 from typing import Any
@@ -12,17 +12,18 @@ WIDEST = 12
 
 
 def print_players(plugin: Plugin, config: Any, train: TrainingSettings) -> None:
-    """A line each: of a player its updates in a turn, of a follower whom it follows; then the stages.
+    """A line each: of a player its updates in a turn, of a follower whom it follows; memories and stages.
 
     Nothing for a method that trains its model alone, in one stage.
     """
     players, followers = plugin.players(config, train), plugin.followers(config, train)
-    stages = plugin.stages(config, train)
-    if not (players or followers or stages):
+    memories, stages = plugin.memories(config, train), plugin.stages(config, train)
+    if not (players or followers or memories or stages):
         return
     rows = [(name, _updates(player.updates), _player(player)) for name, player in players.items()]
     rows.append(("generator", _updates(1), f"the model, {_beginning(plugin)}"))
     rows += [(name, "~", _follower(follower)) for name, follower in followers.items()]
+    rows += [(name, "+", "remembers data, changed by every batch") for name in memories]
     if stages:
         ends = (0, *stages, train.steps)
         rows.append(("stages", "|", " -- ".join(map(str, ends)) + ", the optimizer new in each"))

@@ -17,6 +17,7 @@ from scmkit.errors import OptionError, PluginError, UsageError, brief
 from scmkit.interfaces import (
     AbstractCoupling,
     AbstractGroupLoss,
+    AbstractMemory,
     AbstractModel,
     AbstractProposal,
     AbstractSampler,
@@ -46,6 +47,8 @@ class Assembly(eqx.Module):
     teacher: AbstractModel | None = None
     players: dict[str, tuple[Any, AnyLoss]] = eqx.field(default_factory=dict)
     """Module and loss of every player beside the generator, by name."""
+    memories: dict[str, AbstractMemory] = eqx.field(default_factory=dict)
+    """What is remembered of the data, before there was any, by name."""
 
 
 def _fill(recipe: Recipe, slot: Slot, context: Context, key: Key) -> Any:
@@ -113,6 +116,7 @@ def build(recipe: Recipe, *, key: Key, teacher: AbstractModel | None = None) -> 
         coupling=built.get(Slot.coupling),
         teacher=teacher,
         players=_players(recipe, context, key),
+        memories=_memories(recipe, context, key),
     )
 
 
@@ -137,6 +141,20 @@ def _players(recipe: Recipe, context: Context, key: Key) -> dict[str, tuple[Any,
         expect_groups(recipe, loss)
         built[name] = (module, loss)
     return built
+
+
+def _memories(recipe: Recipe, context: Context, key: Key) -> dict[str, AbstractMemory]:
+    """What is remembered of the data, before there was any."""
+    entry, _, config = recipe.plugin(recipe.slots[Slot.loss])
+    return {
+        name: built_by(
+            entry,
+            f"memory '{name}'",
+            AbstractMemory,
+            partial(make, config, context, key=named_key(key, f"memory/{name}")),
+        )
+        for name, make in recipe.memories.items()
+    }
 
 
 def expect_groups(recipe: Recipe, loss: AnyLoss) -> None:

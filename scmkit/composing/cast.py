@@ -14,7 +14,7 @@ from scmkit.bounds import LARGEST
 from scmkit.composing.conformity import built_by
 from scmkit.composing.entries import Entry
 from scmkit.errors import OptionError, PluginError, brief, did_you_mean
-from scmkit.plugin import Follower, Player, Plugin
+from scmkit.plugin import Factory, Follower, Player, Plugin
 from scmkit.settings import TrainingSettings
 
 GENERATOR = "generator"
@@ -35,11 +35,13 @@ class Cast:
 
     - `players`: what is trained beside the generator, by name.
     - `followers`: what lags behind a player, by name.
+    - `memories`: the factories of what is remembered of the data, by name.
     - `stages`: the steps at which a new stage begins.
     """
 
     players: Mapping[str, Player]
     followers: Mapping[str, Follower]
+    memories: Mapping[str, Factory]
     stages: tuple[int, ...]
 
 
@@ -60,11 +62,16 @@ def cast_of(
     `owner` is the plugin as errors name it; `plugins` are the names of those in the recipe. Raises
     `PluginError` for what cannot be, and `OptionError` where the stages need more steps.
     """
-    players = _declared(owner, "player", Player, partial(plugin.players, config, train))
-    followers = _declared(owner, "follower", Follower, partial(plugin.followers, config, train))
+    players = _declared(owner, "players", "player", Player, partial(plugin.players, config, train))
+    followers = _declared(
+        owner, "followers", "follower", Follower, partial(plugin.followers, config, train)
+    )
+    memories = _declared(
+        owner, "memories", "memory", Callable, partial(plugin.memories, config, train)
+    )
     for fault in (*_misnamed(players, plugins), *_astray(plugin, players, followers)):
         raise PluginError(f"{owner}: {fault}")
-    return Cast(players, followers, _stages(owner, plugin, config, train))
+    return Cast(players, followers, memories, _stages(owner, plugin, config, train))
 
 
 def expect_gains(owner: Entry | str, cast: Cast, steps: int) -> None:
@@ -83,10 +90,10 @@ def expect_gains(owner: Entry | str, cast: Cast, steps: int) -> None:
 
 
 def _declared(
-    owner: Entry | str, what: str, kind: type, make: Callable[[], Any]
+    owner: Entry | str, all_: str, what: str, kind: type, make: Callable[[], Any]
 ) -> Mapping[str, Any]:
     """What a plugin declares by name, each of a kind."""
-    found = built_by(owner, f"{what}s", Mapping, make)
+    found = built_by(owner, all_, Mapping, make)
     for name, given in found.items():
         # Names are those of settings, of metrics and of arrays in a checkpoint.
         if not (isinstance(name, str) and re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name)):

@@ -27,6 +27,7 @@ from scmkit.interfaces import DataSpec
 from scmkit.plugin import (
     API_VERSION,
     TRAINING_SLOTS,
+    Factory,
     Follower,
     Makes,
     Player,
@@ -203,6 +204,11 @@ class Recipe:
     def followers(self) -> Mapping[str, Follower]:
         """What lags behind a player, by name."""
         return self.cast.followers
+
+    @property
+    def memories(self) -> Mapping[str, Factory]:
+        """The factories of what is remembered of the data, by name."""
+        return self.cast.memories
 
     @property
     def stages(self) -> tuple[int, ...]:

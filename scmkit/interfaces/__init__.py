@@ -23,6 +23,7 @@ from scmkit.interfaces.loss import AbstractGroupLoss as AbstractGroupLoss
 from scmkit.interfaces.loss import AbstractLoss as AbstractLoss
 from scmkit.interfaces.loss import AnyLoss as AnyLoss
 from scmkit.interfaces.loss import LossOutput as LossOutput
+from scmkit.interfaces.memory import AbstractMemory as AbstractMemory
 from scmkit.interfaces.metric import AbstractMetric as AbstractMetric
 from scmkit.interfaces.metric import Evaluation as Evaluation
 from scmkit.interfaces.model import AbstractModel as AbstractModel

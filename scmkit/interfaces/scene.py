@@ -6,6 +6,7 @@ from typing import Any
 import equinox as eqx
 from jaxtyping import Array, Int
 
+from scmkit.interfaces.memory import AbstractMemory
 from scmkit.interfaces.model import AbstractModel
 from scmkit.interfaces.proposal import AbstractProposal
 from scmkit.interfaces.tangent import AbstractTangentEstimator
@@ -24,6 +25,7 @@ class Scene(eqx.Module):
     - `teacher`: the pretrained model, where there is one.
     - `models`: the current model of every player by name; the one whose samples are wanted is `"generator"`.
     - `followers`: the lagging copies of players that the plugin of the loss declares, by name.
+    - `memories`: what is remembered of the data, the step's own batch included, by name.
     """
 
     step: Int[Array, ""]
@@ -33,3 +35,4 @@ class Scene(eqx.Module):
     teacher: AbstractModel | None = None
     models: Mapping[str, Any] = eqx.field(default_factory=dict)
     followers: Mapping[str, Any] = eqx.field(default_factory=dict)
+    memories: Mapping[str, AbstractMemory] = eqx.field(default_factory=dict)

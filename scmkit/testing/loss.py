@@ -1,7 +1,7 @@
 """Checks of losses, those of all players, on small networks under each of a few settings."""
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -28,6 +28,7 @@ from scmkit.plugin import Slot
 from scmkit.settings import TrainingSettings
 from scmkit.testing.check import require, require_close, require_finite
 from scmkit.testing.family import Family
+from scmkit.testing.memory import remembered
 from scmkit.testing.numeric import arrays_of
 from scmkit.testing.reference import reference_model
 from scmkit.testing.workbench import Bench, Case
@@ -165,6 +166,20 @@ def noise_of_a_coupling_is_taken_as_declared(given: Losing) -> None:
     )
 
 
+def _batch(bench: Bench, losses: Iterable[AnyLoss]) -> Sample:
+    """Samples of unlike labels, in whole groups of every loss that takes groups."""
+    groups = [loss.group for loss in losses if isinstance(loss, AbstractGroupLoss)]
+    require(
+        all(type(size) is int and size > 0 for size in groups),
+        f"group must be a whole number of at least 1, not {', '.join(map(str, groups))}",
+    )
+    whole, classes = math.lcm(*groups), bench.data.num_classes
+    n = -(-LEAST // whole) * whole
+    x0 = bench.data.sigma_data * jr.normal(jr.key(2), (n, *bench.data.shape))
+    label = jnp.arange(n, dtype=jnp.int32) % classes if classes else None
+    return Sample(x0, Conditioning(label))
+
+
 def arrange(bench: Bench) -> Losing:
     plugin, config = bench.plugin, bench.config
     cast = cast_of(f"plugin '{plugin.name}'", plugin, config, TrainingSettings())
@@ -187,6 +202,11 @@ def arrange(bench: Bench) -> Losing:
             f"not a {type(loss).__name__}",
         )
         players[name] = (module, loss)
+    batch = _batch(bench, [loss for _, loss in players.values()])
+    memories = {
+        name: make(config, context, key=named_key(jr.key(0), f"memory/{name}"))
+        for name, make in cast.memories.items()
+    }
     scene = Scene(
         step=jnp.zeros((), jnp.int32),
         progress=jnp.zeros(()),
@@ -198,18 +218,9 @@ def arrange(bench: Bench) -> Losing:
             name: bench.teacher if f.start == "teacher" else players[f.player][0]
             for name, f in cast.followers.items()
         },
+        memories={name: remembered(name, memory, batch) for name, memory in memories.items()},
     )
-    classes = bench.data.num_classes
-    groups = [loss.group for _, loss in players.values() if isinstance(loss, AbstractGroupLoss)]
-    require(
-        all(type(size) is int and size > 0 for size in groups),
-        f"group must be a whole number of at least 1, not {', '.join(map(str, groups))}",
-    )
-    whole = math.lcm(*groups)
-    n = -(-LEAST // whole) * whole
-    x0 = bench.data.sigma_data * jr.normal(jr.key(2), (n, *bench.data.shape))
-    label = jnp.arange(n, dtype=jnp.int32) % classes if classes else None
-    return Losing(players, scene, Sample(x0, Conditioning(label)), plugin.uses)
+    return Losing(players, scene, batch, plugin.uses)
 
 
 FAMILY = Family(

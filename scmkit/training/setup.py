@@ -77,7 +77,7 @@ def state_before(recipe: Recipe, assembly: Assembly) -> TrainState:
             if declared.player == name
         }
         players[name] = initial_player(module, loss, rules[name].optimizer, starts)
-    return state_of(players)
+    return state_of(players, assembly.memories)
 
 
 def _weights(teacher: Any, module: Any) -> Any:

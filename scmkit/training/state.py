@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, PyTree
 
-from scmkit.interfaces import AnyLoss
+from scmkit.interfaces import AbstractMemory, AnyLoss
 
 
 class Player(eqx.Module):
@@ -31,6 +31,8 @@ class TrainState(eqx.Module):
 
     step: Int[Array, ""]
     players: dict[str, Player]
+    memories: dict[str, AbstractMemory] = eqx.field(default_factory=dict)
+    """What is remembered of the data, by name."""
 
     @property
     def generator(self) -> Player:
@@ -65,9 +67,11 @@ def initial_state(model: Any, loss: AnyLoss, optimizer: optax.GradientTransforma
     return state_of({"generator": initial_player(model, loss, optimizer)})
 
 
-def state_of(players: dict[str, Player]) -> TrainState:
-    """The state before the first step, of these players."""
-    return TrainState(step=jnp.zeros((), jnp.int32), players=players)
+def state_of(
+    players: dict[str, Player], memories: Mapping[str, AbstractMemory] | None = None
+) -> TrainState:
+    """The state before the first step, of these players and with these memories."""
+    return TrainState(jnp.zeros((), jnp.int32), players, _copied(dict(memories or {})))
 
 
 def _copied(tree: Any) -> Any:

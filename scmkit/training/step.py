@@ -119,11 +119,12 @@ class Step:
         return self.update(measured.state, measured.grads), measured.metrics
 
     def begin(self, setting: Setting, batch: Sample, key: Key, state: TrainState) -> Begun:
-        """The first part of a step: the batch is coupled, and every other player has its turns."""
+        """The first part of a step: a batch coupled and remembered, and the turns of all other players."""
         key = jr.fold_in(key, state.step)
         if setting.coupling is not None:
             batch = setting.coupling(batch, key=jr.fold_in(key, zlib.crc32(b"coupling")))
-        told = {}
+        memories = {name: memory.remember(batch) for name, memory in state.memories.items()}
+        state, told = TrainState(state.step, state.players, memories), {}
         for name, rules in self.rules.items():
             if name != "generator":
                 turns = jr.split(jr.fold_in(key, zlib.crc32(name.encode())), rules.updates)
@@ -143,7 +144,7 @@ class Step:
         """The last part of a step: the state after the generator's update by its gradient."""
         count = state.step + 1
         moved = _updated(self.rules["generator"], state.generator, grads, count, state.step)
-        return TrainState(count, state.players | {"generator": moved})
+        return TrainState(count, state.players | {"generator": moved}, state.memories)
 
     def _turns(
         self, name: str, setting: Setting, batch: Sample, turns: Keys, state: TrainState
@@ -159,7 +160,7 @@ class Step:
             count = state.step * rules.updates + done + 1
             restart = jnp.where(done == 0, state.step, -1)  # A stage begins with its first turn.
             moved = _updated(rules, state.players[name], grads, count, restart)
-            after = TrainState(state.step, state.players | {name: moved})
+            after = TrainState(state.step, state.players | {name: moved}, state.memories)
             return (eqx.filter(after, eqx.is_array), done + 1), (value, optax.tree.norm(grads))
 
         (arrays, _), (values, norms) = jax.lax.scan(turn, (arrays, jnp.zeros((), jnp.int32)), turns)
@@ -197,6 +198,7 @@ def scene_of(setting: Setting, state: TrainState, steps: int) -> Scene:
         teacher=setting.teacher,
         models={name: player.model for name, player in state.players.items()},
         followers={n: f for p in state.players.values() for n, f in p.followers.items()},
+        memories=state.memories,
     )
 
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections import deque
 
 import equinox as eqx
 import jax
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from scenes import scene_for
 from scmkit_plugins.methods import drifting, imm
+from scmkit_plugins.methods._bank import Bank
 from scmkit_plugins.processes.edm import EDMParameterization, VarianceExploding
 from scmkit_plugins.processes.flow_matching import RectifiedFlow, VelocityParameterization
 from scmkit_plugins.processes.trigflow import TrigFlowParameterization, TrigFlowProcess
@@ -24,6 +26,7 @@ from scmkit.errors import OptionError, PluginError
 from scmkit.interfaces import (
     AbstractGroupLoss,
     AbstractNetwork,
+    Conditioning,
     LossOutput,
     Sample,
 )
@@ -218,7 +221,8 @@ def test_the_kernel_in_closed_form():
 
 def drift(x, y, alike=None, tau=0.3, **options):
     alike = jnp.ones((len(x), len(x)), bool) if alike is None else alike
-    return drifting.DriftingLoss(drifting.Options(**options)).drift(x, y, alike, tau)
+    sets = drifting.Drifted(x, y, alike, alike)
+    return drifting.drift(sets, tau, drifting.Options(**options))
 
 
 @pytest.mark.usefixtures("float64")
@@ -267,3 +271,43 @@ def test_only_samples_of_a_class_drift_together():
         mine = label == c
         np.testing.assert_allclose(found[mine], drift(x[mine], y[mine]), rtol=1e-9)
     np.testing.assert_allclose(found[5], 0)  # Alone there is nothing to be pushed off from.
+
+
+def test_a_bank_holds_the_last_samples_of_each_class():
+    bank = Bank(jnp.zeros((3, 4, 1)), jnp.zeros(3, jnp.int32))
+    rng, held = np.random.default_rng(0), {c: deque(maxlen=4) for c in range(3)}
+    for n in (7, 40, 1, 5, 9, 12):
+        x, label = rng.normal(size=(n, 1)).astype(np.float32), rng.integers(0, 2, n)
+        for one, c in zip(x, label, strict=True):
+            held[c].append(one)
+        cond = Conditioning(jnp.asarray(label, jnp.int32))
+        bank = bank.remember(Sample(jnp.asarray(x), cond))
+        for c, expected in held.items():
+            found, filled = bank.of(Conditioning(jnp.asarray(c, jnp.int32)))
+            assert sorted(found[filled, 0].tolist()) == sorted(float(one[0]) for one in expected)
+
+
+def test_a_bank_that_holds_one_batch_of_one_class_changes_nothing():
+    options = drifting.Options(bank=8, group=8)
+    recipe = compose(["drifting"], TINY, data="gmm")
+    model = build(recipe, key=jr.key(0)).model
+    x0, key = 0.5 * jr.normal(jr.key(1), (8, 1)), jr.key(2)
+    bank = Bank(jnp.zeros((1, 8, 1)), jnp.zeros(1, jnp.int32)).remember(Sample(x0))
+    scene = scene_for(model, memories={"bank": bank})
+
+    def slopes(loss, keys):
+        def value(model):
+            return jnp.mean(losses((model, loss), scene, Sample(x0), keys).value)
+
+        return jax.tree.leaves(eqx.filter_grad(value)(model))
+
+    # A group draws the keys of its samples from its own.
+    banked = slopes(drifting.BankedDriftingLoss(8, options), jnp.stack([key] * 8))
+    plain = slopes(drifting.DriftingLoss(drifting.Options()), jr.split(key, 8))
+    for one, other in zip(banked, plain, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_a_bank_and_its_groups_are_set_together():
+    with pytest.raises(OptionError, match=r"drifting\.bank=8 and drifting\.group=0.*set both"):
+        build(compose(["drifting"], TINY | {"drifting.bank": 8}, data="gmm"), key=jr.key(0))

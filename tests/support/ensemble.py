@@ -1,4 +1,4 @@
-"""A method with all that a training can have: a second player, followers of both players, and stages."""
+"""A method with all that a training can have: a second player, followers of both, a memory, and stages."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from scmkit_plugins.methods.diffusion import Options as DiffusionOptions
 from scmkit_plugins.methods.diffusion import build_loss as build_diffusion
 from scmkit_plugins.methods.progressive_distillation import AtStages
 
-from scmkit.interfaces import AbstractLoss, LossOutput
+from scmkit.interfaces import AbstractLoss, AbstractMemory, LossOutput
 from scmkit.plugin import Follower, Player, Plugin, Slot
 from scmkit.training.ema import PowerEMA
 
@@ -24,8 +24,17 @@ class Options(DiffusionOptions):
     """Of the samples, for how many it is not."""
 
 
+class Mean(AbstractMemory):
+    """The mean of all samples, the newest weighing most."""
+
+    x: Array
+
+    def remember(self, batch):
+        return Mean(0.9 * self.x + 0.1 * batch.x0.mean(0))
+
+
 class Pulled(AbstractLoss):
-    """Diffusion training, pulled towards what the followers say."""
+    """Diffusion training, pulled towards what the followers and the memory say."""
 
     inner: AbstractLoss
 
@@ -34,6 +43,7 @@ class Pulled(AbstractLoss):
         t = jnp.asarray(0.5)
         x = model.denoise(sample.x0, t)
         pull = sum(jnp.mean((x - f.denoise(sample.x0, t)) ** 2) for f in scene.followers.values())
+        pull += jnp.mean((x - scene.memories["mean"].x) ** 2)
         return LossOutput(out.value + 0.1 * pull, out.metrics, out.ratio)
 
 
@@ -61,13 +71,17 @@ def build_critic(config, context, *, key):
     return Critic(build_diffusion(config, context, key=key), at, jnp.array(config.percent))
 
 
+def build_mean(config, context, *, key):
+    return Mean(jnp.zeros(context.data.shape))
+
+
 def stages(config, train):
     return train.steps // 3, 2 * train.steps // 3
 
 
 plugin = Plugin(
     name="ensemble",
-    summary="two players, followers and stages",
+    summary="two players, followers, a memory and stages",
     provides={Slot.tangent: build_data_tangent, Slot.loss: build_loss},
     config=Options,
     suggests={Slot.sampler: "ddim"},  # Which is compiled sooner than an ODE solver.
@@ -77,5 +91,6 @@ plugin = Plugin(
         "last": Follower(AtStages(stages(config, train))),
         "slow": Follower(PowerEMA(0.2), of="ema", player="critic"),
     },
+    memories=lambda config, train: {"mean": build_mean},
     stages=stages,
 )

@@ -1,18 +1,23 @@
 """Drifting: a one-step generator whose samples are drawn to the data and pushed off each other."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from functools import partial
+from typing import Annotated, Any, Literal
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
-from annotated_types import Gt, MinLen
+import jax.random as jr
+from annotated_types import Ge, Gt, MinLen
 from jaxtyping import Array, Bool, Float
 
-from scmkit.interfaces import AbstractBatchLoss, LossOutput, Sample, Scene
+from scmkit.errors import OptionError
+from scmkit.interfaces import AbstractBatchLoss, AbstractGroupLoss, LossOutput, Sample, Scene
 from scmkit.losses import generated, surrogate
 from scmkit.models.model import Model
 from scmkit.plugin import Context, Plugin, Slot
 from scmkit.types import Key, Keys, Scalar
+from scmkit_plugins.methods._bank import build_bank
 from scmkit_plugins.methods._data_tangent import build_data_tangent
 
 
@@ -27,6 +32,21 @@ class Options:
     normalize: Literal["both", "each"] = "both"
     """Over what pulls are shared out: over all of one sample and all by one sample, or over those of the data
     and those of the generated samples apart."""
+    bank: Annotated[int, Ge(0)] = 0
+    """Data samples of each class that a memory bank holds, in the place of those of the batch alone."""
+    group: Annotated[int, Ge(0)] = 0
+    """Samples made of one class, where there is a bank; without one each sample of the batch has its own."""
+
+
+class Drifted(eqx.Module):
+    """Generated samples and the data that draws them: flat, with which of either set is of whose class."""
+
+    x: Float[Array, "n d"]
+    data: Float[Array, "m d"]
+    alike: Bool[Array, "n n"]
+    """Which generated samples are of one class."""
+    drawn: Bool[Array, "n m"]
+    """Which data are of the class of which generated sample."""
 
 
 class DriftingLoss(AbstractBatchLoss):
@@ -49,49 +69,76 @@ class DriftingLoss(AbstractBatchLoss):
         def make(sample: Sample, key: Key) -> Array:
             return generated(model, sample.x0.shape, sample.cond, key=key).ravel()
 
-        x, data = jax.vmap(make)(batch, keys), batch.x0.reshape(len(keys), -1)
-        label = jnp.zeros(len(keys)) if batch.cond.label is None else batch.cond.label
+        n = len(keys)
+        label = jnp.zeros(n) if batch.cond.label is None else batch.cond.label
         alike = label[:, None] == label[None]
-        still = jax.lax.stop_gradient(x)
-        unit = mean_distance(still, data, alike)
-        drifts = [self.drift(still, data, alike, tau * unit) for tau in self.options.temperatures]
-        sizes = [jnp.sqrt(jnp.mean(v**2)) for v in drifts]
-        field = sum((v / jnp.maximum(s, 1e-8) for v, s in zip(drifts, sizes, strict=True)), 0 * x)
-        metrics = {
-            f"drift_{tau:g}": jnp.sqrt(jnp.mean(v**2, axis=1)) / unit
-            for tau, v in zip(self.options.temperatures, drifts, strict=True)
-        }
-        value = jax.vmap(surrogate)(x / unit, -field)
-        return LossOutput(value, metrics, jnp.full(len(keys), model.process.ratio_max))
-
-    def drift(
-        self,
-        x: Float[Array, "n d"],
-        data: Float[Array, "n d"],
-        alike: Bool[Array, "n n"],
-        tau: Scalar | float,
-    ) -> Float[Array, "n d"]:
-        """The drift of generated samples at one temperature, in the data's units; `alike` says which sample
-        of either set is of whose class."""
-        gap = jnp.sqrt(squares(x, jnp.concatenate([x, data]))) / tau
-        force = -gap if self.options.kernel == "laplace" else -(gap**2) / 2
-        pulls = jnp.concatenate([alike & ~jnp.eye(len(x), dtype=bool), alike], axis=1)
-        force = jnp.where(pulls, force, -1e30)  # A row or column of none that pulls stays finite.
-        if self.options.normalize == "both":
-            share = jnp.sqrt(jax.nn.softmax(force, axis=1) * jax.nn.softmax(force, axis=0))
-        else:
-            both = jnp.split(force, 2, axis=1)
-            share = jnp.concatenate([jax.nn.softmax(part, axis=1) for part in both], axis=1)
-        away, towards = jnp.split(jnp.where(pulls, share, 0), 2, axis=1)
-        pushed, pulled = (jnp.sum(a, axis=1, keepdims=True) for a in (away, towards))
-        return pushed * (towards @ data) - pulled * (away @ x)
+        sets = Drifted(jax.vmap(make)(batch, keys), batch.x0.reshape(n, -1), alike, alike)
+        value, metrics = against_drift(sets, self.options)
+        return LossOutput(value, metrics, jnp.full(n, model.process.ratio_max))
 
 
-def mean_distance(
-    x: Float[Array, "n d"], data: Float[Array, "n d"], alike: Bool[Array, "n n"]
-) -> Scalar:
+class BankedDriftingLoss(AbstractGroupLoss):
+    """The same for groups of generated samples of one class, against all data of it in the memory bank.
+
+    The class is that of the group's first sample; the others have come into the bank as well.
+    """
+
+    group: int
+    options: Options
+
+    def __call__(self, model: Model, scene: Scene, samples: Sample, *, key: Key) -> LossOutput:
+        first = jax.tree.map(lambda a: a[0], samples)
+        make = partial(generated, model, first.x0.shape, first.cond)
+        x = jax.vmap(lambda key: make(key=key).ravel())(jr.split(key, self.group))
+        bank: Any = scene.memories["bank"]
+        data, filled = bank.of(first.cond)
+        sets = Drifted(
+            x,
+            data.reshape(len(data), -1),
+            jnp.ones((self.group, self.group), bool),
+            jnp.broadcast_to(filled, (self.group, len(data))),
+        )
+        value, metrics = against_drift(sets, self.options)
+        metrics = {name: jnp.mean(metric) for name, metric in metrics.items()}
+        return LossOutput(jnp.mean(value), metrics, jnp.asarray(model.process.ratio_max))
+
+
+def against_drift(sets: Drifted, options: Options) -> tuple[Float[Array, " n"], dict[str, Array]]:
+    """For each generated sample a value whose gradient in it is minus its drift; the size of each drift."""
+    still = jax.lax.stop_gradient(sets)
+    unit = mean_distance(still)
+    drifts = [drift(still, tau * unit, options) for tau in options.temperatures]
+    sizes = [jnp.sqrt(jnp.mean(v**2)) for v in drifts]
+    field = sum((v / jnp.maximum(s, 1e-8) for v, s in zip(drifts, sizes, strict=True)), 0 * still.x)
+    metrics = {
+        f"drift_{tau:g}": jnp.sqrt(jnp.mean(v**2, axis=1)) / unit
+        for tau, v in zip(options.temperatures, drifts, strict=True)
+    }
+    return jax.vmap(surrogate)(sets.x / unit, -field), metrics
+
+
+def drift(sets: Drifted, tau: Scalar | float, options: Options) -> Float[Array, "n d"]:
+    """The drift of generated samples at one temperature, in the data's units."""
+    x, data = sets.x, sets.data
+    gap = jnp.sqrt(squares(x, jnp.concatenate([x, data]))) / tau
+    force = -gap if options.kernel == "laplace" else -(gap**2) / 2
+    others = sets.alike & ~jnp.eye(len(x), dtype=bool)
+    pulls = jnp.concatenate([others, sets.drawn], axis=1)
+    force = jnp.where(pulls, force, -1e30)  # A row or column of none that pulls stays finite.
+    if options.normalize == "both":
+        share = jnp.sqrt(jax.nn.softmax(force, axis=1) * jax.nn.softmax(force, axis=0))
+    else:
+        both = jnp.split(force, [len(x)], axis=1)
+        share = jnp.concatenate([jax.nn.softmax(part, axis=1) for part in both], axis=1)
+    away, towards = jnp.split(jnp.where(pulls, share, 0), [len(x)], axis=1)
+    pushed, pulled = (jnp.sum(a, axis=1, keepdims=True) for a in (away, towards))
+    return pushed * (towards @ data) - pulled * (away @ x)
+
+
+def mean_distance(sets: Drifted) -> Scalar:
     """The mean distance of generated samples to data of their class, the unit of all temperatures."""
-    return jnp.maximum(jnp.mean(jnp.sqrt(squares(x, data)), where=alike), 1e-3)
+    distances = jnp.sqrt(squares(sets.x, sets.data))
+    return jnp.maximum(jnp.mean(distances, where=sets.drawn), 1e-3)
 
 
 def squares(x: Float[Array, "n d"], y: Float[Array, "m d"]) -> Float[Array, "n m"]:
@@ -100,8 +147,13 @@ def squares(x: Float[Array, "n d"], y: Float[Array, "m d"]) -> Float[Array, "n m
     return jnp.maximum(squares, 0)
 
 
-def build_loss(config: Options, context: Context, *, key: Key) -> DriftingLoss:
-    return DriftingLoss(config)
+def build_loss(config: Options, context: Context, *, key: Key) -> DriftingLoss | BankedDriftingLoss:
+    if bool(config.bank) != bool(config.group):
+        raise OptionError(
+            f"drifting.bank={config.bank} and drifting.group={config.group}: the bank draws groups of one "
+            "class; set both, such as drifting.bank=128 and drifting.group=16, or none"
+        )
+    return BankedDriftingLoss(config.group, config) if config.bank else DriftingLoss(config)
 
 
 plugin = Plugin(
@@ -119,4 +171,5 @@ plugin = Plugin(
         "train.warmup": 1000,
     },
     makes="generator",
+    memories=lambda config, train: {"bank": build_bank} if config.bank else {},
 )
