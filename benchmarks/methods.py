@@ -164,6 +164,12 @@ METHODS = {
         steps=(1,),
         aims_at_the_map=False,
     ),
+    "drifting-bank": Method(
+        ["drifting"],
+        {"train.clip": 0.0, "train.warmup": 0, "drifting.bank": 128, "drifting.group": 16},
+        steps=(1,),
+        aims_at_the_map=False,
+    ),
     "reflow": Method(["reflow"], steps=(1, 2, 4), pairs=True),
     "reflow-distillation": Method(["reflow-distillation"], steps=(1,), pairs=True),
     **{

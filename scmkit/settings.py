@@ -238,5 +238,5 @@ def _field_docstrings(config_type: type) -> dict[str, str]:
             and isinstance(below.value, ast.Constant)
             and isinstance(below.value.value, str)
         ):
-            found[node.target.id] = inspect.cleandoc(below.value.value)
+            found[node.target.id] = " ".join(below.value.value.split())
     return found

@@ -169,7 +169,8 @@ class Options:
     """One of each kind."""
 
     count: Annotated[int, Ge(1)] = 3
-    """A whole number."""
+    """A whole number,
+    in words that go on."""
     rate: Annotated[float, Gt(0)] = 0.5
     """A number."""
     sizes: tuple[int, ...] = (1, 2)
@@ -309,7 +310,7 @@ def test_help_has_types_defaults_and_docstrings() -> None:
     shown = {o.name: o for o in option_help(Options)}
     assert shown["kind"].type == "l2 | rms"
     assert shown["count"].default == 3
-    assert shown["count"].summary == "A whole number."
+    assert shown["count"].summary == "A whole number, in words that go on."
     assert all(o.summary for o in option_help(TrainingSettings))
 
 
