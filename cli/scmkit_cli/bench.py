@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from scmkit.errors import ScmkitError
+from scmkit.errors import ScmkitError, UsageError
 from scmkit_cli.options import Features, Metrics, Samples, Settings, counts, parse_settings
 from scmkit_cli.tables import aligned
 from scmkit_cli.terminal import say
@@ -18,7 +18,8 @@ def bench(
             "--method",
             "-m",
             metavar="PLUGINS",
-            help="Plugins of a method, joined by commas: trigflow,scd. Repeatable.",
+            help="Plugins of a method, joined by commas: trigflow,scd. Settings of it alone may follow: "
+            "trigflow,scd,train.lr=1e-3. Repeatable.",
         ),
     ],
     data: Annotated[
@@ -43,6 +44,15 @@ def bench(
             show_default=False,
         ),
     ] = None,
+    guidance: Annotated[
+        str | None,
+        typer.Option(
+            metavar="1,1.5,...",
+            help="Strengths of guidance at which every method is sampled; 1 is none. A distilled model is "
+            "told it, if trained so: --set scd.guidance_range=1,3.",
+            show_default=False,
+        ),
+    ] = None,
     metric: Metrics = None,
     n: Samples = None,
     features: Features = None,
@@ -50,8 +60,8 @@ def bench(
         list[str] | None,
         typer.Option(
             metavar="A>B>...",
-            help="A claim: the first metric falls from method to method, such as 'ct>ict>ect'. It is judged "
-            "pair by pair, seed by seed. Repeatable.",
+            help="A claim: the first metric falls from method to method, such as 'ct>ict>ect', or one that "
+            "is named: 'scd>vsd in recall'. It is judged pair by pair, seed by seed. Repeatable.",
             show_default=False,
         ),
     ] = None,
@@ -66,6 +76,7 @@ def bench(
     methods that a Gaussian fit equals below it; numbers, page and table to OUT/bench.json, .html and .md.
     """
     sampling = counts(eval_steps, "--eval-steps")
+    strengths = _strengths(guidance)
 
     import dataclasses
     import shlex
@@ -98,6 +109,7 @@ def bench(
         n=n,
         features=features,
         orders=order or (),
+        guidance=strengths,
     )
     facts = environment(shlex.join(["scmkit", *sys.argv[1:]]))
 
@@ -136,3 +148,16 @@ def bench(
         raise ScmkitError(
             f"{len(failed)} of {len(results)} runs failed; {first.cell.path}: {first.error}"
         )
+
+
+def _strengths(given: str | None) -> tuple[float, ...] | None:
+    """`"1,1.5"` as `(1.0, 1.5)`; raises `UsageError` for anything but different numbers."""
+    if given is None:
+        return None
+    try:
+        strengths = tuple(map(float, given.split(",")))
+    except ValueError:
+        strengths = ()
+    if not strengths or len(set(strengths)) < len(strengths):
+        raise UsageError(f"--guidance {given}: give different strengths, such as 1,1.5,2")
+    return strengths

@@ -112,5 +112,6 @@ def evaluate(
             c(vectors, ends if c.space.features is None else None)
             for c, vectors in zip(table.comparisons, found.features, strict=True)
         ]
-        rows.append(table.row(name, scores, nfe=found.nfe, seconds=found.seconds))
+        told = {"nfe": found.nfe, "seconds": found.seconds, "guidance": guidance}
+        rows.append(table.row(name, scores, **told))
     return rows

@@ -31,6 +31,7 @@ class Row:
         compiling; None for samples that no model made.
     - `features`: by the plugin's name, the digest and the facts of each feature space that was used.
     - `larger_is_better`: the metrics whose larger values are better.
+    - `guidance`: the guidance strength of the samples; None where none was given.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Row:
     larger_is_better: frozenset[str] = frozenset()
     n: int | None = None
     missing: Mapping[str, str] = field(default_factory=dict)
+    guidance: float | None = None
 
 
 def remarks(rows: Sequence[Row]) -> list[str]:

@@ -12,14 +12,15 @@ import pytest
 from scmkit_cli.main import main
 from small_runs import Reporter
 
-from scmkit import Recipe
+from scmkit import Recipe, Run
 from scmkit.errors import Interrupted, OptionError, PluginError, RunError, UsageError
-from scmkit.evaluation import GAUSSIAN, REAL, Row
+from scmkit.evaluation import GAUSSIAN, REAL, Row, evaluate
 from scmkit.reporting.trials import (
     Cell,
     Plan,
     Result,
     bench,
+    bench_page,
     summarise,
     table_of,
     verdicts,
@@ -193,6 +194,19 @@ def test_settings_go_where_they_belong():
     assert sct.plugins["mlp"].config["width"] == scd.plugins["mlp"].config["width"] == 8
 
 
+def test_settings_of_one_method():
+    methods = ("trigflow,scd", "trigflow,scd,train.lr=1e-3,scd.constant=1,teacher.train.lr=0.5")
+    usual, other = Plan(methods, seeds=1).checked().values()
+    assert (other.train.lr, other.plugins["scd"].config["constant"]) == (1e-3, 1)
+    assert usual.train.lr != 1e-3
+    assert isinstance(other.teacher, Recipe)
+    assert other.teacher.train.lr == 0.5
+    assert other.teacher.train.steps == usual.train.steps
+    assert claimed("trigflow,scd>sct", ("trigflow,scd", "sct,sct.constant=1"))[0][1].startswith(
+        "sct"
+    )
+
+
 @pytest.mark.parametrize(
     ("plan", "error", "message"),
     [
@@ -201,6 +215,25 @@ def test_settings_go_where_they_belong():
         (Plan(("trigflw,scd",)), PluginError, "did you mean 'trigflow'"),
         (Plan(("scd",), settings={"mlpp.width": 8}), OptionError, "did you mean 'mlp'"),
         (Plan(("scd",), settings={"mlp.widht": 8}), OptionError, "did you mean 'width'"),
+        (Plan(("scd,mlpp.width=8",)), OptionError, "did you mean 'mlp'"),
+        (Plan(("scd",), guidance=(1,)), UsageError, "no strength; add --set scd.guidance_range="),
+        (
+            Plan(("sct",), guidance=(1,)),
+            UsageError,
+            "'sct' makes a consistency model .* no strength$",
+        ),
+        (Plan(("diffusion",), ("gmm",), guidance=(1,)), UsageError, "'gmm' has no classes"),
+        (
+            Plan(("diffusion",), guidance=(1,), settings={"diffusion.label_dropout": 0}),
+            UsageError,
+            "trained with every label shown",
+        ),
+        (Plan(("diffusion",), guidance=(-1,)), UsageError, "guidance -1: give a finite strength"),
+        (
+            Plan(("x,a", "x,b"), metrics=("recall",), orders=("a>b in recal",)),
+            UsageError,
+            "'recall'",
+        ),
     ],
 )
 def test_what_cannot_work_is_said_before_training(plan, error, message, tmp_path):
@@ -214,6 +247,75 @@ def test_names_of_files():
     assert plain("./data/photos.store/") == "photos.store"
     assert plain("noise=pkg:edm,scd") == "noise-pkg-edm-scd"
     assert Cell("gmm", "trigflow,scd", 2).path == Path("gmm/trigflow-scd-2")
+
+
+@pytest.fixture(scope="module")
+def guided(tmp_path_factory):
+    """A bench of a teacher and a student, sampled at two strengths of guidance."""
+    out = tmp_path_factory.mktemp("guided")
+    plan = dataclasses.replace(
+        PLAN,
+        data=("digits",),
+        settings={**TINY, "scd.guidance_range": (1, 3)},
+        metrics=("recall", "diversity"),
+        features="data",
+        guidance=(1, 3),
+    )
+    return plan, out, bench(plan, out, reporter=Reporter())
+
+
+def test_every_method_is_sampled_at_every_strength(guided):
+    results = guided[2]
+    assert [[row.guidance for row in result.rows] for result in results] == [
+        [None, None, 1, 3],
+        [1, 3],
+    ]
+    for result in results:
+        one, three = result.rows[-2:]
+        assert one.metrics != three.metrics
+    assert [result.rows[-1].nfe for result in results] == [4, 1]
+
+
+def test_the_teacher_at_strength_one_is_not_guided(guided):
+    plan, out, results = guided
+    run = Run.load(out / results[0].cell.path)
+    [plainly] = evaluate(
+        run, steps=(1,), n=64, baselines=False, metrics=plan.metrics, features="data"
+    )
+    assert plainly.metrics == pytest.approx(results[0].rows[-2].metrics, rel=1e-4)
+    [told] = evaluate(
+        Run.load(out / results[1].cell.path),
+        steps=(1,),
+        n=64,
+        baselines=False,
+        metrics=plan.metrics,
+        features="data",
+        guidance=3,
+    )
+    assert told.metrics == results[1].rows[-1].metrics
+
+
+def test_measurements_without_guidance_are_kept_beside(guided, monkeypatch):
+    plan, out, results = guided
+    monkeypatch.setattr("scmkit.reporting.trials.running.evaluate", None)
+    assert bench(plan, out, reporter=Reporter()) == results
+    again = bench(dataclasses.replace(plan, guidance=(1,)), out, reporter=Reporter())
+    assert all("not callable" in str(result.error) for result in again)
+
+
+def test_the_page_and_the_table_are_over_strengths():
+    plan = Plan(("x,a", "x,b"), data=("d",), guidance=(1, 3))
+    rows = [Row("one", 1.0, {"m": 2.0}, guidance=strength) for strength in (1.0, 3.0)]
+    results = [Result(Cell("d", method, 0), tuple(rows)) for method in plan.methods]
+    head, *lines = table_of(summarise(results))
+    assert head == ["", "NFE", "guidance", "m"]
+    assert [line[:3] for line in lines] == [
+        [f"{method}: one", "1", strength] for method in plan.methods for strength in ("1", "3")
+    ]
+    facts = {"versions": {}, "device": "cpu", "python": "3", "date": "today", "command": "scmkit"}
+    page = bench_page(plan, results, facts)
+    assert page.count('class="x label">guidance<') == 1
+    assert page.count("x,b: one: 2 at ") == 2
 
 
 def test_an_interval_is_students():
@@ -275,6 +377,22 @@ def test_an_order_is_judged_seed_by_seed(more, less, verdict):
     plan = Plan(("x,a", "x,b"), orders=("a > b",))
     told = verdicts(plan, results_of({"x,a": more, "x,b": less}), "d")
     assert told[1] == f"x,a > x,b in m at NFE 1: {verdict}"
+
+
+def test_an_order_in_another_metric_is_judged_at_each_strength():
+    def row(strength: float, value: float) -> Row:
+        return Row("one", 1.0, {"m": 0.0, "other": value}, guidance=strength)
+
+    results = [
+        Result(Cell("d", method, seed), (row(1.0, first + seed), row(2.0, second + seed)))
+        for method, first, second in (("x,a", 3.0, 1.0), ("x,b", 2.0, 2.0))
+        for seed in (0, 1)
+    ]
+    plan = Plan(("x,a", "x,b"), orders=("a>b in other",))
+    assert verdicts(plan, results, "d") == [
+        "x,a > x,b in other at NFE 1 and guidance 1: difference 1 ± 0, holds",
+        "x,a > x,b in other at NFE 1 and guidance 2: difference -1 ± 0, is reversed",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -80,17 +80,20 @@ def metric_chart(
     title: str,
     points: Mapping[tuple[str, str], Sequence[tuple[float, float, tuple[float, float] | None]]],
     real: tuple[float, float] | None,
+    *,
+    x_label: str = "NFE",
+    log_x: bool = True,
 ) -> Html:
-    """One metric against NFE: for each (name, color) its points `(nfe, value, interval)`."""
+    """One metric over NFE, or what `x_label` names: for each (name, color) its `(x, value, interval)`."""
     series, ticks = [], set[float]()
     for i, ((name, color), given) in enumerate(points.items()):
-        nfe, value, spread = zip(*sorted(given), strict=True)
-        ticks |= set(nfe)
+        place, value, spread = zip(*sorted(given), strict=True)
+        ticks |= set(map(float, place))
         ends = np.asarray([(np.nan, np.nan) if s is None else s for s in spread], float)
         series.append(
             Series(
                 name,
-                np.asarray(nfe),
+                np.asarray(place, float),
                 np.asarray(value),
                 color,
                 "markers",
@@ -100,7 +103,7 @@ def metric_chart(
         )
     band = None if real is None else Band("real data", *real)
     return draw(
-        Chart(title, series, "NFE", log_x=True, log_y=False, x_ticks=sorted(ticks), band=band)
+        Chart(title, series, x_label, log_x=log_x, log_y=False, x_ticks=sorted(ticks), band=band)
     )
 
 

@@ -20,14 +20,13 @@ from scmkit.reporting.trials.verdicts import verdicts
 def bench_page(plan: Plan, results: Sequence[Result], facts: Mapping[str, Any]) -> Html:
     """Charts and a table for each data set, then what it cost, what failed, and how to do it again."""
     lines = summarise(results)
-    colors = {method: color_of(i) for i, method in enumerate(plan.methods)}
     sections = []
     for data in plan.data:
         mine = [line for line in lines if line.data == data]
         if mine:
             rows = [row for r in results if r.cell.data == data for row in r.rows]
             told = [element("p", f"{line}.") for line in verdicts(plan, results, data)]
-            body = join(_results(mine, colors), *told, *notes(rows))
+            body = join(_results(mine, plan.methods), *told, *notes(rows))
             sections.append(Section(data, _lede(plan), body))
     sections.append(Section("Cost", COST, _costs(results)))
     failed = [r for r in results if r.error is not None]
@@ -60,31 +59,40 @@ def _lede(plan: Plan) -> str:
         if plan.seeds > 1
         else "one seed"
     )
+    guidance = "" if plan.guidance is None else "; samples at each strength of guidance, 1 is none"
     return (
         f"{plan.steps} training steps{batch} for every method and every teacher; {spread}. Smaller is "
-        "better, larger where an arrow points up. The band is what real training data scores; in brackets "
-        "stand multiples of it."
+        f"better, larger where an arrow points up{guidance}. The band is what real training data scores; in "
+        "brackets stand multiples of it."
     )
 
 
-def _results(lines: Sequence[Line], colors: Mapping[str, str]) -> Html:
+def _results(lines: Sequence[Line], methods: Sequence[str]) -> Html:
+    """Charts over the strength of guidance where there is any, otherwise over evaluations; and the table."""
+    guided = any(line.guidance is not None for line in lines)
+
+    def curve(line: Line) -> str:
+        return _titled(line) if guided else line.method
+
+    curves = dict.fromkeys(curve(line) for line in lines if line.nfe) if guided else methods
+    colors = {name: color_of(i) for i, name in enumerate(curves)}
     real = next((line.metrics for line in lines if line.name == REAL), {})
     larger = frozenset[str]().union(*(line.larger_is_better for line in lines))
     charts = []
     for metric in dict.fromkeys(k for line in lines for k in line.metrics):
         points = {}
-        for method, color in colors.items():
+        for name, color in colors.items():
             found = [
                 (
-                    line.nfe,
+                    line.nfe if line.guidance is None else line.guidance,
                     one.mean,
                     None if one.half is None else (one.mean - one.half, one.mean + one.half),
                 )
                 for line in lines
-                if line.method == method and line.nfe and (one := line.metrics.get(metric))
+                if line.nfe and curve(line) == name and (one := line.metrics.get(metric))
             ]
             if found:
-                points[method, color] = found
+                points[name, color] = found
         if points:
             level = real.get(metric)
             band = (
@@ -92,9 +100,10 @@ def _results(lines: Sequence[Line], colors: Mapping[str, str]) -> Html:
                 if level is None
                 else (level.mean - (level.half or 0), level.mean + (level.half or 0))
             )
-            charts.append(metric_chart(titled(metric, larger), points, band))
+            axis = {"x_label": "guidance", "log_x": False} if guided else {}
+            charts.append(metric_chart(titled(metric, larger), points, band, **axis))
     head, *rows = table_of(lines)
-    names = legend([(color, method) for method, color in colors.items()])
+    names = legend([(color, name) for name, color in colors.items()])
     return join(
         names, element("div", *charts, class_="charts"), table(head, rows, class_="numbers")
     )
@@ -105,12 +114,19 @@ def table_of(lines: Sequence[Line]) -> list[list[str]]:
     metrics = list(dict.fromkeys(k for line in lines for k in line.metrics))
     real = next((line.metrics for line in lines if line.name == REAL), {})
     larger = frozenset[str]().union(*(line.larger_is_better for line in lines))
-    rows = [["", "NFE", *(titled(m, larger) for m in metrics)]]
+    guided = any(line.guidance is not None for line in lines)
+    head = ["", "NFE", *(["guidance"] if guided else []), *(titled(m, larger) for m in metrics)]
+    rows = [head]
     for line in lines:
-        name = f"{line.method}: {line.name}" if line.method else line.name
+        where = [line.nfe, line.guidance] if guided else [line.nfe]
+        numbers = ["" if value is None else f"{value:g}" for value in where]
         cells = [_shown(line.metrics.get(m), real.get(m)) for m in metrics]
-        rows.append([name, "" if line.nfe is None else f"{line.nfe:g}", *cells])
+        rows.append([_titled(line), *numbers, *cells])
     return rows
+
+
+def _titled(line: Line) -> str:
+    return f"{line.method}: {line.name}" if line.method else line.name
 
 
 def markdown_of(lines: Sequence[Line]) -> str:

@@ -8,14 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from scmkit.arguments import as_strength
 from scmkit.composing.compose import compose
+from scmkit.composing.dotted import part
 from scmkit.composing.recipe import Recipe
 from scmkit.errors import OptionError, UsageError, did_you_mean
+from scmkit.reporting.trials.guidance import must_take_guidance
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One training: a method (plugins, joined by commas) on a data set with a seed."""
+    """One training: a method (plugins and settings, joined by commas) on a data set with a seed."""
 
     data: str
     method: str
@@ -33,7 +36,8 @@ class Plan:
 
     **Attributes:**
 
-    - `methods`: plugins joined by commas, such as `"trigflow,scd"`.
+    - `methods`: plugins joined by commas, such as `"trigflow,scd"`, and settings of that method alone,
+        `"trigflow,scd,scd.constant=1"`.
     - `data`: data sets, by name or path.
     - `seeds`: seeds 0 to `seeds - 1` of training, and of evaluation.
     - `steps`, `batch_size`: the budget of every training, teachers' too; None leaves the batch size to the
@@ -41,7 +45,9 @@ class Plan:
     - `settings`: options by `PLUGIN.OPTION`, for the methods that have such a part.
     - `sampling`: numbers of sampling steps (None: each sampler's usual ones); `metrics`, `n` and `features`
         as in `scmkit.evaluate`.
-    - `orders`: claims such as `"ct>ict"`, that the first metric falls from left to right.
+    - `orders`: claims such as `"ct>ict"`, that the first metric falls from left to right, or
+        `"ct>ict in recall"`, that another does.
+    - `guidance`: strengths of guidance, at each of which every method is sampled; None for no guidance.
     """
 
     methods: Sequence[str]
@@ -55,6 +61,7 @@ class Plan:
     n: int | None = None
     features: str | None = None
     orders: Sequence[str] = ()
+    guidance: Sequence[float] | None = None
 
     def cells(self) -> list[Cell]:
         """Every training, seed by seed, so that a bench cut short has something of everything."""
@@ -70,8 +77,11 @@ class Plan:
         budget: dict[str, Any] = {"train.steps": self.steps, "train.seed": cell.seed}
         if self.batch_size is not None:
             budget["train.batch_size"] = self.batch_size
-        plugins = cell.method.split(",")
-        return compose(plugins, budget, data=cell.data, teacher=teacher, base=self.settings)
+        plugins, own = parts_of(cell.method)
+        if teacher is not None:  # It has had its settings.
+            own = {key: value for key, value in own.items() if part(key) != "teacher"}
+        settings = {**budget, **own}
+        return compose(plugins, settings, data=cell.data, teacher=teacher, base=self.settings)
 
     def checked(self) -> dict[Cell, Recipe]:
         """The recipes of all cells, before any training: raises `UsageError` for a plan that cannot work."""
@@ -82,8 +92,13 @@ class Plan:
             if paths.count(path) > 1:
                 raise UsageError(f"two runs would be '{path}': name each method and data set once")
         for order in self.orders:
-            claimed(order, self.methods)
+            claimed(order, self.methods, self.metrics)
         recipes = {cell: self.recipe(cell) for cell in self.cells()}
+        if self.guidance is not None:
+            for strength in self.guidance:
+                as_strength(strength)
+            for cell, recipe in recipes.items():
+                must_take_guidance(cell.method, recipe)
         known = {"train", "data"}
         for recipe in recipes.values():
             known |= set(recipe.plugins)
@@ -99,23 +114,44 @@ class Plan:
         return recipes
 
 
-def claimed(order: str, methods: Sequence[str]) -> list[str]:
-    """The methods that an order such as `"ct>ict>ect"` names, in whole or by the last plugin of each.
+def parts_of(method: str) -> tuple[list[str], dict[str, str]]:
+    """The plugins and the settings of a method: `SLOT=NAME` is a plugin, `PART.OPTION=VALUE` a setting."""
+    plugins, settings = [], {}
+    for item in method.split(","):
+        key, equals, value = item.partition("=")
+        if equals and "." in key:
+            settings[key] = value
+        else:
+            plugins.append(item)
+    return plugins, settings
 
-    Raises `UsageError` for fewer than two, and for a name that means none of `methods` or several of them.
+
+def claimed(
+    order: str, methods: Sequence[str], metrics: Sequence[str] | None = None
+) -> tuple[list[str], str | None]:
+    """The methods that an order such as `"ct>ict>ect in recall"` names, and its metric, if it names one.
+
+    A method is named in whole, with its settings, or by its last plugin. Raises `UsageError` for fewer than
+    two, for a name that means none of `methods` or several of them, and for a metric that is not computed.
     """
+    names, _, metric = map(str.strip, order.partition(" in "))
+    if metric and metrics is not None and metric not in metrics:
+        raise UsageError(
+            f"order '{order}': '{metric}' is no metric here{did_you_mean(metric, metrics)}"
+        )
     named = []
-    for name in map(str.strip, order.split(">")):
-        meant = [m for m in methods if name in (m, m.rpartition(",")[2])]
+    for name in map(str.strip, names.split(">")):
+        last = {method: (parts_of(method)[0] or [""])[-1] for method in methods}
+        meant = [method for method in methods if name in (method, last[method])]
         if len(meant) != 1:
-            known = [*methods, *(m.rpartition(",")[2] for m in methods)]
+            known = [*methods, *last.values()]
             which = f"means {' and '.join(meant)}" if meant else "is no method here"
             hint = "" if meant else did_you_mean(name, known)
             raise UsageError(f"order '{order}': '{name}' {which}{hint}")
         named += meant
     if len(named) < 2:
         raise UsageError(f"order '{order}': join two methods or more by '>', such as ct>ict")
-    return named
+    return named, metric or None
 
 
 def plain(name: str) -> str:

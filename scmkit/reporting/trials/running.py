@@ -15,6 +15,7 @@ from scmkit.composing.recipe import Recipe
 from scmkit.errors import Interrupted, Preempted, RunError, ScmkitError, UsageError
 from scmkit.evaluation import Row, evaluate, usual_features
 from scmkit.reporting.cost import training_seconds
+from scmkit.reporting.trials.guidance import guided
 from scmkit.reporting.trials.plan import Cell, Plan, teacher_path
 from scmkit.runs.run import Run
 from scmkit.storage.containment import read_bounded
@@ -128,20 +129,26 @@ def _measured(plan: Plan, cell: Cell, run: Run, progress: Callable[[str], None])
         "features": plan.features or usual_features(dataset_of(run.recipe)),
         "baselines": cell.method == plan.methods[0],
     }
+    if plan.guidance is not None:
+        asked["guidance"] = list(plan.guidance)
     file = run.path.with_name(f"{run.path.name}.json")
     if (kept := _kept(file, asked)) is not None:
         return kept
     progress("measuring ...")
     given = {"metrics": plan.metrics, "features": plan.features}
     extra: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
-    rows = evaluate(
-        run,
-        steps=plan.sampling,
-        n=plan.n,
-        seed=cell.seed,
-        baselines=asked["baselines"],
-        **extra,
-    )
+    rows: list[Row] = []
+    for strength in plan.guidance or (None,):
+        rows += evaluate(
+            run,
+            steps=plan.sampling,
+            n=plan.n,
+            seed=cell.seed,
+            baselines=asked["baselines"] and not rows,
+            model=guided(run, strength),
+            guidance=strength,
+            **extra,
+        )
     raw = [dataclasses.asdict(row) for row in rows]
     write_text(file, json.dumps({"asked": asked, "rows": raw}, indent=1, default=sorted) + "\n")
     return rows

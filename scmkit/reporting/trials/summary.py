@@ -20,9 +20,9 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a bench's table: a method on a data set at a number of evaluations.
+    """One line of a bench's table: a method on a data set at a number of evaluations and a strength.
 
-    `method` is empty for the baselines: real data, a Gaussian fit.
+    `method` is empty for the baselines: real data, a Gaussian fit. `guidance` is None where none was given.
     """
 
     data: str
@@ -31,6 +31,7 @@ class Line:
     nfe: float | None
     metrics: dict[str, Estimate]
     larger_is_better: frozenset[str] = frozenset()
+    guidance: float | None = None
 
 
 def estimate(values: Sequence[float]) -> Estimate:
@@ -44,19 +45,30 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 
 def summarise(results: Sequence[Result]) -> list[Line]:
-    """Lines by data set, then method, then number of steps; those of real data and the Gaussian first."""
-    grouped: dict[tuple[str, str, str], list[Row]] = {}
+    """Lines by data set, then method, then number of steps, then strength of guidance.
+
+    Those of real data and the Gaussian come first.
+    """
+    grouped: dict[tuple[str, str, str, float | None], list[Row]] = {}
     for result in results:
         for row in result.rows:
             method = "" if row.nfe is None else result.cell.method
-            grouped.setdefault((result.cell.data, method, row.name), []).append(row)
+            key = (result.cell.data, method, row.name, row.guidance)
+            grouped.setdefault(key, []).append(row)
     lines = []
-    for (data, method, name), rows in grouped.items():
+    for (data, method, name, guidance), rows in grouped.items():
         names = dict.fromkeys(k for row in rows for k in row.metrics)
         metrics = {k: estimate([r.metrics[k] for r in rows if k in r.metrics]) for k in names}
         nfe = [row.nfe for row in rows if row.nfe is not None]
         larger = frozenset[str]().union(*(row.larger_is_better for row in rows))
-        lines.append(Line(data, method, name, mean(nfe) if nfe else None, metrics, larger))
+        evaluations = mean(nfe) if nfe else None
+        lines.append(Line(data, method, name, evaluations, metrics, larger, guidance))
     order = list(dict.fromkeys(line.data for line in lines))
     methods = ["", *dict.fromkeys(r.cell.method for r in results)]
-    return sorted(lines, key=lambda line: (order.index(line.data), methods.index(line.method)))
+    samplings = list(dict.fromkeys((line.data, line.method, line.name) for line in lines))
+
+    def place(line: Line) -> tuple[int, int, int]:
+        sampling = samplings.index((line.data, line.method, line.name))
+        return order.index(line.data), methods.index(line.method), sampling
+
+    return sorted(lines, key=place)

@@ -24,6 +24,7 @@ class Comparison:
     larger: str
     smaller: str
     difference: Estimate
+    guidance: float | None = None
 
     @property
     def verdict(self) -> str:
@@ -36,13 +37,13 @@ class Comparison:
     def __str__(self) -> str:
         half = "" if self.difference.half is None else f" ± {self.difference.half:.2g}"
         return (
-            f"{self.larger} > {self.smaller} in {self.metric} at NFE {self.nfe:g}: difference "
-            f"{self.difference.mean:.3g}{half}, {self.verdict}"
+            f"{self.larger} > {self.smaller} in {self.metric} at NFE {_at(self.nfe, self.guidance)}: "
+            f"difference {self.difference.mean:.3g}{half}, {self.verdict}"
         )
 
 
 def verdicts(plan: Plan, results: Sequence[Result], data: str) -> list[str]:
-    """Sentences below the table of one data set, all of them on the first metric."""
+    """Sentences below the table of one data set, on the first metric where an order names no other."""
     lines = [line for line in summarise(results) if line.data == data]
     metric = next((name for line in lines for name in line.metrics), None)
     if metric is None:
@@ -51,26 +52,30 @@ def verdicts(plan: Plan, results: Sequence[Result], data: str) -> list[str]:
     told = [] if some is None else [some]
     for order in plan.orders:
         mine = [result for result in results if result.cell.data == data]
-        told += map(str, compare(mine, claimed(order, plan.methods), metric))
+        methods, other = claimed(order, plan.methods)
+        told += map(str, compare(mine, methods, other or metric))
     return told
 
 
 def compare(results: Sequence[Result], order: Sequence[str], metric: str) -> list[Comparison]:
-    """Each method of an order against the next, on every data set, at every NFE that both have."""
-    values: dict[tuple[str, str, float], dict[int, float]] = {}
+    """Each method of an order against the next, on every data set, at every NFE and strength of both."""
+    values: dict[tuple[str, str, float, float | None], dict[int, float]] = {}
     for result in results:
         for row in result.rows:
             if row.nfe is not None and metric in row.metrics:
-                of = values.setdefault((result.cell.data, result.cell.method, row.nfe), {})
+                key = (result.cell.data, result.cell.method, row.nfe, row.guidance)
+                of = values.setdefault(key, {})
                 of[result.cell.seed] = row.metrics[metric]
     comparisons = []
     for larger, smaller in pairwise(order):
-        for (data, method, nfe), ours in values.items():
-            theirs = values.get((data, smaller, nfe), {})
+        for (data, method, nfe, guidance), ours in values.items():
+            theirs = values.get((data, smaller, nfe, guidance), {})
             common = sorted(ours.keys() & theirs.keys())
             if method == larger and common:
                 difference = estimate([ours[seed] - theirs[seed] for seed in common])
-                comparisons.append(Comparison(data, metric, nfe, larger, smaller, difference))
+                comparisons.append(
+                    Comparison(data, metric, nfe, larger, smaller, difference, guidance)
+                )
     return comparisons
 
 
@@ -88,6 +93,10 @@ def no_better_than_gaussian(lines: Sequence[Line], metric: str) -> str | None:
         if line.method and line.nfe is not None and value is not None:
             better = value.mean - fit.mean
             if (better if metric in line.larger_is_better else -better) <= 0:
-                beaten.setdefault(line.method, []).append(f"{line.nfe:g}")
+                beaten.setdefault(line.method, []).append(_at(line.nfe, line.guidance))
     which = "; ".join(f"{method} at NFE {', '.join(nfe)}" for method, nfe in beaten.items())
     return f"{metric} no better than a Gaussian fit's {fit.mean:.4g}: {which or 'none'}"
+
+
+def _at(nfe: float, guidance: float | None) -> str:
+    return f"{nfe:g}" if guidance is None else f"{nfe:g} and guidance {guidance:g}"
