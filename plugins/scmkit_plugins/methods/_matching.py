@@ -189,6 +189,7 @@ def one_step(
         provides={Slot.loss: build_loss, Slot.tangent: build_tangent},
         config=config,
         uses=uses,
+        off_path=lambda config: True,
         conditions=conditions,
         suggests={Slot.sampler: "consistency"},
         settings=usual | dict(settings),
