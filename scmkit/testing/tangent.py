@@ -102,7 +102,8 @@ def samples_are_looked_at_as_declared(given: Moving) -> None:
     t = given.times[0]
     x_t, tangent = given(t)
     other = eqx.tree_at(lambda g: (g.x0, g.eps), given, (given.x0[::-1], given.eps[::-1]))
-    blind = bool(jnp.all(jax.vmap(given.tangent)(other._point(x_t, t)) == tangent))
+    elsewhere = jax.vmap(given.tangent)(other._point(x_t, t))
+    blind = np.allclose(elsewhere, tangent, rtol=1e-3, atol=1e-3 * float(jnp.abs(tangent).max()))
     require(
         blind or given.tangent.of_data,
         "the tangent at a point changes with the point's x0 and eps: say `of_data = True`, so that losses "
