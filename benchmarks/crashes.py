@@ -2,7 +2,8 @@
 
 Runs are killed at random moments or before random ones of their file operations, half and half, and new
 ones started until `--kills` kills have struck. `--every-operation` instead kills a short run once before each
-of its operations, but of a row of them on arrays before the first, middle and last. The harness is
+of its operations, but of a row of them on arrays before the first, middle and last. `--methods` sends
+SIGTERM, SIGINT and SIGKILL to runs of these methods, of one stage and of several. The harness is
 `tests/support/killing.py`.
 """
 
@@ -29,6 +30,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--every-operation", action="store_true")
+    parser.add_argument("--methods", nargs="+", default=[], choices=list(killing.PLAYED))
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     began, struck, runs, bad = time.monotonic(), Counter[str](), 0, []
@@ -42,6 +44,11 @@ def main() -> None:
         if args.every_operation:
             struck, bad = every_operation(root, cache)
             runs = args.kills = struck.total()
+        for method in args.methods:
+            bad += played(root, method, cache)
+            struck[f"{method}: SIGTERM, SIGINT, SIGKILL"] = len(killing.SIGNALS)
+            runs, args.kills = runs + 1, struck.total()
+            print(f"{method}: {len(bad)} differences", flush=True)
         while struck.total() < args.kills:
             kills = min(args.kills_per_run, args.kills - struck.total())
             struck += killing.train_through(
@@ -94,6 +101,14 @@ def main() -> None:
     }
     write(args.out, results)
     sys.exit(bool(bad))
+
+
+def played(root: Path, method: str, cache: Path) -> list[str]:
+    """What a run of a method that was signalled in each of its parts differs in from an undisturbed one."""
+    often = {"method": method, "steps": 10, "log": 2, "checkpoint": 1, "sample": 10}
+    one = killing.train(root, f"{method}-one", cache=cache, **often)
+    killing.signalled(root, f"{method}-two", killing.SIGNALS, cache=cache, **often)
+    return killing.differences(one, root / f"{method}-two")
 
 
 def every_operation(root: Path, cache: Path) -> tuple[Counter[str], list[str]]:

@@ -186,6 +186,7 @@ METHODS = {
             "dmd": {"fake.lr": 2e-3},
             "dmd2": {},
             "sid": {"fake.lr": 2e-3, "train.beta1": 0.9},
+            "sida": {"fake.lr": 2e-3, "critic.lr": 2e-3, "train.beta1": 0.9},
             "emd": {"fake.lr": 2e-3},
             "f-distill": {},
         }.items()

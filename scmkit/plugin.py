@@ -173,6 +173,8 @@ class Plugin:
         scalars in `Conditioning`. A loss that draws guidance strengths names `"guidance"`.
     - `drops_labels`: whether a model that its loss trained, given the options, also saw samples without
         their label, without which there is nothing for guidance to lead away from.
+    - `off_path`: whether its loss, given the options, asks for the tangent at points of the model's own
+        making, where data never come by. A tangent that is `of_data` is then refused.
     - `differentiates`: whether its loss differentiates the network in time, exactly or by differences.
     - `normalizes`: of a loss or distance that divides residuals by their size, given the options: what to add
         to a command to have it otherwise, such as `"--set l2.squared=true"`.
@@ -203,6 +205,7 @@ class Plugin:
     noise_labels: Literal[1, 2] = 1
     conditions: Callable[[Any], Collection[str]] = lambda config: ()
     drops_labels: Callable[[Any], bool] = lambda config: True
+    off_path: Callable[[Any], bool] = lambda config: False
     differentiates: bool = False
     normalizes: Callable[[Any], str] = lambda config: ""
     uses: Collection[Slot] = ()
@@ -251,6 +254,7 @@ def _faults(plugin: Plugin) -> Iterator[str]:
         "taught_by",
         "conditions",
         "drops_labels",
+        "off_path",
         "normalizes",
         "players",
         "followers",

@@ -96,8 +96,9 @@ def build(recipe: Recipe, *, key: Key, teacher: AbstractModel | None = None) -> 
     """The model of a recipe and everything that trains it.
 
     `teacher` is the pretrained model that `recipe.starts_from` speaks of; the model's own weights are fresh
-    all the same, and so are those of players. Raises `PluginError` when a factory fails or a teacher is
-    missing, `OptionError` where a batch does not divide into the groups that a loss takes.
+    all the same, and so are those of players. Raises `PluginError` when a factory fails, a teacher is missing
+    or a loss asks for tangents that there are not, `OptionError` where a batch does not divide into the
+    groups that a loss takes.
     """
     if recipe.starts_from == "teacher" and teacher is None:
         raise PluginError(f"'{recipe.slots[Slot.loss]}' needs a teacher: pass one to build()")
@@ -106,6 +107,7 @@ def build(recipe: Recipe, *, key: Key, teacher: AbstractModel | None = None) -> 
         if slot in OPTIONAL_SLOTS and slot not in recipe.slots:
             continue
         built[slot] = _fill(recipe, slot, _context(recipe, built, teacher), key)
+    _expect_field(recipe, built[Slot.tangent])
     expect_groups(recipe, built[Slot.loss])
     context = _context(recipe, built, teacher)
     return Assembly(
@@ -118,6 +120,18 @@ def build(recipe: Recipe, *, key: Key, teacher: AbstractModel | None = None) -> 
         players=_players(recipe, context, key),
         memories=_memories(recipe, context, key),
     )
+
+
+def _expect_field(recipe: Recipe, tangent: AbstractTangentEstimator) -> None:
+    """Raises `PluginError` where a loss asks for the tangent at points of which the tangent knows nothing."""
+    name = recipe.slots[Slot.loss]
+    _, plugin, config = recipe.plugin(name)
+    if tangent.of_data and plugin.off_path(config):
+        raise PluginError(
+            f"'{name}' asks for the tangent at what its model makes, and that of "
+            f"'{recipe.slots[Slot.tangent]}' is known on the paths of data alone; take a teacher's, such as "
+            f"--plugin tangent={name}"
+        )
 
 
 def _players(recipe: Recipe, context: Context, key: Key) -> dict[str, tuple[Any, Any]]:

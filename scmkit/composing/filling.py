@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from scmkit.composing.entries import Entry, find
 from scmkit.composing.loading import load
-from scmkit.composing.slots import RECIPE_SLOTS, SLOTS, USUAL_SAMPLERS, draws_from
+from scmkit.composing.slots import RECIPE_SLOTS, SLOTS, draws_from, own_sampler
 from scmkit.errors import PluginError, did_you_mean
 from scmkit.plugin import OPTIONAL_SLOTS, Plugin, Slot
 
@@ -181,8 +181,7 @@ def _refuse_empty(draft: _Draft) -> None:
 def _fill_sampler(draft: _Draft, suggested: str | None) -> None:
     """The sampler that was named or suggested, or is usual for the kind of model that the loss makes."""
     loss = draft.load(draft.owners[Slot.loss])[1]
-    assert loss.makes is not None, "a plugin that fills the loss slot says what it makes"
-    usual = USUAL_SAMPLERS[loss.makes]
+    usual = own_sampler(loss)
     if Slot.sampler not in draft.owners:
         known = set(draft.plugins)
         name, sampler = draft.load_unnamed(Slot.sampler, suggested or usual)
@@ -195,7 +194,7 @@ def _fill_sampler(draft: _Draft, suggested: str | None) -> None:
     if not draws_from(name, sampler, loss):
         raise PluginError(
             f"the sampler '{name}' draws from {' and '.join(sampler.samples_from)} models, and "
-            f"'{draft.owners[Slot.loss]}' makes a {loss.makes} model; name another with --plugin sampler=NAME"
+            f"'{draft.owners[Slot.loss]}' makes a {loss.makes} model; its own sampler is '{usual}'"
         )
 
 

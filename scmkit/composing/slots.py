@@ -111,10 +111,16 @@ USUAL_SAMPLERS: Mapping[Makes, str] = {
 """The sampler of each kind of model, where none was named or suggested that draws from it."""
 
 
+def own_sampler(loss: Plugin) -> str:
+    """The sampler that a loss suggests for its models, or the usual one of their kind."""
+    assert loss.makes is not None, "a plugin that fills the loss slot says what it makes"
+    return loss.suggests.get(Slot.sampler, USUAL_SAMPLERS[loss.makes])
+
+
 def draws_from(name: str, sampler: Plugin, loss: Plugin) -> bool:
     """Whether the sampler of plugin `name` draws from the models of a loss."""
-    # A loss's plugin knows what draws from its own models: it may suggest a sampler of another kind.
-    return loss.makes in sampler.samples_from or name == loss.suggests.get(Slot.sampler)
+    # A loss's plugin knows what draws from its own models: of a generator, nobody else does.
+    return loss.makes in sampler.samples_from or name == own_sampler(loss)
 
 
 def class_name(holds: type | UnionType) -> str:

@@ -98,6 +98,19 @@ def advancing_a_little_follows_the_tangent(given: Moving) -> None:
         )
 
 
+def samples_are_looked_at_as_declared(given: Moving) -> None:
+    t = given.times[0]
+    x_t, tangent = given(t)
+    other = eqx.tree_at(lambda g: (g.x0, g.eps), given, (given.x0[::-1], given.eps[::-1]))
+    elsewhere = jax.vmap(given.tangent)(other._point(x_t, t))
+    blind = np.allclose(elsewhere, tangent, rtol=1e-3, atol=1e-3 * float(jnp.abs(tangent).max()))
+    require(
+        blind or given.tangent.of_data,
+        "the tangent at a point changes with the point's x0 and eps: say `of_data = True`, so that losses "
+        "which ask for it elsewhere are refused",
+    )
+
+
 def arrange(bench: Bench) -> Moving:
     k_data, k_noise = jr.split(jr.key(11))
     shape, classes = (N, *bench.data.shape), bench.data.num_classes
@@ -117,6 +130,7 @@ FAMILY = Family(
         tangents_are_unbiased,
         advancing_nowhere_stays,
         advancing_a_little_follows_the_tangent,
+        samples_are_looked_at_as_declared,
     ),
     (Case("trigflow"), Case("labeled-edm", num_classes=4, noise="edm")),
 )

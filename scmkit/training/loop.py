@@ -23,7 +23,7 @@ from scmkit.training.guarded import guarded
 from scmkit.training.metric_means import Window
 from scmkit.training.pace import Pace
 from scmkit.training.placement import Placement
-from scmkit.training.preview import picture, preview_path
+from scmkit.training.preview import collapsed, picture, preview_path
 from scmkit.training.progress import Reporter, unseen
 from scmkit.training.setup import schedule_of, setting_of, state_before, step_of
 from scmkit.training.signals import StopRequests
@@ -74,6 +74,7 @@ class Trainer:
             for n in recipe.trackers
         ]
         self.window, self.pace = Window(saved.get("window")), Pace()
+        self.varieties: list[float] = []
 
     def train(self) -> Path:
         """Run the loop; returns the path of the last picture.
@@ -195,7 +196,13 @@ class Trainer:
     def _draw(self) -> None:
         # The first picture compiles the sampler.
         with self.pace.paused(), unseen(self.reporter):
-            pixels = picture(self.state.generator.ema, self.run.recipe, self.dataset)
-            save_png(preview_path(self.run.path, self.step), pixels)
+            shown = picture(self.state.generator.ema, self.run.recipe, self.dataset)
+            save_png(preview_path(self.run.path, self.step), shown.pixels)
             for tracker in self.trackers:
-                tracker.image(self.step, "samples", pixels)
+                tracker.image(self.step, "samples", shown.pixels)
+        if collapsed(shown.variety, self.varieties, last=self.step == self.settings.steps):
+            self.reporter.message(
+                f"step {self.step}: samples vary {shown.variety:.0%} as much as data: the model may have "
+                f"collapsed; measure it with `scmkit eval {self.whole} --metric diversity`"
+            )
+        self.varieties.append(shown.variety)

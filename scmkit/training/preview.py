@@ -1,11 +1,13 @@
 """Pictures of what a model draws, during training and at its end."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
 from scmkit.composing.build import build_free
 from scmkit.composing.recipe import Recipe
@@ -24,6 +26,17 @@ from scmkit.sampling import (
 
 COLUMNS, ROWS, VECTORS = 8, 10, 2000
 
+COLLAPSED = 0.5
+"""The part of the data's deviation below which samples are said to vary too little."""
+
+
+class Preview(NamedTuple):
+    """A picture of what a model draws, and how it varies."""
+
+    pixels: UInt8[np.ndarray, "height width 3"]
+    variety: float
+    """The deviation of samples over that of as many test data: 0 where one sample is made of all noise."""
+
 
 def picture(
     model: Model,
@@ -32,7 +45,7 @@ def picture(
     *,
     steps: tuple[int, ...] | None = None,
     seed: int = 0,
-) -> UInt8[np.ndarray, "height width 3"]:
+) -> Preview:
     """Samples of a model, one block per number of steps from the same noise: a row per class where
     there are classes, of many a few; vectors as a scatter over the test split."""
     data = recipe.data
@@ -50,17 +63,27 @@ def picture(
     if cond is not None and cond.label is not None:
         captions = class_captions(np.asarray(cond.label).tolist(), data.class_names)
     noise = prior(model, data, n, key=k_noise)
-    blocks = []
+    reference, _ = dataset.read("test", np.arange(min(dataset.size("test"), n)))
+    blocks, variety = [], []
     for count in steps or sampler.usual_steps:
         out = draw(model, sampler, noise, cond, steps=count, key=k_sampler)
         x = data.denormalize(np.asarray(out.x))
+        variety.append(deviation(x) / max(deviation(reference), 1e-12))
         if is_image:
             blocks.append(image_grid(x, COLUMNS, captions=captions))
         else:
-            size = min(dataset.size("test"), VECTORS)
-            reference, _ = dataset.read("test", np.arange(size))
-            blocks.append(vector_picture(x.reshape(n, -1), reference.reshape(size, -1)))
-    return side_by_side(*blocks)
+            blocks.append(vector_picture(x.reshape(n, -1), reference.reshape(len(reference), -1)))
+    return Preview(side_by_side(*blocks), min(variety))
+
+
+def deviation(x: Float[np.ndarray, "n ..."]) -> float:
+    """The root mean square distance of vectors to their mean, over all values."""
+    return float(np.sqrt(np.mean(np.var(x.astype(np.float64), axis=0))))
+
+
+def collapsed(variety: float, before: Sequence[float], *, last: bool) -> bool:
+    """Whether samples vary far less than data, which they did before or will not any more."""
+    return variety < COLLAPSED and (last or max(before, default=0.0) >= COLLAPSED)
 
 
 def preview_path(run: Path, step: int) -> Path:

@@ -18,6 +18,7 @@ from scmkit_plugins.methods import (
     moment_matching,
     rcm,
     sid,
+    sida,
     vsd,
     vsd_scd,
 )
@@ -143,6 +144,18 @@ def test_sid_is_the_square_of_the_scores_difference_where_the_fake_is_exact(alph
     found = of(lambda it: jnp.sum(sid.identity(it, alpha)))
     np.testing.assert_allclose(found, (1 - alpha) * square, rtol=1e-10, atol=1e-15)
     assert square > 1e-3
+
+
+def test_sida_is_sid_and_a_term_of_the_same_weight():
+    """For a critic that says 0 of everything, log 2 of it."""
+    players = {"fake": denoiser("trigflow", FAKE), "critic": lambda hidden: 0 * jnp.sum(hidden)}
+    model, scene = generator("trigflow", FAKE), scene_of("trigflow", models=players)
+    plain, _ = values(sid.SiDLoss(sid.Options(alpha=1.0)), model, scene)
+    both, metrics = values(sida.SiDALoss(sida.Options(gan_weight=0.3)), model, scene)
+    keys, sample = jr.split(jr.key(0), 16), Sample(jnp.array([0.45]))
+    _, weight = jax.vmap(lambda k: sid.looked_at(model, scene, sample, sid.Options(), key=k))(keys)
+    np.testing.assert_allclose(both - plain, 0.3 * np.log(2) * weight, rtol=1e-10)
+    np.testing.assert_array_equal(metrics["critic"], 0)
 
 
 class Label(AbstractTimeEmbedding):

@@ -28,6 +28,8 @@ from scmkit.reporting.markup import Html, element, join
 from scmkit.reporting.neighbors import nearest
 from scmkit.reporting.paths import RATIO_MIN, pf_ode_paths
 from scmkit.reporting.recipe_picture import changed_options, recipe_picture
+from scmkit.reporting.sections import curves
+from scmkit.reporting.subjects import Asked, Subject
 from scmkit.runs import checkpoint
 
 TINY = {
@@ -176,6 +178,22 @@ def test_vectors_have_a_flow_and_curves_and_no_neighbours(plane_page):
     assert numbers.dtype == np.int64
     assert 0 <= numbers.min() < numbers.max() <= 1200
     assert "−t, from noise to data" in page.text
+
+
+def test_losses_of_players_stand_behind_the_generators(monkeypatch, line):
+    values = {"loss": 1.0, "grad_norm": 2.0, "critic/loss": 3.0, "critic/grad_norm": 4.0}
+    lines = [{"step": step, "other": 5.0, **values} for step in (1, 2)]
+    monkeypatch.setattr(Run, "metrics", property(lambda run: lines))
+    text = curves.section([Subject("one", Run.load(line), "c0", Asked())], Asked()).body
+    titles = [
+        "loss<",
+        "loss of player",
+        "gradient norm<",
+        "gradient norm of player",
+        "other",
+    ]
+    found = [text.index(title) for title in titles]
+    assert found == sorted(found)
 
 
 def test_the_same_run_gives_the_same_page(line):

@@ -233,10 +233,12 @@ def test_a_sampler_that_does_not_draw_from_such_models_is_refused():
     )
     assert build_sampler(recipe).usual_steps == (2,)
     assert build_sampler(recipe, "flow-map", {"steps": "3"}).usual_steps == (3,)
-    assert build_sampler(recipe, "consistency").usual_steps == (1, 2)
-    # What a loss's plugin suggests it may be drawn from by, whatever the kind.
-    made = compose(["consistency-fm", "sampler=consistency"])
-    assert isinstance(build_sampler(made, "ddim"), AbstractSampler)
+    assert build_sampler(compose(["sct"]), "flow-map").usual_steps == (1, 2, 4)
+    # Of a generator only its method knows how samples are made, by whatever sampler that is.
+    for method, name in (("ms-scd", "consistency"), ("consistency-fm", "flow-map")):
+        with pytest.raises(UsageError, match="has made a generator model; its own sampler is"):
+            build_sampler(compose([method]), name)
+    assert isinstance(build_sampler(compose(["consistency-fm"]), "ddim"), AbstractSampler)
 
 
 def test_drawing_in_batches_changes_nothing(monkeypatch):

@@ -30,6 +30,26 @@ SHORT = {"steps": 3, "log": 1, "checkpoint": 1, "sample": 2}
 STAGES = {"method": "ensemble", "steps": 6, "log": 2, "checkpoint": 1, "sample": 6}
 """A run with players, followers and stages that end at steps 2 and 4."""
 
+PLAYED = {
+    "dmd2": ("dmd2.gan=hinge",),
+    "sida": (),
+    "ladd": (),
+    "f-distill": ("f-distill.updates=1",),
+    "moment-matching": (),
+    "vsd-scd": (),
+    "rcm": ("rcm.discrete=0.3", "rcm.alone=0.3"),
+    "imm": (),
+    "drifting": (),
+}
+"""Settings of methods with players, groups, class sets, and stages that in ten steps end at steps 3 and 6."""
+
+TAUGHT = ("scd", *(name for name in PLAYED if name not in ("imm", "drifting")))
+"""Methods whose teacher is trained first."""
+
+SIGNALS = {2: signal.SIGKILL, 3: signal.SIGKILL, 5: signal.SIGTERM, 8: signal.SIGINT}
+"""Before which checkpoints of a run of ten steps are whole a signal strikes. Killed at 3, `rcm` goes on from
+before the end of its first stage; terminated at 5, it is saved at 6, where its second stage ends."""
+
 
 def every(steps, *, method="scd", log=3, checkpoint=5, sample=14):
     """The options of a run whose checkpoints, pictures and lines come often, out of step.
@@ -38,13 +58,14 @@ def every(steps, *, method="scd", log=3, checkpoint=5, sample=14):
     """
     given = {"log_every": log, "checkpoint_every": checkpoint, "sample_every": sample}
     settings = [f"train.{key}={value}" for key, value in given.items()]
-    if method == "scd":
+    if method in TAUGHT:
         settings += [f"teacher.{text}" for text in settings]
+    settings += PLAYED.get(method, ())
     chosen = [*TINY, "-p", method, "--steps", str(steps)]
     return [*chosen, *(a for text in settings for a in ("--set", text))]
 
 
-def start(*argv, cache, within=None, at=0, number=signal.SIGKILL):
+def start(*argv, cache, within=None, at: int | str = 0, number=signal.SIGKILL):
     """`scmkit ARGV` as a process of its own.
 
     With `within` it notes its file operations there, and gets the signal `number` just before the one that
@@ -129,13 +150,25 @@ def killed_at(out, name, *places, steps, cache, **often):
     return out / name
 
 
-def proceed(out, name, *, steps, cache, at=0, **often):
+def signalled(out, name, signals, *, cache, **often):
+    """The same run, in which a signal strikes before each of these checkpoints is whole."""
+    for step, number in signals.items():
+        place = f"open /checkpoints/.tmp-{step:08d}/COMMIT.json"
+        process = proceed(out, name, cache=cache, at=place, number=number, **often)
+        said = process.communicate(timeout=600)[0].decode()
+        assert process.returncode == {signal.SIGTERM: 75, signal.SIGINT: 130}.get(
+            number, -number
+        ), said
+    assert ended(proceed(out, name, cache=cache, **often), out / name)
+
+
+def proceed(out, name, *, steps, cache, at: int | str = 0, number=signal.SIGKILL, **often):
     """A process that begins the run, or goes on with it."""
     run = out / name
     verb = ["train", *every(steps, **often), "--out", out, "--name", name]
     if (run / "recipe.json").exists():
         verb = ["resume", run]
-    return start(*verb, cache=cache, within=run, at=at)
+    return start(*verb, cache=cache, within=run, at=at, number=number)
 
 
 def ended(process, run):

@@ -1,5 +1,6 @@
 """Players, followers and stages: who is updated how often, and that stopping changes nothing."""
 
+import contextlib
 import itertools
 import json
 import shutil
@@ -229,12 +230,32 @@ def test_couplings_belong_to_losses_that_take_their_noise():
     [
         ("dmd2", "heun", "'heun' draws from diffusion models, and 'dmd2' makes a generator model"),
         ("dmd2", "pf-ode", "'pf-ode' draws from diffusion and flow-map models"),
-        ("sct", "ddim", "'sct' makes a consistency model; name another with --plugin sampler=NAME"),
+        ("tract", "consistency", "'tract' makes a generator model; its own sampler is 'flow-map'"),
+        ("consistency-fm", "flow-map", "its own sampler is 'ddim'"),
+        ("sct", "ddim", "'sct' makes a consistency model; its own sampler is 'consistency'"),
     ],
 )
 def test_samplers_are_for_kinds_of_models(method, sampler, said):
     with pytest.raises(PluginError, match=said):
         compose([method, sampler], TINY, data="gmm")
+
+
+@pytest.mark.parametrize(
+    ("method", "tangent", "settings", "refused"),
+    [
+        ("pid", "sct", {}, True),
+        ("dmd2", "ladd", {}, True),
+        ("ayf", "sct", {"ayf.objective": "lagrangian"}, True),
+        ("ayf", "sct", {}, False),
+        ("pid", "scd", {}, False),
+    ],
+)
+def test_the_datas_tangent_is_not_asked_elsewhere(method, tangent, settings, refused):
+    recipe = compose([method, f"tangent={tangent}"], TINY_OF_DIFFUSION | settings, data="gmm")
+    teacher = build(tiny("diffusion"), key=jr.key(1)).model
+    said = f"that of '{tangent}' is known on the paths of data alone"
+    with pytest.raises(PluginError, match=said) if refused else contextlib.nullcontext():
+        build(recipe, key=jr.key(0), teacher=teacher)
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,13 @@ import jax.random as jr
 import pytest
 from rich.console import Console
 
-from scmkit import build_model, compose
+from scmkit import build_model, compose, dataset_of
 from scmkit.composing.footprint import products
 from scmkit.interfaces import Conditioning, DataSpec
+from scmkit.testing import exact_model
 from scmkit.training import estimate, progress
 from scmkit.training.estimate import FEW, announce, product_speed
+from scmkit.training.preview import collapsed, picture
 from scmkit.training.progress import Bar, Silent, duration, unseen
 from scmkit.training.rehearsal import rehearse
 
@@ -193,3 +195,28 @@ def test_nothing_runs_into_the_bar():
     bar.stop()
     with unseen(bar), unseen(Silent()):
         pass
+
+
+@pytest.mark.parametrize(
+    ("variety", "before", "last", "said"),
+    [
+        (0.03, [], False, False),  # A fresh network makes nothing yet,
+        (0.03, [0.02], True, True),  # which at the end is told.
+        (0.03, [0.1, 0.9], False, True),
+        (0.8, [1.0], True, False),
+        (float("nan"), [1.0], True, False),
+    ],
+)
+def test_a_generator_that_makes_one_sample_of_all_noise_is_told(variety, before, last, said):
+    assert collapsed(variety, before, last=last) == said
+
+
+def test_the_variety_of_samples_is_that_of_the_data():
+    made = compose(["diffusion"], {"mlp.width": 8, "mlp.depth": 1}, data="gmm")
+    model, dataset = build_model(made, key=jr.key(0)), dataset_of(made)
+    assert picture(model, made, dataset, steps=(1,)).variety < 0.2
+    density = dataset.density()
+    assert density is not None
+    density = density.affine(jnp.asarray(made.data.shift), jnp.asarray(made.data.scale))
+    exact = exact_model(model.parameterization, density)
+    assert picture(exact, made, dataset, steps=(20,)).variety == pytest.approx(1, abs=0.1)

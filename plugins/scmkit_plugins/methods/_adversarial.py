@@ -78,6 +78,11 @@ def made(
     return generator.denoise(point.x_t, t, sample.cond)
 
 
+def persuasion(found: Scalar, form: Form) -> Scalar:
+    """The generator's term, which falls as the critic's number rises."""
+    return jax.nn.softplus(-found) if form == "softplus" else -found
+
+
 class CriticLoss(AbstractLoss):
     r"""$\max(0, 1 - C(x)) + \max(0, 1 + C(G))$, or with softplus $\log(1 + e^{-C(x)}) + \log(1 + e^{C(G)})$.
 
@@ -119,7 +124,7 @@ class AdversarialLoss(AbstractLoss):
         t = scene.proposal.sample(model.process, key=k_time)
         point = noised(model.process, Sample(x, sample.cond), t, key=k_noise)
         found = verdict(scene.models["critic"], seer(scene, self.seen_by), point)
-        term = jax.nn.softplus(-found) if self.form == "softplus" else -found
+        term = persuasion(found, self.form)
         if self.inner is None:
             return LossOutput(term, {"critic": found}, model.process.ratio(t))
         out = self.inner(model, scene, sample, key=k_inner)
@@ -130,18 +135,20 @@ class AdversarialLoss(AbstractLoss):
 def judged(
     config: AdversarialOptions, loss: AbstractLoss, *, seen_by: str, starts: Starts = FROM_NOISE
 ) -> AbstractLoss:
-    """A loss with the adversarial term, if the options ask for one.
-
-    Raises `ValueError` with guidance strengths to draw: the samples that critics judge are told none.
-    """
+    """A loss with the adversarial term, if the options ask for one."""
     if config.gan == "none":
         return loss
+    refuse_strengths(config)
+    return AdversarialLoss(loss, config.gan_weight, config.gan, seen_by, starts)
+
+
+def refuse_strengths(config: Any) -> None:
+    """Raises `ValueError` with guidance strengths to draw: the samples that critics judge are told none."""
     if strengths := getattr(config, "guidance_range", ()):
         raise ValueError(
             f"gan='{config.gan}' and guidance_range={strengths}: the critic judges samples of one strength; "
             "leave one of the two out"
         )
-    return AdversarialLoss(loss, config.gan_weight, config.gan, seen_by, starts)
 
 
 def critic(

@@ -1,5 +1,7 @@
 """The tangent from the data itself."""
 
+from typing import ClassVar
+
 from jaxtyping import Array, Float
 
 from scmkit.interfaces import AbstractNoiseProcess, AbstractTangentEstimator, Point
@@ -15,6 +17,7 @@ class DataTangent(AbstractTangentEstimator):
     """
 
     process: AbstractNoiseProcess
+    of_data: ClassVar[bool] = True
 
     def __call__(self, point: Point) -> Float[Array, "*shape"]:
         return self.process.velocity(point.x0, point.eps, point.t)

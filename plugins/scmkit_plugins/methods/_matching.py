@@ -1,8 +1,9 @@
 """Matching distributions: a generator, the teacher of its data, and a fake score of what it makes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple
+from types import MappingProxyType
+from typing import Annotated, Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -23,11 +24,11 @@ from scmkit.interfaces import (
 )
 from scmkit.losses import generated, noised, rollout, surrogate
 from scmkit.models.model import Model
-from scmkit.plugin import Context, Player
+from scmkit.plugin import Context, Player, Plugin, Slot
 from scmkit.settings import TrainingSettings
 from scmkit.types import Key, Scalar
 from scmkit_plugins.methods._tangent import told
-from scmkit_plugins.methods.scd import TeacherOptions
+from scmkit_plugins.methods.scd import TeacherOptions, build_tangent, conditions
 
 
 @dataclass(frozen=True)
@@ -151,3 +152,48 @@ def build_fake_loss(config: MatchingOptions, context: Context, *, key: Key) -> F
 def fake_score(config: MatchingOptions, train: TrainingSettings) -> Mapping[str, Player]:
     """The one player beside the generator: a diffusion model of what it makes."""
     return {"fake": Player(build_fake_loss, updates=config.updates)}
+
+
+EDM: dict[str, Any] = {
+    "log-normal.mean": -1.2,
+    "log-normal.std": 1.2,
+    "train.ema": "half-life:500000",
+}
+"""Settings of methods whose papers distilled EDM's networks."""
+
+
+def one_step(
+    name: str,
+    summary: str,
+    config: type[MatchingOptions],
+    build_loss: Callable[..., Any],
+    *,
+    settings: Mapping[str, Any] = MappingProxyType({}),
+    players: Callable[[Any, TrainingSettings], Mapping[str, Player]] = fake_score,
+    uses: Collection[Slot] = (),
+) -> Plugin:
+    """A method whose generator makes samples in one step, with a fake score beside it.
+
+    Both start as the teacher. By default the learning rate is small, and the noise levels are those of
+    EDM2's diffusion.
+    """
+    usual = {
+        "consistency.steps": (1,),
+        "log-normal.mean": -0.8,
+        "log-normal.std": 1.6,
+        "train.lr": 1e-5,
+    }
+    return Plugin(
+        name=name,
+        summary=summary,
+        provides={Slot.loss: build_loss, Slot.tangent: build_tangent},
+        config=config,
+        uses=uses,
+        off_path=lambda config: True,
+        conditions=conditions,
+        suggests={Slot.sampler: "consistency"},
+        settings=usual | dict(settings),
+        makes="generator",
+        starts_from="teacher",
+        players=players,
+    )

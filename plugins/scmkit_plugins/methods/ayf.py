@@ -86,6 +86,7 @@ plugin = Plugin(
     summary="Align Your Flow: distills a flow map from a teacher (arXiv 2506.14603)",
     provides={Slot.tangent: scd.build_tangent, Slot.loss: build_loss},
     config=Options,
+    off_path=lambda config: config.objective == "lagrangian",
     differentiates=True,
     normalizes=unbounded("ayf"),
     conditions=scd.plugin.conditions,

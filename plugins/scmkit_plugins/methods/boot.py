@@ -74,6 +74,7 @@ plugin = Plugin(
     summary="data-free distillation with bootstrapping (arXiv 2306.05544)",
     provides={Slot.loss: build_loss, Slot.tangent: build_teacher_tangent},
     config=Options,
+    off_path=lambda config: True,
     suggests={Slot.sampler: "flow-map"},
     settings={"flow-map.steps": (1,), "train.lr": 1e-4},
     makes="generator",

@@ -6,10 +6,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from scmkit.interfaces import AbstractParameterization
-from scmkit.plugin import Context, Plugin, Slot
+from scmkit.plugin import Context
 from scmkit.types import Key, Scalar
-from scmkit_plugins.methods._matching import MatchingLoss, MatchingOptions, Seen, fake_score
-from scmkit_plugins.methods.scd import build_tangent, conditions
+from scmkit_plugins.methods._matching import (
+    EDM,
+    MatchingLoss,
+    MatchingOptions,
+    Seen,
+    one_step,
+)
 
 
 @dataclass(frozen=True)
@@ -32,21 +37,10 @@ def evenly(param: AbstractParameterization, x: Float[Array, "*shape"], it: Seen)
     return jnp.ones_like(it.point.t)
 
 
-plugin = Plugin(
-    name="diff-instruct",
-    summary="Diff-Instruct: the KL divergence of noised distributions (arXiv 2305.18455)",
-    provides={Slot.loss: build_loss, Slot.tangent: build_tangent},
-    config=Options,
-    conditions=conditions,
-    suggests={Slot.sampler: "consistency"},
-    settings={
-        "consistency.steps": (1,),
-        "log-normal.mean": -1.2,
-        "log-normal.std": 1.2,
-        "train.lr": 1e-5,
-        "train.ema": "half-life:500000",
-    },
-    makes="generator",
-    starts_from="teacher",
-    players=fake_score,
+plugin = one_step(
+    "diff-instruct",
+    "Diff-Instruct: the KL divergence of noised distributions (arXiv 2305.18455)",
+    Options,
+    build_loss,
+    settings=EDM,
 )

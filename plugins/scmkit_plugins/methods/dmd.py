@@ -7,15 +7,14 @@ from annotated_types import Ge
 
 from scmkit.interfaces import AbstractDistance, AbstractLoss, LossOutput, Sample, Scene
 from scmkit.models.model import Model
-from scmkit.plugin import Context, Plugin, Slot
+from scmkit.plugin import Context, Slot
 from scmkit.types import Key
 from scmkit_plugins.methods._matching import (
     MatchingLoss,
     MatchingOptions,
     by_distance,
-    fake_score,
+    one_step,
 )
-from scmkit_plugins.methods.scd import build_tangent, conditions
 
 
 @dataclass(frozen=True)
@@ -54,21 +53,10 @@ def build_loss(config: Options, context: Context, *, key: Key) -> DMDLoss:
     return DMDLoss(MatchingLoss(by_distance, config.guidance_range), context.distance, config)
 
 
-plugin = Plugin(
-    name="dmd",
-    summary="distribution matching distillation, with regression on pairs (arXiv 2311.18828)",
-    provides={Slot.loss: build_loss, Slot.tangent: build_tangent},
-    config=Options,
+plugin = one_step(
+    "dmd",
+    "distribution matching distillation, with regression on pairs (arXiv 2311.18828)",
+    Options,
+    build_loss,
     uses=(Slot.distance, Slot.coupling),
-    conditions=conditions,
-    suggests={Slot.sampler: "consistency"},
-    settings={
-        "consistency.steps": (1,),
-        "log-normal.mean": -0.8,
-        "log-normal.std": 1.6,
-        "train.lr": 1e-5,
-    },
-    makes="generator",
-    starts_from="teacher",
-    players=fake_score,
 )

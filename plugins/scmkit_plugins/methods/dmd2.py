@@ -6,7 +6,7 @@ from typing import Annotated
 from annotated_types import Ge
 
 from scmkit.interfaces import AbstractLoss
-from scmkit.plugin import Context, Plugin, Slot
+from scmkit.plugin import Context
 from scmkit.types import Key
 from scmkit_plugins.methods._adversarial import AdversarialOptions, critic, judged
 from scmkit_plugins.methods._matching import (
@@ -14,8 +14,8 @@ from scmkit_plugins.methods._matching import (
     MatchingOptions,
     by_distance,
     fake_score,
+    one_step,
 )
-from scmkit_plugins.methods.scd import build_tangent, conditions
 
 
 @dataclass(frozen=True)
@@ -32,21 +32,11 @@ def build_loss(config: Options, context: Context, *, key: Key) -> AbstractLoss:
     return judged(config, MatchingLoss(by_distance, config.guidance_range), seen_by="fake")
 
 
-plugin = Plugin(
-    name="dmd2",
-    summary="distribution matching distillation with a fake score, and a GAN (arXiv 2405.14867)",
-    provides={Slot.loss: build_loss, Slot.tangent: build_tangent},
-    config=Options,
-    conditions=conditions,
-    suggests={Slot.sampler: "consistency"},
-    settings={
-        "consistency.steps": (1,),
-        "log-normal.mean": -0.8,
-        "log-normal.std": 1.6,
-        "train.lr": 1e-5,
-    },
-    makes="generator",
-    starts_from="teacher",
+plugin = one_step(
+    "dmd2",
+    "distribution matching distillation with a fake score, and a GAN (arXiv 2405.14867)",
+    Options,
+    build_loss,
     players=lambda config, train: {
         **fake_score(config, train),
         **critic(config, seen_by="fake", updates=config.updates),

@@ -12,11 +12,10 @@ from jaxtyping import Array, Float
 from scmkit.interfaces import AbstractLoss, Conditioning, LossOutput, Point, Sample, Scene
 from scmkit.losses import frozen, surrogate
 from scmkit.models.model import Model
-from scmkit.plugin import Context, Plugin, Slot
+from scmkit.plugin import Context
 from scmkit.types import Key, Scalar
-from scmkit_plugins.methods._matching import MatchingOptions, fake_score, seen
+from scmkit_plugins.methods._matching import MatchingOptions, one_step, seen
 from scmkit_plugins.methods._tangent import told
-from scmkit_plugins.methods.scd import build_tangent, conditions
 
 
 @dataclass(frozen=True)
@@ -110,20 +109,9 @@ def build_loss(config: Options, context: Context, *, key: Key) -> EMDLoss:
     return EMDLoss(config)
 
 
-plugin = Plugin(
-    name="emd",
-    summary="EM distillation: Langevin dynamics of noise and sample (arXiv 2405.16852)",
-    provides={Slot.loss: build_loss, Slot.tangent: build_tangent},
-    config=Options,
-    conditions=conditions,
-    suggests={Slot.sampler: "consistency"},
-    settings={
-        "consistency.steps": (1,),
-        "log-normal.mean": -0.8,
-        "log-normal.std": 1.6,
-        "train.lr": 1e-5,
-    },
-    makes="generator",
-    starts_from="teacher",
-    players=fake_score,
+plugin = one_step(
+    "emd",
+    "EM distillation: Langevin dynamics of noise and sample (arXiv 2405.16852)",
+    Options,
+    build_loss,
 )

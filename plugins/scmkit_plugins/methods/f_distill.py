@@ -13,12 +13,17 @@ from jaxtyping import Array, Float
 from scmkit.interfaces import AbstractBatchLoss, AbstractLoss, LossOutput, Point, Sample, Scene
 from scmkit.losses import generated, noised, surrogate
 from scmkit.models.model import Model
-from scmkit.plugin import Context, Player, Plugin, Slot
+from scmkit.plugin import Context, Player
 from scmkit.settings import TrainingSettings
 from scmkit.types import Key, Keys, Scalar
-from scmkit_plugins.methods._matching import MatchingOptions, by_distance, fake_score, seen
+from scmkit_plugins.methods._matching import (
+    MatchingOptions,
+    by_distance,
+    fake_score,
+    one_step,
+    seen,
+)
 from scmkit_plugins.methods._tangent import told
-from scmkit_plugins.methods.scd import build_tangent, conditions
 
 Divergence = Literal["reverse-kl", "kl", "js", "softened-reverse-kl", "hellinger", "jeffreys"]
 
@@ -121,20 +126,10 @@ def players(config: Options, train: TrainingSettings) -> dict[str, Any]:
     return {**fake_score(config, train), "critic": critic}
 
 
-plugin = Plugin(
-    name="f-distill",
-    summary="distribution matching under an f-divergence (arXiv 2502.15681)",
-    provides={Slot.loss: build_loss, Slot.tangent: build_tangent},
-    config=Options,
-    conditions=conditions,
-    suggests={Slot.sampler: "consistency"},
-    settings={
-        "consistency.steps": (1,),
-        "log-normal.mean": -0.8,
-        "log-normal.std": 1.6,
-        "train.lr": 1e-5,
-    },
-    makes="generator",
-    starts_from="teacher",
+plugin = one_step(
+    "f-distill",
+    "distribution matching under an f-divergence (arXiv 2502.15681)",
+    Options,
+    build_loss,
     players=players,
 )

@@ -60,6 +60,7 @@ plugin = Plugin(
     summary="distribution matching without a fake score, of a flow map (arXiv 2605.19256)",
     provides={Slot.loss: build_loss, Slot.tangent: build_tangent},
     config=Options,
+    off_path=lambda config: True,
     conditions=conditions,
     suggests={Slot.sampler: "flow-map"},
     settings={

@@ -103,6 +103,7 @@ plugin = Plugin(
     summary="moment matching for few steps of ancestral sampling (arXiv 2406.04103)",
     provides={Slot.loss: build_loss, Slot.tangent: build_tangent},
     config=Options,
+    off_path=lambda config: True,
     conditions=conditions,
     suggests={Slot.sampler: "ancestral"},
     settings=lambda config: {

@@ -87,6 +87,7 @@ plugin = Plugin(
     summary="physics-informed distillation, without data (arXiv 2402.14818)",
     provides={Slot.loss: build_loss, Slot.tangent: build_teacher_tangent},
     config=Options,
+    off_path=lambda config: True,
     differentiates=True,
     uses=(Slot.distance,),
     suggests={Slot.sampler: "flow-map"},

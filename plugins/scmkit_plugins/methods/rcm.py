@@ -150,6 +150,7 @@ plugin = Plugin(
     summary="score-regularized consistency models: sCM and DMD (arXiv 2510.08431)",
     provides={Slot.loss: build_loss, Slot.tangent: scd.build_tangent},
     config=Options,
+    off_path=lambda config: True,
     conditions=scd.conditions,
     uses=(Slot.coupling,),
     suggests={Slot.sampler: "consistency"},

@@ -12,12 +12,18 @@ from jaxtyping import Array, Float
 from scmkit.interfaces import AbstractLoss, LossOutput, Sample, Scene
 from scmkit.losses import generated, noised
 from scmkit.models.model import Model
-from scmkit.plugin import Context, Plugin, Slot
+from scmkit.plugin import Context
 from scmkit.sampling import ratio_on_grid
-from scmkit.types import Key
-from scmkit_plugins.methods._matching import MatchingOptions, Seen, by_distance, fake_score, seen
+from scmkit.types import Key, Scalar
+from scmkit_plugins.methods._matching import (
+    EDM,
+    MatchingOptions,
+    Seen,
+    by_distance,
+    one_step,
+    seen,
+)
 from scmkit_plugins.methods._tangent import told
-from scmkit_plugins.methods.scd import build_tangent, conditions
 
 
 @dataclass(frozen=True)
@@ -46,46 +52,45 @@ class SiDLoss(AbstractLoss):
     options: Options
 
     def __call__(self, model: Model, scene: Scene, sample: Sample, *, key: Key) -> LossOutput:
-        k_x, k_time, k_noise = jr.split(key, 3)
-        o, process = self.options, model.process
-        sample = told(sample, o.guidance_range, key=key)
-        x = generated(model, sample.x0.shape, sample.cond, key=k_x)
-        u = jr.uniform(k_time, minval=1 - o.part)
-        ratio = ratio_on_grid(model.parameterization, u, grid="karras", ratio_min=o.least)
-        point = noised(process, Sample(x, sample.cond), process.time_at(ratio), key=k_noise)
-        it = seen(process, scene, point)
-        weight = jax.lax.stop_gradient(by_distance(model.parameterization, x, it))
-        size = jnp.sqrt(jnp.mean((it.real - it.fake) ** 2))
-        value = weight * jnp.mean(identity(it, o.alpha))
-        return LossOutput(value, {"field": weight * size}, ratio)
+        it, weight = looked_at(model, scene, sample, self.options, key=key)
+        value = weight * jnp.mean(identity(it, self.options.alpha))
+        return LossOutput(value, {"field": weight * gap(it)}, model.process.ratio(it.point.t))
+
+
+def looked_at(
+    model: Model, scene: Scene, sample: Sample, options: Options, *, key: Key
+) -> tuple[Seen, Scalar]:
+    """What the generator makes, noised to a level of the grid, in the eyes of both scores, and its weight."""
+    k_x, k_time, k_noise = jr.split(key, 3)
+    process = model.process
+    sample = told(sample, options.guidance_range, key=key)
+    x = generated(model, sample.x0.shape, sample.cond, key=k_x)
+    u = jr.uniform(k_time, minval=1 - options.part)
+    ratio = ratio_on_grid(model.parameterization, u, grid="karras", ratio_min=options.least)
+    point = noised(process, Sample(x, sample.cond), process.time_at(ratio), key=k_noise)
+    it = seen(process, scene, point)
+    return it, jax.lax.stop_gradient(by_distance(model.parameterization, x, it))
+
+
+def gap(it: Seen) -> Scalar:
+    """How far the scores are apart, as a root mean square of the denoised."""
+    return jnp.sqrt(jnp.mean((it.real - it.fake) ** 2))
 
 
 def identity(it: Seen, alpha: float) -> Float[Array, "*shape"]:
     """The product of the loss, in each entry and without its weight."""
-    gap = it.real - it.fake
-    return gap * (it.real - it.point.x0 - alpha * gap)
+    apart = it.real - it.fake
+    return apart * (it.real - it.point.x0 - alpha * apart)
 
 
 def build_loss(config: Options, context: Context, *, key: Key) -> SiDLoss:
     return SiDLoss(config)
 
 
-plugin = Plugin(
-    name="sid",
-    summary="score identity distillation, gradients through both scores (arXiv 2404.04057)",
-    provides={Slot.loss: build_loss, Slot.tangent: build_tangent},
-    config=Options,
-    conditions=conditions,
-    suggests={Slot.sampler: "consistency"},
-    settings={
-        "consistency.steps": (1,),
-        "log-normal.mean": -1.2,
-        "log-normal.std": 1.2,
-        "train.lr": 1e-5,
-        "train.beta1": 0.0,
-        "train.ema": "half-life:500000",
-    },
-    makes="generator",
-    starts_from="teacher",
-    players=fake_score,
+plugin = one_step(
+    "sid",
+    "score identity distillation, gradients through both scores (arXiv 2404.04057)",
+    Options,
+    build_loss,
+    settings=EDM | {"train.beta1": 0.0},
 )

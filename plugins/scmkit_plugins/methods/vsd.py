@@ -10,11 +10,15 @@ from jaxtyping import Array, Float
 from scmkit.interfaces import AbstractLoss, AbstractParameterization, LossOutput, Sample, Scene
 from scmkit.losses import LogWeight
 from scmkit.models.model import Model
-from scmkit.plugin import Context, Plugin, Slot
+from scmkit.plugin import Context
 from scmkit.sampling import angle_of
 from scmkit.types import Key, Scalar
-from scmkit_plugins.methods import scd
-from scmkit_plugins.methods._matching import MatchingLoss, MatchingOptions, Seen, fake_score
+from scmkit_plugins.methods._matching import (
+    MatchingLoss,
+    MatchingOptions,
+    Seen,
+    one_step,
+)
 from scmkit_plugins.processes.log_normal import LogNormal
 
 
@@ -57,20 +61,10 @@ def build_loss(config: Options, context: Context, *, key: Key) -> VSDLoss:
     return VSDLoss(LogWeight(context.embedding), matching)
 
 
-plugin = Plugin(
-    name="vsd",
-    summary="variational score distillation with adaptive weights (arXiv 2410.11081, Appendix C)",
-    provides={Slot.loss: build_loss, Slot.tangent: scd.build_tangent},
-    config=Options,
-    conditions=scd.conditions,
-    suggests={Slot.sampler: "consistency"},
-    settings={
-        "consistency.steps": (1,),
-        "log-normal.mean": -0.8,
-        "log-normal.std": 1.6,
-        "train.lr": 1e-4,
-    },
-    makes="generator",
-    starts_from="teacher",
-    players=fake_score,
+plugin = one_step(
+    "vsd",
+    "variational score distillation with adaptive weights (arXiv 2410.11081, Appendix C)",
+    Options,
+    build_loss,
+    settings={"train.lr": 1e-4},
 )

@@ -52,6 +52,7 @@ plugin = Plugin(
     summary="the sum of VSD and sCD (arXiv 2410.11081, Appendix C)",
     provides={Slot.loss: build_loss, Slot.tangent: scd.build_tangent},
     config=Options,
+    off_path=lambda config: True,
     conditions=scd.conditions,
     uses=(Slot.coupling,),
     suggests={Slot.sampler: "consistency"},

@@ -68,5 +68,5 @@ plugin = Plugin(
     summary="ancestral sampling of the reverse-time SDE (arXiv 2011.13456)",
     provides={Slot.sampler: Ancestral},
     config=Options,
-    samples_from=("diffusion", "generator"),
+    samples_from=("diffusion",),
 )

@@ -100,5 +100,5 @@ plugin = Plugin(
     summary="one- and multistep consistency sampling (arXiv 2303.01469, Algorithm 1)",
     provides={Slot.sampler: build},
     config=Options,
-    samples_from=("consistency", "flow-map", "generator"),
+    samples_from=("consistency", "flow-map"),
 )

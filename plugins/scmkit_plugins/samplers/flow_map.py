@@ -76,4 +76,5 @@ plugin = Plugin(
     summary="jumps of a flow map (arXiv 2310.02279, 2505.13447)",
     provides={Slot.sampler: FlowMapSampler},
     config=Options,
+    samples_from=("diffusion", "consistency", "flow-map"),
 )

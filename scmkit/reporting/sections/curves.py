@@ -28,7 +28,10 @@ LEDE = (
 
 
 def section(subjects: Sequence[Subject], asked: Asked) -> Section:
-    """One chart for each scalar, with all runs; one for each run of a metric split by noise level."""
+    """One chart for each scalar, with all runs; one for each run of a metric split by noise level.
+
+    Losses and gradient norms of other players stand behind the generator's.
+    """
     listed = with_teachers(subjects)
     logs = {s.name: s.run.metrics for s in listed}
     if not any(logs.values()):
@@ -36,11 +39,12 @@ def section(subjects: Sequence[Subject], asked: Asked) -> Section:
     names = dict.fromkeys(k for lines in logs.values() for line in lines for k in line)
     scalars = [k for k in names if k != "step" and not k.endswith("_by_noise")]
     split = [k for k in names if k.endswith("_by_noise")]
-    order = [*(k for k in TITLES if k in scalars), *(k for k in scalars if k not in TITLES)]
+    known = [k for title in TITLES for k in scalars if k.rpartition("/")[2] == title]
+    order = [*known, *(k for k in scalars if k not in known)]
     charts = [
         draw(
             Chart(
-                TITLES.get(name, name),
+                _title(name),
                 [
                     Series(s.name, *_column(logs[s.name], name), color=s.color)
                     for s in listed
@@ -70,6 +74,12 @@ def section(subjects: Sequence[Subject], asked: Asked) -> Section:
             element("div", *by_noise, class_="charts"),
         ),
     )
+
+
+def _title(name: str) -> str:
+    """The title of a metric; players beside the generator have theirs as `PLAYER/METRIC`."""
+    player, _, metric = name.rpartition("/")
+    return TITLES.get(metric, metric) + (f" of player '{player}'" if player else "")
 
 
 def bin_names() -> list[str]:
