@@ -1,5 +1,6 @@
 """What every test runs under: strict dtypes and ranks, and programs compiled once for all workers."""
 
+import gc
 import itertools
 import os
 import signal
@@ -27,6 +28,10 @@ from hypothesis import settings
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Tracing allocates many small objects that live on: Python's collector, and JAX's that it calls, would go
+# through all of the thousands of tests and programs every few seconds, for a tenth of the suite's time.
+gc.set_threshold(100_000, 20, 50)
 
 # A shell without job control starts `pytest &` with SIGINT ignored; tests that interrupt would wait in vain.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -55,6 +55,7 @@ def unless(hold: Bool[Array, ""], update: Callable[[PyTree], PyTree], state: PyT
     """`update(state)`, or `state` itself where `hold` is true."""
     arrays, rest = eqx.partition(state, eqx.is_array)
 
+    @partial(jax.jit, inline=True)  # Both forms below are traced, and the update in them once.
     def updated(arrays: PyTree) -> PyTree:
         return eqx.filter(update(eqx.combine(arrays, rest)), eqx.is_array)
 
