@@ -42,13 +42,30 @@ def draw(getkey, *batch, n=21, m=21, heads=2, kv_heads=2, head_dim=8, dtype=jnp.
 
 
 @pytest.fixture(params=["dense", "blockwise"])
-def form(request, monkeypatch):
-    """Each of the two forms in XLA; blocks small enough that there are many."""
-    if request.param == "blockwise":
+def form(request):
+    """Each of the two forms in XLA."""
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def traced():
+    """The form with which the programs that JAX keeps were traced: to drop them costs more than any test here."""
+    kept = ["dense"]
+    yield kept
+    if kept != ["dense"]:
+        jax.clear_caches()
+
+
+@pytest.fixture(autouse=True)
+def blocks(request, traced, monkeypatch):
+    """Where a test asks for the blockwise form, blocks small enough that there are many."""
+    wanted = request.getfixturevalue("form") if "form" in request.fixturenames else "dense"
+    if wanted == "blockwise":
         monkeypatch.setattr(dense, "LONGEST", 0)
         monkeypatch.setattr(blockwise, "BLOCK", 8)
-    jax.clear_caches()
-    return request.param
+    if traced != [wanted]:
+        jax.clear_caches()
+        traced[:] = [wanted]
 
 
 SHAPES = [
