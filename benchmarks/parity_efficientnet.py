@@ -1,4 +1,4 @@
-"""Is `efficientnet` the published network? Against efficientnet-lite-pytorch, with ImageNet's weights and random ones.
+"""Is `efficientnet` the published network? Against efficientnet-lite-pytorch, on two sets of weights.
 
 Two environments, since neither needs the other's framework:
 

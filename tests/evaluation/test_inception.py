@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from weights_formula import images, parameter
 from scmkit_plugins.features import inception
 from scmkit_plugins.features._inception_weights import _shapes, assembled, digest, parameters
 from scmkit_plugins.features.inception import Inception
+from weights_formula import images, parameter
 
 from scmkit.composing.build import build_free
 from scmkit.data import ArrayDataset

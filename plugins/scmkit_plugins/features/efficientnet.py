@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0's features, with ImageNet weights from a package or a file."""
+"""EfficientNet-Lite0's features, for metrics and losses, with ImageNet weights of a package or a file."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +13,15 @@ from jaxtyping import Array, Float
 
 from scmkit.data.derived import digest_arrays
 from scmkit.errors import OptionError, UsageError
-from scmkit.interfaces import AbstractDataset, AbstractFeatures, Features
-from scmkit.plugin import Plugin, Slot
+from scmkit.interfaces import (
+    AbstractDataset,
+    AbstractEncoder,
+    AbstractFeatures,
+    DataSpec,
+    Features,
+)
+from scmkit.plugin import Context, Plugin, Slot
+from scmkit.types import Key
 from scmkit.weights import matching, named_digest, packaged, read_weights
 from scmkit_plugins.features._efficientnet import (
     REDUCTION,
@@ -42,6 +49,22 @@ class Options:
     """Side to which images are resized; the network was trained on 224."""
     batch: Annotated[int, Gt(0)] = 32
     """Images per evaluation of the network, where features of many are computed."""
+
+
+class EfficientNetEncoder(AbstractEncoder):
+    """The last maps of 1/8, 1/16 and 1/32 of the image's side, and the mean of the head's map.
+
+    Grey images are repeated to three channels, and all resized as for metrics, but not rounded.
+    """
+
+    network: EfficientNetLite0
+    data: DataSpec = eqx.field(static=True)
+    side: int = eqx.field(static=True)
+
+    def __call__(self, x: Float[Array, "*shape"]) -> tuple[Float[Array, "..."], ...]:
+        sample = self.data.unscaled(x.astype(jnp.float32))
+        *maps, head = self.network.maps(prepared(sample, self.side))
+        return *maps[-3:], head.mean((0, 1))
 
 
 class EfficientNetFeatures(AbstractFeatures):
@@ -89,13 +112,18 @@ def prepared(sample: Float[Array, "c h w"], side: int) -> Map:
     return jax.image.resize(image, (side, side, 3), "bilinear", antialias=True)
 
 
-def load(config: Options, shape: tuple[int, ...]) -> tuple[EfficientNetLite0, str, str]:
-    """The network for samples of a shape, the digest of its parameters, and a name of their file."""
+def load(
+    config: Options, shape: tuple[int, ...], refusal: type[Exception]
+) -> tuple[EfficientNetLite0, str, str]:
+    """The network for samples of a shape, the digest of its parameters, and a name of their file.
+
+    Raises `refusal` for samples that are no images.
+    """
     path = Path(config.weights).expanduser() if config.weights else packaged(PACKAGE, FILE)
     if path is None:
         raise OptionError(NEEDED)
     if len(shape) != 3 or shape[0] not in (1, 3):
-        raise UsageError(
+        raise refusal(
             f"efficientnet sees images of 1 or 3 channels, not samples of shape {shape}; choose another"
         )
     arrays = matching(read_weights(path), "EfficientNet-Lite0", shapes())
@@ -105,14 +133,20 @@ def load(config: Options, shape: tuple[int, ...]) -> tuple[EfficientNetLite0, st
 def build_features(
     config: Options, dataset: AbstractDataset, directory: Path
 ) -> EfficientNetFeatures:
-    network, digest, name = load(config, tuple(dataset.shape))
+    network, digest, name = load(config, tuple(dataset.shape), UsageError)
     digest = digest_arrays({"weights": np.asarray(digest), "side": np.asarray(config.side)})
     return EfficientNetFeatures(network, digest, name, config)
+
+
+def build_encoder(config: Options, context: Context, *, key: Key) -> EfficientNetEncoder:
+    with jax.ensure_compile_time_eval():  # Constants, also where training is only traced.
+        network, _, _ = load(config, context.data.shape, ValueError)
+    return EfficientNetEncoder(network, context.data, config.side)
 
 
 plugin = Plugin(
     name="efficientnet",
     summary="EfficientNet-Lite0's features, trained on ImageNet (arXiv 1905.11946)",
-    provides={Slot.features: build_features},
+    provides={Slot.features: build_features, Slot.encoder: build_encoder},
     config=Options,
 )

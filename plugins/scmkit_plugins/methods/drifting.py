@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from annotated_types import Gt, MinLen
 from jaxtyping import Array, Bool, Float
 
-from scmkit.interfaces import AbstractBatchLoss, LossOutput, Sample, Scene
+from scmkit.interfaces import AbstractBatchLoss, AbstractEncoder, LossOutput, Sample, Scene
 from scmkit.losses import generated, surrogate
 from scmkit.models.model import Model
 from scmkit.plugin import Context, Plugin, Slot
@@ -41,17 +41,49 @@ class DriftingLoss(AbstractBatchLoss):
 
     With `normalize=each` and the Gaussian kernel it is $\tau^2$ times the difference of the scores of the two
     sets smoothed by $N(0, \tau^2 I)$ (arXiv 2603.07514).
+
+    With an encoder all of it happens to features, through which the gradient flows: to each layer's vectors,
+    at each position apart, and to their mean over positions (the paper also has deviations, and
+    means of patches). The values of all these are added, those of a layer's positions as their mean.
     """
 
     options: Options
+    encoder: AbstractEncoder | None = None
 
     def __call__(self, model: Model, scene: Scene, batch: Sample, *, keys: Keys) -> LossOutput:
         def make(sample: Sample, key: Key) -> Array:
-            return generated(model, sample.x0.shape, sample.cond, key=key).ravel()
+            return generated(model, sample.x0.shape, sample.cond, key=key)
 
-        x, data = jax.vmap(make)(batch, keys), batch.x0.reshape(len(keys), -1)
         label = jnp.zeros(len(keys)) if batch.cond.label is None else batch.cond.label
         alike = label[:, None] == label[None]
+        made, real = self.views(jax.vmap(make)(batch, keys)), self.views(batch.x0)
+        found = [self.pulled(x, data, alike) for x, data in zip(made, real, strict=True)]
+        value = sum((value for value, _ in found), jnp.zeros(len(keys)))
+        metrics = {
+            name: jnp.mean(jnp.stack([drifts[name] for _, drifts in found]), 0)
+            for name in found[0][1]
+        }
+        return LossOutput(value, metrics, jnp.full(len(keys), model.process.ratio_max))
+
+    def views(self, samples: Float[Array, "n *shape"]) -> list[Float[Array, "n ..."]]:
+        """What of samples drifts: each as a vector, or features `n c` and `n positions c` of them."""
+        if self.encoder is None:
+            return [samples.reshape(len(samples), -1)]
+        found = []
+        for layer in jax.vmap(self.encoder)(samples):
+            if layer.ndim > 2:
+                layer = layer.reshape(len(layer), -1, layer.shape[-1])
+                found.append(layer.mean(1))
+            found.append(layer)
+        return found
+
+    def pulled(
+        self, x: Float[Array, "n *p d"], data: Float[Array, "n *p d"], alike: Bool[Array, "n n"]
+    ) -> tuple[Float[Array, " n"], dict[str, Float[Array, " n"]]]:
+        """The value of generated samples in one view, and the size of their drift at each temperature."""
+        if x.ndim > 2:
+            every = jax.vmap(self.pulled, in_axes=(1, 1, None))(x, data, alike)
+            return jax.tree.map(lambda a: jnp.mean(a, axis=0), every)
         still = jax.lax.stop_gradient(x)
         unit = mean_distance(still, data, alike)
         drifts = [self.drift(still, data, alike, tau * unit) for tau in self.options.temperatures]
@@ -61,8 +93,7 @@ class DriftingLoss(AbstractBatchLoss):
             f"drift_{tau:g}": jnp.sqrt(jnp.mean(v**2, axis=1)) / unit
             for tau, v in zip(self.options.temperatures, drifts, strict=True)
         }
-        value = jax.vmap(surrogate)(x / unit, -field)
-        return LossOutput(value, metrics, jnp.full(len(keys), model.process.ratio_max))
+        return jax.vmap(surrogate)(x / unit, -field), metrics
 
     def drift(
         self,
@@ -101,7 +132,7 @@ def squares(x: Float[Array, "n d"], y: Float[Array, "m d"]) -> Float[Array, "n m
 
 
 def build_loss(config: Options, context: Context, *, key: Key) -> DriftingLoss:
-    return DriftingLoss(config)
+    return DriftingLoss(config, context.encoder)
 
 
 plugin = Plugin(
@@ -110,6 +141,7 @@ plugin = Plugin(
     provides={Slot.loss: build_loss, Slot.tangent: build_data_tangent},
     config=Options,
     drops_labels=lambda config: False,
+    uses=(Slot.encoder,),
     suggests={Slot.sampler: "consistency"},
     settings={
         "consistency.steps": (1,),
