@@ -21,7 +21,7 @@ import numpy as np
 from parity import main
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
-from inception_formula import images, parameter  # pyright: ignore[reportMissingImports]
+from weights_formula import images, parameter  # pyright: ignore[reportMissingImports]
 
 IMAGES = {"small": (2, 3, 16, 16), "exact": (2, 3, 299, 299), "large": (2, 3, 400, 512)}
 """Enlarged, as they are, and reduced."""
@@ -103,7 +103,7 @@ def reference(folder: Path) -> None:
 def compare(folder: Path) -> list[dict[str, Any]]:
     """Relative errors of scmkit's features, logits and distances."""
     import jax
-    from scmkit_plugins.features._inception_weights import folded, parameters
+    from scmkit_plugins.features._inception_weights import assembled, parameters
 
     from scmkit.composing.build import build_free
     from scmkit.data import ArrayDataset
@@ -116,7 +116,7 @@ def compare(folder: Path) -> list[dict[str, Any]]:
 
     rows: list[dict[str, Any]] = [{"originals": json.loads((folder / "versions.json").read_text())}]
     for definition, file in FILES.items():
-        network = folded(*parameters(read_weights(folder / file)))
+        network = assembled(*parameters(read_weights(folder / file)))
         for name, shape in IMAGES.items():
             theirs = np.load(folder / f"{name}.npz")
             x = images(shape).astype(np.float32) / 127.5 - 1

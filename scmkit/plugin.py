@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeVar, get_args
 from scmkit.interfaces import (
     AbstractAttention,
     AbstractDistance,
+    AbstractEncoder,
     AbstractModel,
     AbstractNetwork,
     AbstractNoiseProcess,
@@ -30,7 +31,7 @@ API_VERSION = 2
 
 
 class Slot(StrEnum):
-    """The places a plugin can fill. The first eleven have one owner each in a recipe."""
+    """The places a plugin can fill. The first twelve have one owner each in a recipe."""
 
     noise = "noise"
     parameterization = "parameterization"
@@ -39,6 +40,7 @@ class Slot(StrEnum):
     norm = "norm"
     attention = "attention"
     network = "network"
+    encoder = "encoder"
     distance = "distance"
     coupling = "coupling"
     tangent = "tangent"
@@ -61,11 +63,19 @@ MODEL_SLOTS = (
 )
 """The slots a model is made of, in the order they are built."""
 
-TRAINING_SLOTS = (Slot.proposal, Slot.distance, Slot.coupling, Slot.tangent, Slot.loss)
+TRAINING_SLOTS = (
+    Slot.proposal,
+    Slot.encoder,
+    Slot.distance,
+    Slot.coupling,
+    Slot.tangent,
+    Slot.loss,
+)
 """The slots only training needs, in the order they are built."""
 
-OPTIONAL_SLOTS = (Slot.distance, Slot.coupling)
-"""The slots of a recipe that may be empty: not every loss compares samples, and few couple noise to data."""
+OPTIONAL_SLOTS = (Slot.encoder, Slot.distance, Slot.coupling)
+"""The slots of a recipe that may be empty: not every loss compares samples, and few look at features of them
+or couple noise to data."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +128,11 @@ class Context:
     def network(self) -> AbstractNetwork:
         """The network of the recipe's model, with fresh weights: a player may ask for its shapes."""
         return self.built[Slot.network]
+
+    @property
+    def encoder(self) -> AbstractEncoder | None:
+        """The features through which a loss looks at samples; None where the recipe names none."""
+        return self.built.get(Slot.encoder)
 
     @property
     def distance(self) -> AbstractDistance:
@@ -178,8 +193,9 @@ class Plugin:
     - `differentiates`: whether its loss differentiates the network in time, exactly or by differences.
     - `normalizes`: of a loss or distance that divides residuals by their size, given the options: what to add
         to a command to have it otherwise, such as `"--set l2.squared=true"`.
-    - `uses`: the optional slots that its loss looks at: `Slot.distance`, where it compares samples, and
-        `Slot.coupling`, where the noise of a sample is its own if it has any, as `noised` takes it.
+    - `uses`: the optional slots that its loss looks at: `Slot.distance`, where it compares samples,
+        `Slot.encoder`, where it looks at features of them if there are any, and `Slot.coupling`, where the
+        noise of a sample is its own if it has any, as `noised` takes it.
     - `players`, `followers`: `(config, train)` -> what is trained beside the generator and what lags behind,
         by name. The name `"generator"` is taken.
     - `memories`: `(config, train)` -> the factories of what is remembered of the data, each an

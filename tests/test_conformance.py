@@ -78,7 +78,7 @@ SMALL = {
 """Options with which a network compiles in seconds, and a data set finds its files."""
 
 
-ELSEWHERE = {"inception"}
+ELSEWHERE = {"efficientnet", "inception", "lpips"}
 """What needs a large file, and is checked in the tests of its own."""
 
 

@@ -90,7 +90,7 @@ def expect_gains(owner: Entry | str, cast: Cast, steps: int) -> None:
 
 
 def _declared(
-    owner: Entry | str, all_: str, what: str, kind: type, make: Callable[[], Any]
+    owner: Entry | str, all_: str, what: str, kind: Any, make: Callable[[], Any]
 ) -> Mapping[str, Any]:
     """What a plugin declares by name, each of a kind."""
     found = built_by(owner, all_, Mapping, make)

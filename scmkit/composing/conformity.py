@@ -16,6 +16,7 @@ from scmkit.composing.slots import class_name
 from scmkit.errors import PluginError, ScmkitError
 from scmkit.interfaces import (
     AbstractDistance,
+    AbstractEncoder,
     AbstractHiddenNetwork,
     AbstractNetwork,
     AbstractOperator,
@@ -168,13 +169,28 @@ class CheckedDistance(AbstractDistance):
         return distance
 
 
+class CheckedEncoder(AbstractEncoder):
+    """The same for an encoder."""
+
+    inner: AbstractEncoder
+
+    def __call__(self, x: Float[Array, "*shape"]) -> tuple[Float[Array, "..."], ...]:
+        layers = self.inner(x)
+        expect_kind(self.inner, "encoder", layers, tuple)
+        for layer in layers:
+            shape = ("c",) * max(1, getattr(layer, "ndim", 1))
+            expect_array(self.inner, "encoder as a layer", layer, shape, jnp.float32)
+        return layers
+
+
 def checked(tree: T) -> T:
-    """A tree in which networks and distances, such as those of a model and a loss, are held against their
-    interfaces."""
+    """A tree in which networks, distances and encoders, such as those of a model and a loss, are held
+    against their interfaces."""
     kinds = {
         AbstractOperator: CheckedOperator,  # A network too, and so the first.
         AbstractNetwork: CheckedNetwork,
         AbstractDistance: CheckedDistance,
+        AbstractEncoder: CheckedEncoder,
     }
 
     def held(node: Any) -> Any:

@@ -13,6 +13,7 @@ CLAIMED = (*RECIPE_SLOTS, Slot.sampler)
 """The slots of one owner each, which a plugin named as a whole claims; trackers may be many."""
 
 UNUSED = {
+    Slot.encoder: "does not look at features of samples",
     Slot.distance: "compares no samples",
     Slot.coupling: "does not look at the noise of a coupling",
 }
@@ -142,7 +143,7 @@ def _fill_by_plugins(draft: _Draft, references: Sequence[str]) -> None:
 
 
 def _fit_loss(draft: _Draft, fallback: dict[Slot, str]) -> None:
-    """No distance and no coupling where the loss has no use for one."""
+    """No encoder, distance or coupling where the loss has no use for one."""
     _, loss = draft.load(draft.owners.get(Slot.loss, fallback[Slot.loss]))
     for slot in OPTIONAL_SLOTS:
         if slot in loss.uses:

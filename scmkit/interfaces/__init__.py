@@ -14,6 +14,7 @@ from scmkit.interfaces.density import AbstractDensity as AbstractDensity
 from scmkit.interfaces.distance import AbstractDistance as AbstractDistance
 from scmkit.interfaces.ema import AbstractEMA as AbstractEMA
 from scmkit.interfaces.embedding import AbstractTimeEmbedding as AbstractTimeEmbedding
+from scmkit.interfaces.encoder import AbstractEncoder as AbstractEncoder
 from scmkit.interfaces.features import AbstractFeatures as AbstractFeatures
 from scmkit.interfaces.features import Features as Features
 from scmkit.interfaces.importer import AbstractImporter as AbstractImporter

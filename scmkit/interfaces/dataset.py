@@ -5,14 +5,15 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Array, Float, Int, Shaped
 
 from scmkit.interfaces.density import AbstractDensity
 
 Split = Literal["train", "test"]
+Values = TypeVar("Values", np.ndarray, Array)
 
 
 @dataclass(frozen=True)
@@ -165,8 +166,8 @@ class DataSpec:
         """From the model's units back to the data's; images are clipped to [-1, 1]."""
         return self.clipped(self.unscaled(x))
 
-    def unscaled(self, x: Float[np.ndarray, "n *shape"]) -> Float[np.ndarray, "n *shape"]:
-        """The inverse of `normalize`, without clipping."""
+    def unscaled(self, x: Values) -> Values:
+        """The inverse of `normalize`, without clipping; of one sample or several, of NumPy's or JAX's."""
         return x / self._channelwise(self.scale) + self._channelwise(self.shift)
 
     def clipped(self, raw: Float[np.ndarray, "n *shape"]) -> Float[np.ndarray, "n *shape"]:

@@ -9,7 +9,7 @@ from scmkit.types import Scalar
 
 
 class AbstractDistance(eqx.Module):
-    """How far one sample is from another; differentiable in the first."""
+    """How far one sample is from another; differentiable in the first. No array of a distance is trained."""
 
     @abc.abstractmethod
     def __call__(self, x: Float[Array, "*shape"], y: Float[Array, "*shape"]) -> Scalar:

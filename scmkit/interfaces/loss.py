@@ -26,7 +26,7 @@ class LossOutput(eqx.Module):
 class AbstractLoss(eqx.Module):
     """An objective on one sample, the usual base: the caller vmaps and takes the mean.
 
-    Inexact arrays inside it are trained along with the model.
+    Inexact arrays inside it are trained along with the model, but for those of distances and encoders.
     """
 
     @abc.abstractmethod
@@ -40,7 +40,7 @@ class AbstractLoss(eqx.Module):
 class AbstractBatchLoss(eqx.Module):
     """An objective on a whole batch, where samples meet or slicing the batch saves work.
 
-    It does not depend on the order of the samples. Inexact arrays inside it are trained along with the model.
+    It does not depend on the order of the samples. Inexact arrays inside it are trained as in `AbstractLoss`.
     With `train.accumulate` a batch is a micro-batch.
     """
 
@@ -53,7 +53,7 @@ class AbstractGroupLoss(eqx.Module):
     """An objective on a group of samples that share what is drawn for them, such as their times.
 
     A batch is its groups, in the order of its samples: the caller vmaps over them and takes the mean. Inexact
-    arrays inside it are trained along with the model. With `train.accumulate` a batch is a micro-batch.
+    arrays inside it are trained as in `AbstractLoss`. With `train.accumulate` a batch is a micro-batch.
     """
 
     group: AbstractVar[int]

@@ -15,6 +15,7 @@ from scmkit.testing import (
     declaration,
     distance,
     embedding,
+    encoder,
     features,
     importer,
     loss,
@@ -40,6 +41,7 @@ FAMILIES: dict[Slot, Family] = {
     Slot.norm: norm.FAMILY,
     Slot.attention: attention.FAMILY,
     Slot.network: network.FAMILY,
+    Slot.encoder: encoder.FAMILY,
     Slot.distance: distance.FAMILY,
     Slot.coupling: coupling.FAMILY,
     Slot.tangent: tangent.FAMILY,
@@ -52,7 +54,7 @@ FAMILIES: dict[Slot, Family] = {
     Slot.features: features.FAMILY,
 }
 
-CHOOSY = (Slot.parameterization, Slot.network, Slot.coupling)
+CHOOSY = (Slot.parameterization, Slot.network, Slot.encoder, Slot.distance, Slot.coupling)
 """Slots whose parts may be for some processes or some data only."""
 
 
@@ -66,8 +68,8 @@ def checks(plugin: Plugin, *, config: Mapping[str, Any] | None = None) -> list[C
         ones, checks compile it several times.
 
     Parts are built on small vectors and images, with and without classes; the default plugins fill the
-    slots that this one leaves. A case that a network, parameterization or coupling turns down, with a
-    `TypeError`, `ValueError` or `DataError` when it is built, is left out, unless it turns down all.
+    slots that this one leaves. A case that a part of a slot in `CHOOSY` turns down, with a `TypeError`,
+    `ValueError` or `DataError` when it is built, is left out, unless it turns down all.
     """
     found = [_check(f"plugin/{f.__name__}", partial(f, plugin)) for f in declaration.CHECKS]
     for slot, family in FAMILIES.items():

@@ -2,6 +2,7 @@
 
 import math
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -25,13 +26,33 @@ class Apart:
         self.x, far = bench.data.sigma_data * jr.normal(jr.key(0), (2, N, *bench.data.shape))
         # Every value differs by more than the steps of finite differences, which kinks would spoil.
         self.y = self.x + far + jnp.sign(far) * bench.data.sigma_data
-        self.gradient = jax.jit(jax.vmap(jax.grad(self.distance)))
 
     def between(
         self, x: Float[Array, "n *shape"], y: Float[Array, "n *shape"]
     ) -> Float[Array, " n"]:
         """The distances of pairs, under `jit` and `vmap` as training takes them."""
-        return jax.jit(jax.vmap(self.distance))(x, y)
+        return _distances(self.distance, x, y)
+
+    def gradient(
+        self, x: Float[Array, "n *shape"], y: Float[Array, "n *shape"]
+    ) -> Float[Array, "n *shape"]:
+        """The gradients of the distances of pairs, in the first of each."""
+        return _gradients(self.distance, x, y)
+
+
+# The distance is an argument: the arrays of a large one are no constants to fold.
+@eqx.filter_jit
+def _distances(
+    distance: AbstractDistance, x: Float[Array, "n *shape"], y: Float[Array, "n *shape"]
+) -> Float[Array, " n"]:
+    return jax.vmap(distance)(x, y)
+
+
+@eqx.filter_jit
+def _gradients(
+    distance: AbstractDistance, x: Float[Array, "n *shape"], y: Float[Array, "n *shape"]
+) -> Float[Array, "n *shape"]:
+    return jax.vmap(jax.grad(distance))(x, y)
 
 
 def distances_are_float32_scalars(given: Apart) -> None:

@@ -23,6 +23,7 @@ from scmkit.errors import RunError
 from scmkit.interfaces import (
     AbstractLoss,
     AbstractTangentEstimator,
+    AnyLoss,
     Conditioning,
     Point,
     Sample,
@@ -31,6 +32,7 @@ from scmkit.interfaces import (
 from scmkit.runs import checkpoint
 from scmkit.runs.run import Run
 from scmkit.storage.files import write_text
+from scmkit.training.fixed import whole
 from scmkit.training.objective import Trained, losses
 from scmkit.training.setup import setting_of, state_before, step_of
 from scmkit.training.state import TrainState, trainable
@@ -103,16 +105,21 @@ class _Probe(AbstractTangentEstimator):
 
 @eqx.filter_jit
 def _examine(
-    scene: Scene, trained: Trained, batch: Sample, keys: Keys, probed: bool
+    scene: Scene,
+    trained: Trained,
+    fixed: AnyLoss | None,
+    batch: Sample,
+    keys: Keys,
+    probed: bool,
 ) -> tuple[Array, Array, dict[str, Array]]:
     """Time, ratio and parts of every sample, from the keys of the step itself.
 
     With a probe also the parts `network`, `tangent` and `df/dt`, where the loss asks for its tangent
     outside of all transformations; raises `UnexpectedTracerError` where it does so within one.
     """
-    model, loss = trained
+    model, loss = trained[0], whole(trained[1], fixed)
     if not isinstance(loss, AbstractLoss):  # It looks at samples only together.
-        out = losses(trained, scene, batch, keys)
+        out = losses((model, loss), scene, batch, keys)
         t = jax.vmap(model.process.time_at)(out.ratio)
         parts = {"data": batch.x0, **out.metrics, "loss": out.value}
         return t, out.ratio, {n: jax.vmap(_largest)(p) for n, p in parts.items()}
@@ -122,7 +129,11 @@ def _examine(
         notes = _Notes()
         tangent = _Probe(scene.tangent, notes) if probed else scene.tangent
         out = loss(model, replace(scene, tangent=tangent), sample, key=key)
-        grads = eqx.filter_grad(lambda own: own[1](own[0], scene, sample, key=key).value)(trained)
+
+        def value(own: Trained) -> Scalar:
+            return whole(own[1], fixed)(own[0], scene, sample, key=key).value
+
+        grads = eqx.filter_grad(value)(trained)
         t = model.process.time_at(out.ratio)
         parts = {"data": sample.x0}
         if notes.seen:
@@ -154,7 +165,8 @@ def _fault(
     step = step_of(recipe)
     batch, state, told, keys = eqx.filter_jit(step.begin)(setting, batch, key, state)
     scene, player = scene_of(setting, state, step.steps), state.generator
-    given = (scene, (player.model, player.loss), batch, keys)
+    fixed = setting.fixed.get("generator")
+    given = (scene, (player.model, player.loss), fixed, batch, keys)
     try:
         examined = _examine(*given, True)
     except jax.errors.UnexpectedTracerError:

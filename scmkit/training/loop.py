@@ -18,6 +18,7 @@ from scmkit.runs.provenance import RECORD
 from scmkit.runs.run import Run
 from scmkit.sampling import save_png
 from scmkit.training.data_record import check_noted, noted
+from scmkit.training.fixed import check_fixed, noted_fixed
 from scmkit.training.guard import IN_FLIGHT, Guard
 from scmkit.training.guarded import guarded
 from scmkit.training.metric_means import Window
@@ -52,17 +53,20 @@ class Trainer:
         )
         self.schedule, self.stages = schedule_of(recipe), (0, *recipe.stages)
         self.step_fn = guarded(step_of(recipe))
-        state, saved = state_before(recipe, assembly), {}
+        state, saved, setting = state_before(recipe, assembly), {}, setting_of(assembly)
+        self.noted = noted_fixed(setting.fixed)
         # A copy on the host, as the step donates the state.
         initial = jax.device_get(state) if settings.on_nonfinite == "rollback" else None
         if run.step:
             latest = checkpoint.latest(run.checkpoints)
-            state, saved = checkpoint.restore(latest, state), checkpoint.metadata(latest)
+            saved = checkpoint.metadata(latest)
             check_noted(run, saved)
+            check_fixed(recipe, self.noted, saved)
+            state = checkpoint.restore(latest, state)
             self.loader.restore(saved["loader"])
         self.placement = Placement(settings.batch_size // settings.accumulate, reporter)
         self.state: TrainState = self.placement.everywhere(state)
-        self.setting = self.placement.everywhere(setting_of(assembly))
+        self.setting = self.placement.everywhere(setting)
         self.step = int(self.state.step)
         self.guard = Guard(
             *(run, self.loader, self.setting, self.placement, reporter),
@@ -186,6 +190,7 @@ class Trainer:
                     "window": self.window.state(),
                     "faults": self.guard.record,
                     **noted(self.run),
+                    **self.noted,
                     RECORD: self.run.recipe.to_json(),
                 },
                 notes={METRICS: log.digest()},

@@ -15,6 +15,7 @@ from scmkit.interfaces import (
     Scene,
 )
 from scmkit.losses import frozen
+from scmkit.training.fixed import whole
 from scmkit.types import Key, Keys, Scalar
 
 Trained = tuple[Any, AnyLoss]
@@ -38,11 +39,12 @@ def losses(trained: Trained, scene: Scene, batch: Sample, keys: Keys) -> LossOut
 
 
 def objective(
-    trained: Trained, scene: Scene, batch: Sample, keys: Keys
+    trained: Trained, scene: Scene, batch: Sample, keys: Keys, fixed: AnyLoss | None = None
 ) -> tuple[Scalar, tuple[dict[str, Float[Array, " b"]], Float[Array, " b"]]]:
     """The mean loss over a batch, and each sample's metrics and noise-to-signal ratio.
 
-    No gradient enters the scene.
+    `fixed` is what of the loss is not trained. No gradient enters the scene.
     """
-    out = losses(trained, frozen(scene), batch, keys)
+    model, loss = trained
+    out = losses((model, whole(loss, fixed)), frozen(scene), batch, keys)
     return jnp.mean(out.value), (out.metrics, out.ratio)

@@ -32,6 +32,7 @@ from scmkit.interfaces import (
     Scene,
 )
 from scmkit.plugin import Slot
+from scmkit.training.fixed import fixed_of, trained_of
 from scmkit.training.objective import objective
 from scmkit.training.setup import setting_of, state_before
 from scmkit.training.step import scene_of
@@ -201,5 +202,6 @@ def _gradient(recipe: Recipe, name: str, key: Key) -> Any:
     modules = {GENERATOR: (assembly.model, assembly.loss), **assembly.players}
     module, loss = modules[name]
     held = next(CHECKED[kind] for kind in CHECKED if isinstance(loss, kind))
-    trained = checked((module, held(loss, _loss_of(name))))
-    return eqx.filter_grad(objective, has_aux=True)(trained, scene, batch, jr.split(key, n))
+    module, loss = checked((module, held(loss, _loss_of(name))))
+    trained, fixed = (module, trained_of(loss)), fixed_of(loss)
+    return eqx.filter_grad(objective, has_aux=True)(trained, scene, batch, jr.split(key, n), fixed)

@@ -12,6 +12,7 @@ from scmkit.composing.build import Assembly
 from scmkit.composing.cast import GENERATOR
 from scmkit.composing.recipe import Recipe
 from scmkit.training.ema import parse_ema
+from scmkit.training.fixed import fixed_of, trained_of
 from scmkit.training.optimizer import build_optimizer, learning_rate
 from scmkit.training.state import TrainState, initial_player, state_of
 from scmkit.training.step import Rules, Setting, Step
@@ -30,7 +31,14 @@ def schedule_of(recipe: Recipe) -> optax.Schedule:
 
 def setting_of(assembly: Assembly) -> Setting:
     """The modules of an assembly that every step is given."""
-    return Setting(assembly.proposal, assembly.tangent, assembly.teacher, assembly.coupling)
+    losses = {GENERATOR: assembly.loss} | {n: loss for n, (_, loss) in assembly.players.items()}
+    return Setting(
+        assembly.proposal,
+        assembly.tangent,
+        assembly.teacher,
+        assembly.coupling,
+        fixed={name: fixed_of(loss) for name, loss in losses.items()},
+    )
 
 
 def rules_of(recipe: Recipe) -> dict[str, Rules]:
@@ -76,7 +84,7 @@ def state_before(recipe: Recipe, assembly: Assembly) -> TrainState:
             for follower, declared in recipe.followers.items()
             if declared.player == name
         }
-        players[name] = initial_player(module, loss, rules[name].optimizer, starts)
+        players[name] = initial_player(module, trained_of(loss), rules[name].optimizer, starts)
     return state_of(players, assembly.memories)
 
 

@@ -13,7 +13,10 @@ from scmkit.interfaces import AbstractMemory, AnyLoss
 
 
 class Player(eqx.Module):
-    """One set of weights in training: model, loss with its own weights, optimizer state, EMA, followers."""
+    """One set of weights in training: model, loss with its own weights, optimizer state, EMA, followers.
+
+    What of the loss is not trained is not here, but in the `Setting` of every step.
+    """
 
     model: Any
     loss: AnyLoss

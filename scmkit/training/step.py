@@ -19,6 +19,7 @@ from scmkit.interfaces import (
     AbstractModel,
     AbstractProposal,
     AbstractTangentEstimator,
+    AnyLoss,
     Sample,
     Scene,
     constrain,
@@ -38,6 +39,8 @@ class Setting(eqx.Module):
     tangent: AbstractTangentEstimator
     teacher: AbstractModel | None = None
     coupling: AbstractCoupling | None = None
+    fixed: Mapping[str, AnyLoss | None] = eqx.field(default_factory=dict)
+    """What of each player's loss is not trained."""
 
 
 class StepMetrics(eqx.Module):
@@ -172,13 +175,13 @@ class Step:
         """The mean loss of one player with what is logged of it, and its gradient."""
         player, accumulate = state.players[name], self.rules[name].accumulate
         scene = scene_of(setting, state, self.steps)
-        trained = (player.model, player.loss)
+        trained, fixed = (player.model, player.loss), setting.fixed.get(name)
         gradient = eqx.filter_value_and_grad(objective, has_aux=True)
         if accumulate == 1:
-            return gradient(trained, scene, batch, keys)
+            return gradient(trained, scene, batch, keys, fixed)
 
         def add(total: PyTree, part: tuple[Sample, Keys]) -> tuple[PyTree, PyTree]:
-            (value, aux), grads = gradient(trained, scene, *part)
+            (value, aux), grads = gradient(trained, scene, *part, fixed)
             return jax.tree.map(jnp.add, total, (value, grads)), aux
 
         micro = jax.tree.map(lambda a: a.reshape(accumulate, -1, *a.shape[1:]), (batch, keys))

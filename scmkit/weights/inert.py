@@ -69,8 +69,15 @@ def called(function: Any, args: Any) -> Any:
         return called(first, ())
     # Without copies, which a short pickle could ask for without end.
     if name in DICTS:
-        require(not args, "it fills a dict in an unknown way")
-        return {}
+        pairs = first if args else []
+        listed = len(args) < 2 and type(pairs) is list
+        require(
+            listed and all(type(pair) is list and len(pair) == 2 for pair in pairs),
+            "it fills a dict in an unknown way",
+        )
+        found = filled({}, [part for pair in pairs for part in pair])
+        pairs.clear()  # Python 2 gives each dict a list of its own.
+        return found
     if name in SETS:
         return first if isinstance(first, list) else []
     if name == PERSISTENT:

@@ -31,7 +31,8 @@ PUTS, GETS = {op.BINPUT: 1, op.LONG_BINPUT: 4}, {op.BINGET: 1, op.LONG_BINGET: 4
 UNSIGNED, SIGNED, REAL = {op.BININT1: 1, op.BININT2: 2}, {op.BININT: 4}, {op.BINFLOAT: 8}
 SKIPPED = {op.PROTO: 1, op.FRAME: 8}
 # Opcodes that a length follows, of which this is the size, and then as many bytes.
-TEXTS = {op.SHORT_BINUNICODE: 1, op.BINUNICODE: 4, op.BINUNICODE8: 8}
+# `SHORT_BINSTRING` is how Python 2 wrote text, in files of those years.
+TEXTS = {op.SHORT_BINSTRING: 1, op.SHORT_BINUNICODE: 1, op.BINUNICODE: 4, op.BINUNICODE8: 8}
 BYTES = {op.SHORT_BINBYTES: 1, op.BINBYTES: 4, op.BINBYTES8: 8, op.BYTEARRAY8: 8}
 LONGS = {op.LONG1: 1, op.LONG4: 4}
 COUNTED = TEXTS | BYTES | LONGS

@@ -49,7 +49,7 @@ def form(request):
 
 @pytest.fixture(scope="module")
 def traced():
-    """The form with which the programs that JAX keeps were traced: to drop them costs more than any test here."""
+    """The form with which the programs that JAX keeps were traced: dropping them costs more than any test."""
     kept = ["dense"]
     yield kept
     if kept != ["dense"]:

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from inception_formula import images, parameter
 from scmkit_plugins.features import inception
-from scmkit_plugins.features._inception_weights import _shapes, digest, folded, parameters
+from scmkit_plugins.features._inception_weights import _shapes, assembled, digest, parameters
 from scmkit_plugins.features.inception import Inception
+from weights_formula import images, parameter
 
 from scmkit.composing.build import build_free
 from scmkit.data import ArrayDataset
@@ -72,7 +72,7 @@ def extractors(file) -> dict[str, Inception]:
     other = parameters(WeightFile(Path("other"), state("torchvision"), {}))
     return {
         "pytorch-fid": built(file, batch=2),
-        "torchvision": Inception(folded(*other), digest(*other), "other", 2),
+        "torchvision": Inception(assembled(*other), digest(*other), "other", 2),
     }
 
 

@@ -24,6 +24,7 @@ from effort import at_most
 import scmkit.weights
 from scmkit.errors import DataError, RunError
 from scmkit.weights import read_weights, write_safetensors
+from scmkit.weights.pickles import Pickle
 
 DATA = Path(__file__).parents[1] / "support" / "files" / "weights"
 NAMES = json.loads((DATA / "names.json").read_text())
@@ -311,6 +312,17 @@ OPCODES = {
 @pytest.mark.parametrize("code", OPCODES.values(), ids=OPCODES)
 def test_opcodes_that_no_weight_file_has_are_refused(tmp_path, code):
     refused(tmp_path, whole(code), "asks for|opcode")
+
+
+def test_texts_and_dicts_as_python_2_wrote_them(tmp_path):
+    """A dict filled by pairs when it is made, and texts of bytes; each list of pairs serves one dict."""
+    pairs = b"]q\x01(]q\x02(U\x01aK\x07ee"
+    held = Pickle(memoryview(whole(ORDERED + pairs + b"\x85R")))
+    assert held.value == {"a": 7}
+    twice = b"(" + ORDERED + pairs + b"\x85R" + ORDERED + b"h\x01\x85Rt"
+    assert Pickle(memoryview(whole(twice))).value == ({"a": 7}, {})
+    refused(tmp_path, whole(ORDERED + b"K\x07\x85R"), "fills a dict")
+    refused(tmp_path, whole(ORDERED + b"](K\x07e\x85R"), "fills a dict")
 
 
 TRAVERSALS = {

@@ -12,10 +12,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-Definition = Literal["pytorch-fid", "torchvision"]
-Map = Float[Array, "_ _ _"]
-"""Height, width and channels."""
+from scmkit_plugins.features._folding import Map
 
+Definition = Literal["pytorch-fid", "torchvision"]
 SIDE = 299
 """Pixels of the side of an image."""
 

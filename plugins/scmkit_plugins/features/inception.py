@@ -1,6 +1,5 @@
 """InceptionV3's features, where FID and its kin are defined, with weights from a file of the user's."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -16,9 +15,9 @@ from scmkit.data.derived import say
 from scmkit.errors import OptionError, UsageError
 from scmkit.interfaces import AbstractDataset, AbstractFeatures, Features
 from scmkit.plugin import Plugin, Slot
-from scmkit.weights import read_weights
+from scmkit.weights import named_digest, read_weights
 from scmkit_plugins.features._inception_network import SIDE
-from scmkit_plugins.features._inception_weights import InceptionV3, digest, folded, parameters
+from scmkit_plugins.features._inception_weights import InceptionV3, assembled, digest, parameters
 
 NEEDED = (
     "inception.weights: InceptionV3 needs a weight file, and nothing is downloaded: for FID "
@@ -66,7 +65,9 @@ def _features(
         features = network(prepared(sample))
         return features, jax.nn.softmax(network.logits(features))
 
-    return jax.vmap(one)(samples)
+    # An accelerator's default products carry ten bits.
+    with jax.default_matmul_precision("highest"):
+        return jax.vmap(one)(samples)
 
 
 def prepared(sample: Float[Array, "c h w"]) -> Float[Array, "299 299 3"]:
@@ -99,10 +100,8 @@ def build(config: Options, dataset: AbstractDataset, directory: Path) -> Incepti
     if file.prefix:
         say(f"'{path}': names are read without '{file.prefix}', which all of them begin with")
     definition, arrays = parameters(file)
-    # The published file carries the first digits of its hash in its name.
-    checked = f"{path.name}, SHA-256 {hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
-    network = folded(definition, arrays)
-    return Inception(network, digest(definition, arrays), checked, config.batch)
+    network = assembled(definition, arrays)
+    return Inception(network, digest(definition, arrays), named_digest(path), config.batch)
 
 
 plugin = Plugin(

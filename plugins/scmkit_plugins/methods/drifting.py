@@ -12,7 +12,14 @@ from annotated_types import Ge, Gt, MinLen
 from jaxtyping import Array, Bool, Float
 
 from scmkit.errors import OptionError
-from scmkit.interfaces import AbstractBatchLoss, AbstractGroupLoss, LossOutput, Sample, Scene
+from scmkit.interfaces import (
+    AbstractBatchLoss,
+    AbstractEncoder,
+    AbstractGroupLoss,
+    LossOutput,
+    Sample,
+    Scene,
+)
 from scmkit.losses import generated, surrogate
 from scmkit.models.model import Model
 from scmkit.plugin import Context, Plugin, Slot
@@ -39,10 +46,13 @@ class Options:
 
 
 class Drifted(eqx.Module):
-    """Generated samples and the data that draws them: flat, with which of either set is of whose class."""
+    """One view of generated samples and of the data that draws them, and which of either is of whose class.
 
-    x: Float[Array, "n d"]
-    data: Float[Array, "m d"]
+    A view has a vector of each sample, or one at each of its positions.
+    """
+
+    x: Float[Array, "n *positions d"]
+    data: Float[Array, "m *positions d"]
     alike: Bool[Array, "n n"]
     """Which generated samples are of one class."""
     drawn: Bool[Array, "n m"]
@@ -61,19 +71,24 @@ class DriftingLoss(AbstractBatchLoss):
 
     With `normalize=each` and the Gaussian kernel it is $\tau^2$ times the difference of the scores of the two
     sets smoothed by $N(0, \tau^2 I)$ (arXiv 2603.07514).
+
+    With an encoder all of it happens to features, through which the gradient flows: to each layer's vectors,
+    at each position apart, and to their mean over positions (the paper also has deviations, and
+    means of patches). The values of all these are added, those of a layer's positions as their mean.
     """
 
     options: Options
+    encoder: AbstractEncoder | None = None
 
     def __call__(self, model: Model, scene: Scene, batch: Sample, *, keys: Keys) -> LossOutput:
         def make(sample: Sample, key: Key) -> Array:
-            return generated(model, sample.x0.shape, sample.cond, key=key).ravel()
+            return generated(model, sample.x0.shape, sample.cond, key=key)
 
         n = len(keys)
         label = jnp.zeros(n) if batch.cond.label is None else batch.cond.label
         alike = label[:, None] == label[None]
-        sets = Drifted(jax.vmap(make)(batch, keys), batch.x0.reshape(n, -1), alike, alike)
-        value, metrics = against_drift(sets, self.options)
+        sets = Drifted(jax.vmap(make)(batch, keys), batch.x0, alike, alike)
+        value, metrics = against_drift(sets, self.options, self.encoder)
         return LossOutput(value, metrics, jnp.full(n, model.process.ratio_max))
 
 
@@ -85,26 +100,60 @@ class BankedDriftingLoss(AbstractGroupLoss):
 
     group: int
     options: Options
+    encoder: AbstractEncoder | None = None
 
     def __call__(self, model: Model, scene: Scene, samples: Sample, *, key: Key) -> LossOutput:
         first = jax.tree.map(lambda a: a[0], samples)
         make = partial(generated, model, first.x0.shape, first.cond)
-        x = jax.vmap(lambda key: make(key=key).ravel())(jr.split(key, self.group))
+        x = jax.vmap(lambda key: make(key=key))(jr.split(key, self.group))
         bank: Any = scene.memories["bank"]
         data, filled = bank.of(first.cond)
-        sets = Drifted(
-            x,
-            data.reshape(len(data), -1),
-            jnp.ones((self.group, self.group), bool),
-            jnp.broadcast_to(filled, (self.group, len(data))),
-        )
-        value, metrics = against_drift(sets, self.options)
+        alike = jnp.ones((self.group, self.group), bool)
+        drawn = jnp.broadcast_to(filled, (self.group, len(data)))
+        value, metrics = against_drift(Drifted(x, data, alike, drawn), self.options, self.encoder)
         metrics = {name: jnp.mean(metric) for name, metric in metrics.items()}
         return LossOutput(jnp.mean(value), metrics, jnp.asarray(model.process.ratio_max))
 
 
-def against_drift(sets: Drifted, options: Options) -> tuple[Float[Array, " n"], dict[str, Array]]:
-    """For each generated sample a value whose gradient in it is minus its drift; the size of each drift."""
+def views(
+    samples: Float[Array, "n *shape"], encoder: AbstractEncoder | None
+) -> list[Float[Array, "n ..."]]:
+    """What of samples drifts: each as a vector, or features `n c` and `n positions c` of them."""
+    if encoder is None:
+        return [samples.reshape(len(samples), -1)]
+    found = []
+    for layer in jax.vmap(encoder)(samples):
+        if layer.ndim > 2:
+            layer = layer.reshape(len(layer), -1, layer.shape[-1])
+            found.append(layer.mean(1))
+        found.append(layer)
+    return found
+
+
+def against_drift(
+    sets: Drifted, options: Options, encoder: AbstractEncoder | None
+) -> tuple[Float[Array, " n"], dict[str, Array]]:
+    """For each generated sample a value whose gradient is minus its drift, summed over what drifts of it;
+    and the size of the drift at each temperature, in the mean."""
+    both = zip(views(sets.x, encoder), views(sets.data, encoder), strict=True)
+    found = [
+        against_one_drift(Drifted(x, data, sets.alike, sets.drawn), options) for x, data in both
+    ]
+    value = sum((value for value, _ in found), jnp.zeros(len(sets.x)))
+    sizes = [drifts for _, drifts in found]
+    return value, jax.tree.map(lambda *each: jnp.mean(jnp.stack(each), 0), *sizes)
+
+
+def against_one_drift(
+    sets: Drifted, options: Options
+) -> tuple[Float[Array, " n"], dict[str, Array]]:
+    """The same in one view; of several positions the mean."""
+    if sets.x.ndim > 2:
+        every = jax.vmap(
+            lambda x, data: against_one_drift(Drifted(x, data, sets.alike, sets.drawn), options),
+            in_axes=1,
+        )(sets.x, sets.data)
+        return jax.tree.map(lambda a: jnp.mean(a, axis=0), every)
     still = jax.lax.stop_gradient(sets)
     unit = mean_distance(still)
     drifts = [drift(still, tau * unit, options) for tau in options.temperatures]
@@ -153,7 +202,9 @@ def build_loss(config: Options, context: Context, *, key: Key) -> DriftingLoss |
             f"drifting.bank={config.bank} and drifting.group={config.group}: the bank draws groups of one "
             "class; set both, such as drifting.bank=128 and drifting.group=16, or none"
         )
-    return BankedDriftingLoss(config.group, config) if config.bank else DriftingLoss(config)
+    if config.bank:
+        return BankedDriftingLoss(config.group, config, context.encoder)
+    return DriftingLoss(config, context.encoder)
 
 
 plugin = Plugin(
@@ -162,6 +213,7 @@ plugin = Plugin(
     provides={Slot.loss: build_loss, Slot.tangent: build_data_tangent},
     config=Options,
     drops_labels=lambda config: False,
+    uses=(Slot.encoder,),
     suggests={Slot.sampler: "consistency"},
     settings={
         "consistency.steps": (1,),

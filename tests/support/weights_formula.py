@@ -1,6 +1,6 @@
-"""Parameters and images by formula, for InceptionV3 here and in PyTorch: too many to keep.
+"""Parameters and images by formula, for networks here and in PyTorch: too many to keep.
 
-`benchmarks/parity_inception.py` gives them to the original definitions, and keeps what comes out.
+`benchmarks/parity_*.py` give them to the original definitions.
 """
 
 import math
@@ -14,7 +14,7 @@ def parameter(name: str, shape: tuple[int, ...]) -> np.ndarray:
     uniform = _uniform(name, shape)
     if len(shape) > 1:
         uniform *= math.sqrt(6 / math.prod(shape[1:]))
-    elif name.endswith(("bn.weight", "running_var")):
+    elif name.endswith((".weight", "running_var")):  # Of batch normalisation.
         uniform = 1 + uniform / 2
     else:
         uniform /= 2
