@@ -10,7 +10,14 @@ from efficientnet_formula import efficientnet as formula
 from scenes import scene_for
 from scmkit_plugins.features import efficientnet
 from scmkit_plugins.features._efficientnet import shapes
-from scmkit_plugins.methods.drifting import DriftingLoss, Options
+from scmkit_plugins.methods.drifting import (
+    Drifted,
+    DriftingLoss,
+    Options,
+    against_drift,
+    against_one_drift,
+    views,
+)
 from scmkit_plugins.processes.trigflow import TrigFlowParameterization, TrigFlowProcess
 from weights_formula import images, parameter
 
@@ -78,15 +85,19 @@ def test_in_features_that_are_the_sample_drifting_is_that_of_data():
 
 def test_the_views_of_a_map_are_its_mean_and_every_position():
     encoder = Positions(jr.normal(jr.key(2), (2, 4)))
-    loss, plain = DriftingLoss(Options(), encoder), DriftingLoss(Options())
     x, data = jr.normal(jr.key(0), (2, N, *SHAPE))
     alike = jnp.ones((N, N), bool)
-    (mean, positions), (_, positions_data) = loss.views(x), loss.views(data)
+
+    def value(x, data):
+        return against_one_drift(Drifted(x, data, alike, alike), Options())[0]
+
+    (mean, positions), (mean_data, positions_data) = views(x, encoder), views(data, encoder)
     assert (mean.shape, positions.shape) == ((N, 4), (N, 9, 4))
     np.testing.assert_allclose(mean, positions.mean(1), rtol=1e-6)
-    found, _ = loss.pulled(positions, positions_data, alike)
-    apart = [plain.pulled(positions[:, i], positions_data[:, i], alike)[0] for i in range(9)]
-    np.testing.assert_allclose(found, np.mean(apart, axis=0), rtol=1e-5)
+    apart = [value(positions[:, i], positions_data[:, i]) for i in range(9)]
+    np.testing.assert_allclose(value(positions, positions_data), np.mean(apart, axis=0), rtol=1e-5)
+    both = against_drift(Drifted(x, data, alike, alike), Options(), encoder)[0]
+    np.testing.assert_allclose(both, value(mean, mean_data) + np.mean(apart, axis=0), rtol=1e-5)
     total = outcome(encoder)[0]
     assert float(total) > 0
 
