@@ -42,7 +42,8 @@ def reference(folder: Path) -> None:
                 tensor.copy_(torch.from_numpy(parameter(key, tuple(tensor.shape))))
     kept = {k: v for k, v in vgg.state_dict().items() if k.startswith("features.")}
     torch.save(kept, folder / "vgg16.pth")
-    shutil.copy(Path(lpips.__file__).parent / "weights/v0.1/vgg.pth", folder / "heads.pth")
+    heads = Path(str(lpips.__file__)).parent / "weights/v0.1/vgg.pth"
+    shutil.copy(heads, folder / "heads.pth")
     # Its constructor would download the weights that these take the place of.
     lpips.pretrained_networks.tv.vgg16 = lambda **_: vgg
     distance = lpips.LPIPS(net="vgg", verbose=False)

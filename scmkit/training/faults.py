@@ -130,7 +130,7 @@ def _examine(
         tangent = _Probe(scene.tangent, notes) if probed else scene.tangent
         out = loss(model, replace(scene, tangent=tangent), sample, key=key)
 
-        def value(own: Trained) -> Scalar:
+        def value(own: Any) -> Scalar:
             return whole(own[1], fixed)(own[0], scene, sample, key=key).value
 
         grads = eqx.filter_grad(value)(trained)

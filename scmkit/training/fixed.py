@@ -4,7 +4,7 @@ They stay out of the state, and so out of the optimizer and of checkpoints, and 
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -17,6 +17,8 @@ from scmkit.errors import RunError
 from scmkit.interfaces import AbstractDistance, AbstractEncoder, AnyLoss
 from scmkit.losses import frozen
 from scmkit.plugin import Slot
+
+L = TypeVar("L")
 
 KEY = "fixed"
 """The key of these arrays' digest in a checkpoint's metadata."""
@@ -33,7 +35,7 @@ def fixed_of(loss: AnyLoss) -> AnyLoss | None:
     return fixed if jax.tree.leaves(fixed) else None
 
 
-def whole(trained: AnyLoss, fixed: AnyLoss | None) -> AnyLoss:
+def whole(trained: L, fixed: L | None) -> L:
     """The loss that `trained_of` and `fixed_of` have parted; the second part gets no gradient."""
     return trained if fixed is None else eqx.combine(trained, frozen(fixed))
 

@@ -69,12 +69,10 @@ def called(function: Any, args: Any) -> Any:
         return called(first, ())
     # Without copies, which a short pickle could ask for without end.
     if name in DICTS:
-        pairs = first if args else []
-        listed = len(args) < 2 and type(pairs) is list
-        require(
-            listed and all(type(pair) is list and len(pair) == 2 for pair in pairs),
-            "it fills a dict in an unknown way",
-        )
+        pairs = first if isinstance(first, list) else []
+        known = not args or (len(args) == 1 and pairs is first)
+        known = known and all(isinstance(pair, list) and len(pair) == 2 for pair in pairs)
+        require(known, "it fills a dict in an unknown way")
         found = filled({}, [part for pair in pairs for part in pair])
         pairs.clear()  # Python 2 gives each dict a list of its own.
         return found
