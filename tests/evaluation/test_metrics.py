@@ -267,7 +267,7 @@ def test_energy_distance_and_mmd_are_means_over_pairs():
         assert value ** (2 if name == "mmd" else 1) == pytest.approx(wanted, rel=1e-9)
 
 
-PAIRWISE = ("energy-distance", "mmd", "near-copies", "kid", "diversity")
+PAIRWISE = ("energy-distance", "mmd", "near-copies", "kernel-distance", "diversity")
 PAIRWISE += ("precision", "recall", "density", "coverage")
 
 
