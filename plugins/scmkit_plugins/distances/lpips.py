@@ -40,6 +40,11 @@ class Options:
     side: Annotated[int, Ge(0)] = 224
     """Side to which images are resized bilinearly, as consistency models do; 0 leaves them as they are."""
 
+    def __post_init__(self) -> None:
+        for name in ("weights", "heads"):  # The run is resumed from wherever.
+            if value := getattr(self, name):
+                object.__setattr__(self, name, str(Path(value).expanduser().resolve()))
+
 
 class LPIPS(AbstractDistance):
     r"""$\sum_l \mathrm{mean}_{hw} \sum_c w_{lc} \left(\hat f^l_{hwc}(x) - \hat f^l_{hwc}(y)\right)^2$.

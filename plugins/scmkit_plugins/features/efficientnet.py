@@ -50,6 +50,11 @@ class Options:
     batch: Annotated[int, Gt(0)] = 32
     """Images per evaluation of the network, where features of many are computed."""
 
+    def __post_init__(self) -> None:
+        for name in ("weights",):  # The run is resumed from wherever.
+            if value := getattr(self, name):
+                object.__setattr__(self, name, str(Path(value).expanduser().resolve()))
+
 
 class EfficientNetEncoder(AbstractEncoder):
     """The last maps of 1/8, 1/16 and 1/32 of the image's side, and the mean of the head's map.
