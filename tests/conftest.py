@@ -59,6 +59,7 @@ def few_programs():
     maps = Path("/proc/self/maps")
     if maps.exists() and maps.read_bytes().count(b"\n") > 15_000:
         jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture
