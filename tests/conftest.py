@@ -30,7 +30,7 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Tracing allocates many small objects that live on: Python's collector, and JAX's that it calls, would go
-# through all of the thousands of tests and programs every few seconds, for nearly a tenth of the suite's time.
+# through all of the thousands of tests and programs every few seconds, for nearly a tenth of all time.
 gc.set_threshold(100_000, 20, 50)
 
 # A shell without job control starts `pytest &` with SIGINT ignored; tests that interrupt would wait in vain.
