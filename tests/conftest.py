@@ -30,7 +30,7 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Tracing allocates many small objects that live on: Python's collector, and JAX's that it calls, would go
-# through all of the thousands of tests and programs every few seconds, for a tenth of the suite's time.
+# through all of the thousands of tests and programs every few seconds, for nearly a tenth of all time.
 gc.set_threshold(100_000, 20, 50)
 
 # A shell without job control starts `pytest &` with SIGINT ignored; tests that interrupt would wait in vain.
@@ -40,11 +40,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 settings.register_profile("scmkit", derandomize=True, deadline=None)
 settings.load_profile("scmkit")
 
-# Set here, it reaches xdist's workers and the commands that tests start as processes of their own.
+# Set here, it reaches xdist's workers and the commands that tests start as processes of their own. Of small
+# programs there are thousands; to read one takes a tenth of the time to compile it, and to write one no time.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="scmkit-tests-"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
 # Features and classifiers that tests derive from data sets; never in the user's own cache.

@@ -35,23 +35,12 @@ TINY = {
 }
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    """One compilation cache for all the processes started here."""
-    return tmp_path_factory.mktemp("compiled")
-
-
 @pytest.fixture
-def run(tmp_path, cache):
+def run(tmp_path):
     """Runs Python in an empty folder, and returns what it printed; fails where it fails."""
 
     def run(*args, **env):
-        quick = {
-            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-            "JAX_COMPILATION_CACHE_DIR": str(cache),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "PYTHONDONTWRITEBYTECODE": "1",
-        }
+        quick = {"PYTHONDONTWRITEBYTECODE": "1"}
         done = subprocess.run(
             [sys.executable, *map(str, args)],
             cwd=tmp_path,

@@ -5,6 +5,7 @@ temporary name, renamed into place, and renamed again before it is removed.
 """
 
 import contextlib
+import itertools
 import os
 import re
 import shutil
@@ -50,10 +51,14 @@ def put_in_place(temporary: Path, target: Path) -> None:
 
 def remove_older(directory: Path, step: int, keep: int) -> None:
     """Remove all checkpoints before `step` but the newest `keep` planned ones; 0 keeps all."""
+    if not keep:
+        return
     there = {other: path for other, path in complete(directory).items() if other <= step}
-    stays = [other for other, path in there.items() if is_planned(path)][-keep:]
+    # From the newest on, as to read and check a manifest takes time.
+    planned = (other for other in reversed(there) if is_planned(there[other]))
+    stays = {step, *itertools.islice(planned, keep)}
     for other, path in there.items():
-        if keep and other != step and other not in stays:
+        if other not in stays:
             _remove(path)
 
 

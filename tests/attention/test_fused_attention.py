@@ -49,7 +49,7 @@ def form(request):
 
 @pytest.fixture(scope="module")
 def traced():
-    """The form with which the programs that JAX keeps were traced: dropping them costs more than any test."""
+    """The form with which what JAX keeps was traced: to drop it costs more than any test here."""
     kept = ["dense"]
     yield kept
     if kept != ["dense"]:
