@@ -478,6 +478,7 @@ ALLOWED = {
     "plugins/scmkit_attention/backends.py": {"importlib"},  # A kernel, by a name in that file.
     "scmkit/composing/entries.py": {"importlib.util", "importlib.machinery", "importlib.metadata"},
     "scmkit/composing/environment.py": {"importlib.metadata"},  # Versions.
+    "scmkit/weights/packaged.py": {"importlib.metadata"},  # Where a package's file lies.
     "scmkit/reporting/page.py": {"importlib.resources"},  # The style sheet beside it.
     "scmkit/testing/declaration.py": {"importlib.util"},  # Whether a module is there.
     "scmkit/testing/modules.py": {

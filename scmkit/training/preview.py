@@ -82,8 +82,8 @@ def deviation(x: Float[np.ndarray, "n ..."]) -> float:
 
 
 def collapsed(variety: float, before: Sequence[float], *, last: bool) -> bool:
-    """Whether samples vary far less than data, which they did before or will not any more."""
-    return variety < COLLAPSED and (last or max(before, default=0.0) >= COLLAPSED)
+    """Whether samples vary far less than data, which they did before, or still do at the last of pictures."""
+    return variety < COLLAPSED and (bool(before) if last else max(before, default=0) >= COLLAPSED)
 
 
 def preview_path(run: Path, step: int) -> Path:

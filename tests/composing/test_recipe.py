@@ -625,8 +625,14 @@ def test_bad_recipe_files_are_named(
 
 def test_a_runs_recipe_composes_again_with_players_and_data_options(tmp_path):
     recipe = compose(
-        ["mlp", "dmd2", "flow-map"],
-        {"fake.lr": 2e-6, "fake.ema": "power:0.1", "data.clip": False, "mlp.width": 24},
+        ["mlp", "ctm", "flow-map"],
+        {
+            "ctm.gan": "hinge",
+            "critic.lr": 2e-6,
+            "critic.ema": "power:0.1",
+            "data.clip": False,
+            "mlp.width": 24,
+        },
     )
     file = tmp_path / "recipe.json"
     file.write_text(json.dumps(recipe.to_json()))

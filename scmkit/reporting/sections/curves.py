@@ -79,7 +79,9 @@ def section(subjects: Sequence[Subject], asked: Asked) -> Section:
 def _title(name: str) -> str:
     """The title of a metric; players beside the generator have theirs as `PLAYER/METRIC`."""
     player, _, metric = name.rpartition("/")
-    return TITLES.get(metric, metric) + (f" of player '{player}'" if player else "")
+    if player and metric in TITLES:
+        return f"{TITLES[metric]} of player '{player}'"
+    return TITLES.get(name, name)
 
 
 def bin_names() -> list[str]:
