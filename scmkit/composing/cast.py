@@ -90,10 +90,10 @@ def expect_gains(owner: Entry | str, cast: Cast, steps: int) -> None:
 
 
 def _declared(
-    owner: Entry | str, all_: str, what: str, kind: Any, make: Callable[[], Any]
+    owner: Entry | str, plural: str, what: str, kind: Any, make: Callable[[], Any]
 ) -> Mapping[str, Any]:
     """What a plugin declares by name, each of a kind."""
-    found = built_by(owner, all_, Mapping, make)
+    found = built_by(owner, plural, Mapping, make)
     for name, given in found.items():
         # Names are those of settings, of metrics and of arrays in a checkpoint.
         if not (isinstance(name, str) and re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name)):
