@@ -24,6 +24,7 @@ from scmkit.interfaces import (
     AbstractCoupling,
     AbstractGroupLoss,
     AbstractLoss,
+    AbstractMemory,
     AbstractTangentEstimator,
     Conditioning,
     LossOutput,
@@ -181,6 +182,24 @@ def _hold_coupling(coupling: AbstractCoupling, batch: Sample, key: Key) -> Sampl
     return out
 
 
+def _hold_memory(memory: AbstractMemory, name: str, batch: Sample) -> None:
+    """Raises `PluginError` where a memory has other arrays after a batch than before it, by their shapes."""
+    after, what = (
+        eqx.filter_eval_shape(lambda m, b: m.remember(b), memory, batch),
+        f"memory '{name}'",
+    )
+    expect_kind(memory, what, after, type(memory))
+    arrays, now = (jax.tree.leaves(eqx.filter(m, _has_shape)) for m in (memory, after))
+    if len(arrays) != len(now):
+        raise misreturned(memory, what, f"{len(now)} arrays", f"of the {len(arrays)} that it had")
+    for old, new in zip(arrays, now, strict=True):
+        expect_array(memory, what, new, old.shape, old.dtype)
+
+
+def _has_shape(leaf: Any) -> bool:
+    return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
+
+
 def _gradient(recipe: Recipe, name: str, key: Key) -> Any:
     """The gradient of one player over one (micro-)batch, every part of it held against its interface."""
     assembly = build(recipe, key=key, teacher=build_model(recipe, key=key))
@@ -195,6 +214,10 @@ def _gradient(recipe: Recipe, name: str, key: Key) -> Any:
         states = jnp.zeros((n, times, *recipe.data.shape), jnp.float32) if times else None
         shapes = _hold_coupling(assembly.coupling, Sample(x0, cond, stored, states), key)
         batch = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+    size = recipe.train.batch_size  # A memory is shown the whole of it.
+    whole = jax.tree.map(lambda a: jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype), batch)
+    for one, memory in assembly.memories.items():
+        _hold_memory(memory, one, whole)
     setting = setting_of(assembly)
     setting = eqx.tree_at(lambda s: s.tangent, setting, _CheckedTangent(setting.tangent))
     setting = checked(setting)

@@ -173,7 +173,7 @@ def test_conformance_says_what_is_wrong_with_a_cast() -> None:
 
 SOURCE = """
 import jax.numpy as jnp
-from scmkit.interfaces import AbstractLoss, AbstractEMA, LossOutput
+from scmkit.interfaces import AbstractEMA, AbstractLoss, AbstractMemory, LossOutput
 from scmkit.plugin import Follower, Plugin, Slot
 
 
@@ -186,6 +186,13 @@ class Loss(AbstractLoss):
 class Gain(AbstractEMA):
     def gain(self, step):
         return jnp.asarray(step, jnp.float32) - 5
+
+
+class Last(AbstractMemory):
+    x: jnp.ndarray
+
+    def remember(self, batch):
+        return Last(batch.x0)
 
 
 provides = {Slot.loss: lambda config, context, *, key: Loss()}
@@ -220,6 +227,17 @@ WRONG_PLUGINS = {
         DECLARED,
         DECLARED + ", followers=lambda config, train: {'x': Follower(Gain())}",
         "the gain of follower 'x' is .* at update 1",
+    ),
+    "a memory": (
+        DECLARED,
+        DECLARED
+        + ", memories=lambda config, train: {'m': lambda *a, key: Last(jnp.zeros((3, 1)))}",
+        r"returned float32\(128, 1\) from its memory 'm', which must be float32\(3, 1\)",
+    ),
+    "no memory": (
+        DECLARED,
+        DECLARED + ", memories=lambda config, train: {'m': lambda *a, key: Gain()}",
+        "built a Gain as its memory 'm', which is no AbstractMemory",
     ),
     "the run's own metric": ("mse", "grad_norm", "a metric called 'grad_norm'"),
     "a metric's name": ("mse", "a/b\\n", "a metric called 'a/b.*letters, digits"),
