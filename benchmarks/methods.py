@@ -166,7 +166,7 @@ METHODS = {
     ),
     "drifting-bank": Method(
         ["drifting"],
-        {"train.clip": 0.0, "train.warmup": 0, "drifting.bank": 128, "drifting.group": 16},
+        {"train.clip": 0.0, "train.warmup": 0, "drifting.bank": 512, "drifting.group": 16},
         steps=(1,),
         aims_at_the_map=False,
     ),

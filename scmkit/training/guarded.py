@@ -2,6 +2,7 @@
 
 import operator
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial, reduce
 
 import equinox as eqx
@@ -32,7 +33,9 @@ def guarded(step: Step) -> GuardedStep:
         hold = hold | _faulty(measured)
 
         def update(state: TrainState) -> TrainState:
-            return step.update(state, measured.grads)
+            # Of what came before it, all that changes without other players.
+            remembering = replace(state, memories=measured.state.memories)
+            return step.update(remembering, measured.grads)
 
         if measured.turns:
             after = _selected(hold, state, update(measured.state))

@@ -31,7 +31,9 @@ from scmkit.interfaces import (
     Sample,
 )
 from scmkit.testing.oracles import Gaussian
+from scmkit.training.guarded import guarded
 from scmkit.training.objective import losses
+from scmkit.training.setup import setting_of, state_before, step_of
 
 SD = 0.5
 PARAMS = {
@@ -311,3 +313,27 @@ def test_a_bank_that_holds_one_batch_of_one_class_changes_nothing():
 def test_a_bank_and_its_groups_are_set_together():
     with pytest.raises(OptionError, match=r"drifting\.bank=8 and drifting\.group=0.*set both"):
         build(compose(["drifting"], TINY | {"drifting.bank": 8}, data="gmm"), key=jr.key(0))
+
+
+def test_the_bank_is_filled_by_training_and_not_by_a_step_that_is_held():
+    recipe = compose(
+        ["drifting"],
+        TINY | {"drifting.bank": 16, "drifting.group": 4, "train.batch_size": 8},
+        data="gmm",
+    )
+    assembly = build(recipe, key=jr.key(0))
+    step, state = guarded(step_of(recipe)), state_before(recipe, assembly)
+    seen = []
+    for n, hold in enumerate((False, False, True)):
+        batch = Sample(0.5 * jr.normal(jr.key(n), (8, 1)))
+        given = (setting_of(assembly), batch, jr.key(2), jnp.asarray(hold))
+        state = step(given, state)[0]
+        seen.append(int(state.memories["bank"].seen.sum()))
+    assert seen == [8, 16, 16]
+    assert jnp.all(jnp.any(state.memories["bank"].samples != 0, axis=(0, 2)))
+
+
+def test_a_group_of_one_is_refused():
+    given = TINY | {"drifting.bank": 4, "drifting.group": 1}
+    with pytest.raises(OptionError, match=r"drifting\.group=1.*at least 2"):
+        build(compose(["drifting"], given, data="gmm"), key=jr.key(0))

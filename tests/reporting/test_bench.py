@@ -13,7 +13,14 @@ from scmkit_cli.main import main
 from small_runs import Reporter
 
 from scmkit import Recipe, Run
-from scmkit.errors import Interrupted, OptionError, PluginError, RunError, UsageError
+from scmkit.errors import (
+    Interrupted,
+    OptionError,
+    PluginError,
+    RunError,
+    ScmkitError,
+    UsageError,
+)
 from scmkit.evaluation import GAUSSIAN, REAL, Row, evaluate
 from scmkit.reporting.trials import (
     Cell,
@@ -395,9 +402,29 @@ def test_an_order_in_another_metric_is_judged_at_each_strength():
     ]
 
 
+def test_a_claim_that_cannot_be_judged_is_told():
+    results = results_of({"x,a": (3.0,), "x,b": (2.0,)})
+    told = verdicts(Plan(("x,a", "x,b"), orders=("a>b in other",)), results, "d")
+    assert told[-1] == "x,a > x,b in other: not judged, as the two share no evaluation with it"
+
+
+@pytest.mark.parametrize(
+    ("metric", "message"), [("recal", "did you mean 'recall'"), ("scd", "'scd' is no metric")]
+)
+def test_a_claim_on_what_is_no_metric_is_refused(metric, message):
+    plan = Plan(("scd", "sct"), orders=(f"scd>sct in {metric}",))
+    with pytest.raises(ScmkitError, match=message):
+        plan.checked()
+
+
 @pytest.mark.parametrize(
     ("order", "message"),
-    [("a>c", "'c' is no method here"), ("a", "two methods or more"), ("a>b", "means x,b and y,b")],
+    [
+        ("a>c", "'c' is no method here"),
+        ("a", "two different methods"),
+        ("x,a>a", "two different"),
+        ("a>b", "means x,b and y,b"),
+    ],
 )
 def test_an_order_of_no_methods_is_refused(order, message):
     with pytest.raises(UsageError, match=message):

@@ -202,6 +202,10 @@ def build_loss(config: Options, context: Context, *, key: Key) -> DriftingLoss |
             f"drifting.bank={config.bank} and drifting.group={config.group}: the bank draws groups of one "
             "class; set both, such as drifting.bank=128 and drifting.group=16, or none"
         )
+    if config.group == 1:
+        raise OptionError(
+            "drifting.group=1: a sample is pushed off the others of its group; give at least 2"
+        )
     if config.bank:
         return BankedDriftingLoss(config.group, config, context.encoder)
     return DriftingLoss(config, context.encoder)

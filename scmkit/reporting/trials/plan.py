@@ -11,8 +11,11 @@ from typing import Any
 from scmkit.arguments import as_strength
 from scmkit.composing.compose import compose
 from scmkit.composing.dotted import part
+from scmkit.composing.entries import find
+from scmkit.composing.loading import load
 from scmkit.composing.recipe import Recipe
 from scmkit.errors import OptionError, UsageError, did_you_mean
+from scmkit.plugin import Slot
 from scmkit.reporting.trials.guidance import must_take_guidance
 
 
@@ -92,7 +95,9 @@ class Plan:
             if paths.count(path) > 1:
                 raise UsageError(f"two runs would be '{path}': name each method and data set once")
         for order in self.orders:
-            claimed(order, self.methods, self.metrics)
+            _, metric = claimed(order, self.methods, self.metrics)
+            if metric and Slot.metric not in load(find(metric)).provides:
+                raise UsageError(f"order '{order}': the plugin '{metric}' is no metric")
         recipes = {cell: self.recipe(cell) for cell in self.cells()}
         if self.guidance is not None:
             for strength in self.guidance:
@@ -149,8 +154,10 @@ def claimed(
             hint = "" if meant else did_you_mean(name, known)
             raise UsageError(f"order '{order}': '{name}' {which}{hint}")
         named += meant
-    if len(named) < 2:
-        raise UsageError(f"order '{order}': join two methods or more by '>', such as ct>ict")
+    if len(named) < 2 or len(set(named)) < len(named):
+        raise UsageError(
+            f"order '{order}': join two different methods or more by '>', such as ct>ict"
+        )
     return named, metric or None
 
 

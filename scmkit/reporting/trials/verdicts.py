@@ -53,7 +53,12 @@ def verdicts(plan: Plan, results: Sequence[Result], data: str) -> list[str]:
     for order in plan.orders:
         mine = [result for result in results if result.cell.data == data]
         methods, other = claimed(order, plan.methods)
-        told += map(str, compare(mine, methods, other or metric))
+        found = compare(mine, methods, other or metric)
+        for pair in pairwise(methods):
+            judged = [str(one) for one in found if (one.larger, one.smaller) == pair]
+            told += judged or [
+                f"{' > '.join(pair)} in {other or metric}: not judged, as the two share no evaluation with it"
+            ]
     return told
 
 
