@@ -196,17 +196,20 @@ DATA = Path(__file__).parents[1] / "support" / "files"
 WEIGHTS = DATA / "weights" / "edm2.pkl"
 
 
+def tiny_weights():
+    with np.load(DATA / "edm2-tiny.npz") as arrays:
+        return {
+            name.removeprefix("state/"): arrays[name] for name in arrays if name.startswith("state/")
+        }
+
+
 @pytest.fixture(scope="module")
 def converted(tmp_path_factory):
     """A tiny network of NVIDIA's with labels and gains that are not zero, as a run."""
     from scmkit.runs.convert import convert
 
-    folder, arrays = (
-        tmp_path_factory.mktemp("converted"),
-        np.load(DATA / "edm2-tiny.npz"),
-    )
-    state = {k.removeprefix("state/"): arrays[k] for k in arrays.files if k.startswith("state/")}
-    np.savez(folder / "w.npz", **state)
+    folder = tmp_path_factory.mktemp("converted")
+    np.savez(folder / "w.npz", **tiny_weights())
     # EDM2's own networks never went without their label; guidance asks for one that did.
     given = {"edm2.head_dim": 4, "diffusion.label_dropout": 0.1}
     return convert("edm2", folder / "w.npz", folder / "run", given).path
@@ -254,9 +257,7 @@ def test_guidance_that_makes_no_sense(scmkit, converted, tmp_path, extra, messag
 def test_guidance_of_a_model_that_never_drew_without_a_label(scmkit, tmp_path):
     from scmkit.runs.convert import convert
 
-    arrays = np.load(DATA / "edm2-tiny.npz")
-    state = {k.removeprefix("state/"): arrays[k] for k in arrays.files if k.startswith("state/")}
-    np.savez(tmp_path / "w.npz", **state)
+    np.savez(tmp_path / "w.npz", **tiny_weights())
     given = {"edm2.head_dim": 4, "diffusion.label_dropout": 0}
     run = convert("edm2", tmp_path / "w.npz", tmp_path / "run", given).path
     code, _, err = scmkit("sample", run, "--guidance", 2, "--out", tmp_path / "x.npy")
@@ -335,7 +336,9 @@ def test_edits_of_digits(scmkit, run, tmp_path):
     quick = ("--steps", 2, "--variations", 3, "--index", "5,7")
     code, printed, err = scmkit("edit", "inpaint", run, *quick, "--missing", "top", "--out", out)
     assert (code, printed.strip()) == (0, str(out)), err
-    x, test = np.load(out), np.load(Path(digits.__file__).with_name("digits.npz"))["x_test"]
+    x = np.load(out)
+    with np.load(Path(digits.__file__).with_name("digits.npz")) as arrays:
+        test = arrays["x_test"]
     given = test[[5, 7], None].repeat(3, axis=0).astype(np.float32) / 8 - 1
     assert x.shape == (6, 1, 8, 8)
     np.testing.assert_array_equal(x[:, :, 4:], given[:, :, 4:])

@@ -20,7 +20,8 @@ from scmkit.plugin import Slot
 from scmkit.testing import checks
 from scmkit.weights import WeightFile, write_safetensors
 
-THEIRS = np.load(Path(__file__).parents[1] / "support" / "files" / "inception.npz")
+with np.load(Path(__file__).parents[1] / "support" / "files" / "inception.npz") as file:
+    THEIRS = dict(file)
 """What `benchmarks/parity_inception.py` had from pytorch-fid and torchvision."""
 
 SHAPE = (2, 3, 16, 16)

@@ -30,9 +30,14 @@ DATA = Path(__file__).parents[1] / "support" / "files"
 HEADS = {"edm2.head_dim": 4}
 
 
+def arrays_of(name):
+    with np.load(DATA / f"{name}.npz") as file:
+        return dict(file)
+
+
 def reference(name):
     """Weights of an original network, and its inputs and outputs (`benchmarks/parity_*.py` made them)."""
-    arrays = dict(np.load(DATA / f"{name}.npz"))
+    arrays = arrays_of(name)
     state = {k.removeprefix("state/"): a for k, a in arrays.items() if k.startswith("state/")}
     return state, {k: a for k, a in arrays.items() if not k.startswith("state/")}
 
@@ -304,7 +309,7 @@ ARGUMENTS = {
 def test_arguments_of_edm2_that_leave_no_trace_in_the_weights():
     """Each of them changes the samples by at least a hundredth (`benchmarks/parity_edm2.py`)."""
     _, figures = reference("edm2-tiny")
-    theirs = dict(np.load(DATA / "edm2-arguments.npz"))
+    theirs = arrays_of("edm2-arguments")
     found = read(TINY | ARGUMENTS)
     assert error(denoised(found, figures | {"sigma": theirs["sigma"]}), theirs["out"]) < 2e-6
     settings = {f"edm2.{n}_balance" for n in ("label", "concat", "residual", "attention")}
@@ -390,7 +395,7 @@ def test_surplus_arrays_are_named_unless_their_use_is_known():
 def test_sigma_data_of_edm():
     with np.load(DATA / "songunet-fir.npz") as file:
         given = {name: file[name].astype(np.float32) for name in file.files}
-    theirs = dict(np.load(DATA / "edm-arguments.npz"))
+    theirs = arrays_of("edm-arguments")
     weights = {name: a for name, a in given.items() if name.startswith("model.")}
     kwargs = {"sigma_data": 1.0, "sigma_max": 20.0, "sigma_min": 0.1, "dropout": 0.2}
     metadata = {"class": "EDMPrecond", "kwargs": kwargs | {"label_dropout": 0.3}}
