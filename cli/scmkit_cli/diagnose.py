@@ -22,7 +22,8 @@ def diagnose(
     """Draw how large the two parts of df/dt are along the noise levels.
 
     Consistency training is stable where both stay small up to the last noise level (sCM paper, Figure
-    4): large Fourier scales and logarithmic noise labels make them grow.
+    4): large Fourier scales and logarithmic noise labels make them grow. Of a run with a teacher, also
+    how far its map is from where the teacher's PF-ODE leads: RMS, from pure noise and from two angles.
     """
     if out.suffix != ".png":
         raise UsageError(f"--out {out}: use a name that ends in .png")
@@ -34,6 +35,7 @@ def diagnose(
     from dataclasses import asdict
 
     from scmkit import Run
+    from scmkit.evaluation import map_error
     from scmkit.evaluation.diagnosis import tangent_norms
     from scmkit.storage.containment import to_json
     from scmkit.storage.files import write_text
@@ -42,11 +44,17 @@ def diagnose(
     results: dict[str, Any] = {}
     for path in runs:
         say(f"{path} ...", err=True)
-        norms = tangent_norms(Run.load(path), points=points, samples=samples, seed=seed)
+        run = Run.load(path)
+        norms = tangent_norms(run, points=points, samples=samples, seed=seed)
         results[str(path)] = {k: v.astype(float).tolist() for k, v in asdict(norms).items()}
         for part in ("space", "time", "total"):
             values = results[str(path)][part]
             say(f"  {part:<6} largest {max(values):.3g}, last {values[-1]:.3g}", err=True)
+        if run.teacher is not None and run.recipe.makes in ("consistency", "flow-map"):
+            errors = map_error(run, samples=samples, seed=seed)
+            results[str(path)]["map_error"] = {f"{a:.3g}": e for a, e in errors.items()}
+            listed = ", ".join(f"{error:.3g} from {angle:.3g}" for angle, error in errors.items())
+            say(f"  error to the teacher's map: {listed}", err=True)
     _draw(out, results)
     write_text(out.with_suffix(".json"), to_json(results, indent=1) + "\n")
     say(str(out))

@@ -2,6 +2,7 @@
 
 from scmkit.evaluation.evaluating import RESAMPLES as RESAMPLES
 from scmkit.evaluation.evaluating import evaluate as evaluate
+from scmkit.evaluation.map_error import map_error as map_error
 from scmkit.evaluation.rows import GAUSSIAN as GAUSSIAN
 from scmkit.evaluation.rows import REAL as REAL
 from scmkit.evaluation.rows import Row as Row

@@ -199,7 +199,9 @@ WEIGHTS = DATA / "weights" / "edm2.pkl"
 def tiny_weights():
     with np.load(DATA / "edm2-tiny.npz") as arrays:
         return {
-            name.removeprefix("state/"): arrays[name] for name in arrays if name.startswith("state/")
+            name.removeprefix("state/"): arrays[name]
+            for name in arrays
+            if name.startswith("state/")
         }
 
 
@@ -310,6 +312,8 @@ def test_diagnose_draws_and_writes_numbers(scmkit, run, tmp_path):
         picture.verify()
     curves = json.loads(out.with_suffix(".json").read_text())
     assert set(curves) == {str(run), str(run / "teacher")}
+    assert "error to the teacher's map: " in err
+    assert [angle for angle in curves[str(run)].pop("map_error")] == ["1.56", "1.1", "0.4"]
     for curve in curves.values():
         assert len(curve["angle"]) == 5
         assert np.isfinite([curve["space"], curve["time"], curve["total"]]).all()
