@@ -110,7 +110,9 @@ def faulty(tmp_path_factory):
 def composed(mode="stop", **settings):
     """The picture at the end alone: this is about the steps."""
     given = {"train.on_nonfinite": mode, "train.sample_every": 1000, "train.checkpoint_every": 5}
-    return recipe("trigflow", "faulty", **given | {"train.steps": 12, "faulty.at": "6"} | settings)
+    return recipe(
+        "trigflow", "faulty", "ddim", **given | {"train.steps": 12, "faulty.at": "6"} | settings
+    )
 
 
 @pytest.fixture(scope="module")

@@ -87,16 +87,22 @@ def same(a, b):
     return all(np.array_equal(x, y) for x, y in leaves if eqx.is_array(x))
 
 
-def test_a_player_has_its_updates_before_each_of_the_generators():
-    states, metrics, _ = stepped(tiny("dmd2", **{"dmd2.updates": 3}), 2)
+@pytest.fixture(scope="module")
+def instructed():
+    """A recipe with a fake score that has three updates, and two steps of its training."""
+    recipe = tiny("diff-instruct", **{"diff-instruct.updates": 3, "fake.lr": 1e-2})
+    return recipe, stepped(recipe, 2)
+
+
+def test_a_player_has_its_updates_before_each_of_the_generators(instructed):
+    _, (states, metrics, _) = instructed
     assert counts(states[-1]) == {"generator": 2, "fake": 6}
     assert {"fake/loss", "fake/grad_norm"} <= set(metrics.means)
 
 
-def test_updates_of_a_fake_score_are_plain_steps_of_diffusion():
+def test_updates_of_a_fake_score_are_plain_steps_of_diffusion(instructed):
     """On the samples of the generator, which stays as it is in the meantime."""
-    recipe = tiny("diff-instruct", **{"diff-instruct.updates": 3, "fake.lr": 1e-2})
-    (before, after), *_ = stepped(recipe, 1)
+    recipe, ((before, after, _), *_) = instructed
     parts = build(recipe, key=jr.key(0), teacher=build(tiny("diffusion"), key=jr.key(1)).model)
     (before, after) = jax.tree.map(
         lambda a: jnp.asarray(a) if isinstance(a, np.ndarray) else a, (before, after)
@@ -169,7 +175,9 @@ def trained(tmp_path_factory):
     every = {"train.checkpoint_every": 1, "train.keep": 0}
     runs = {"dmd2": go(tiny("dmd2", **every), folder / "dmd2")}
     given = {k: v for k, v in TINY_OF_DIFFUSION.items() | every.items()}
-    taught = compose(["progressive-distillation"], given, data="gmm", teacher=folder / "dmd2/teacher")
+    taught = compose(
+        ["progressive-distillation"], given, data="gmm", teacher=folder / "dmd2/teacher"
+    )
     return runs | {"progressive-distillation": go(taught, folder / "pd")}
 
 
