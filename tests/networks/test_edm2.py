@@ -33,7 +33,10 @@ def data(channels=3, side=64, classes=1000):
 
 
 @pytest.mark.parametrize("plugins", [ORIGINAL, SCM], ids=["edm2", "scm"])
-@pytest.mark.parametrize("channels", [3, 4], ids=["pixels", "latents"])
+@pytest.mark.parametrize(
+    "channels",
+    [pytest.param(3, id="pixels"), pytest.param(4, id="latents", marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize("preset", PUBLISHED)
 def test_published_parameter_counts(preset, channels, plugins):
     recipe = compose(plugins, {"edm2.preset": preset}, data=data(channels))

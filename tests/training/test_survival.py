@@ -547,6 +547,7 @@ def test_samples_of_a_damaged_checkpoint(copy, tmp_path, scmkit):
     assert f"`scmkit resume {copy}`" in err
 
 
+@pytest.mark.slow
 def test_full_disks_are_one_line(undisturbed, tmp_path, cache):
     """A limit on the size of a file fails as a full disk does, in checkpoints and metrics alike."""
     copy = shutil.copytree(undisturbed, tmp_path / "copy")
