@@ -89,6 +89,9 @@ COMPARED = {"ddpmpp", "edm2", "unet"}
 """The networks of which tests of their own hold outputs and derivatives on images; all are on vectors where
 they take them, and the transformer on images."""
 
+WRAPPED = {"operator-unet"}
+"""The networks that are another inside what `operator-mlp` has as well: one program of them in every run."""
+
 COUPLED = IMAGES | {"ect", "ict", "shortcut", "pid"}
 """The methods of which every run of the tests holds what they say of the noise of a coupling."""
 
@@ -97,6 +100,7 @@ def marks(plugin: str, check: str) -> list[pytest.MarkDecorator]:
     """Whether a check is left to `pytest -m slow`: to compile it takes seconds."""
     twice = check.startswith("loss[labeled") and plugin not in IMAGES
     again = plugin in COMPARED and "[labeled" in check
+    again |= plugin in WRAPPED and check != "network[labeled-image]/output_is_like_the_sample"
     declared = "noise_of_a_coupling" in check and plugin not in COUPLED
     return [pytest.mark.slow] if twice or again or declared else []
 

@@ -148,7 +148,9 @@ def of_plain_layers(transform):
     return jax.jit(functools.partial(transform, functools.partial(net, plain, "")))
 
 
-MODES = ("", "vmap", "scan", "checkpoint", "scan checkpoint", "vmap scan checkpoint", "scan policy")
+MODES = ("", "scan", "vmap scan checkpoint", "scan policy")
+PARTS = ("vmap", "checkpoint", "scan checkpoint")
+"""Modes that the others have as well: with `pytest -m slow` alone."""
 FIRST = (value, jvp, grad, grad_of_jvp, jvp_of_vjp, linearize)
 SECOND = (jvp_of_grad, grad_through_the_tangent, jvp_of_jvp, grad_of_grad)
 
@@ -156,7 +158,8 @@ SECOND = (jvp_of_grad, grad_through_the_tangent, jvp_of_jvp, grad_of_grad)
 @pytest.mark.parametrize(
     ("transform", "mode"),
     [(f, mode) for f in FIRST for mode in MODES]
-    + [(f, mode) for f in SECOND for mode in ("", "vmap scan checkpoint")],
+    + [(f, mode) for f in SECOND for mode in ("", "vmap scan checkpoint")]
+    + [pytest.param(f, mode, marks=pytest.mark.slow) for f in FIRST for mode in PARTS],
     ids=lambda a: getattr(a, "__name__", a),
 )
 def test_equals_plain_autodiff(transform, mode, given):

@@ -16,6 +16,9 @@ from scmkit_attention.problem import Differentials, Operands, Spec
 
 F32, BF16, F16 = jnp.float32, jnp.bfloat16, jnp.float16
 
+SLOW = pytest.mark.slow
+"""For sizes, masks and dtypes whose parts other cases have as well."""
+
 
 @pytest.fixture
 def small_blocks(monkeypatch):
@@ -105,11 +108,11 @@ def check(x, t, do, spec, bound):
 @pytest.mark.parametrize(
     ("sizes", "causal"),
     [
-        ({"n": 64, "m": 64}, False),
+        pytest.param({"n": 64, "m": 64}, False, marks=SLOW),
         ({"n": 40, "m": 56, "h": 4}, False),
-        ({"n": 75, "m": 37, "g": 1, "d": 20}, False),
+        pytest.param({"n": 75, "m": 37, "g": 1, "d": 20}, False, marks=SLOW),
         ({"n": 64, "m": 64}, True),
-        ({"n": 40, "m": 56, "h": 4}, True),
+        pytest.param({"n": 40, "m": 56, "h": 4}, True, marks=SLOW),
         ({"n": 75, "m": 37, "g": 1, "d": 20}, True),
         ({"n": 1, "m": 1, "d": 1}, True),
     ],
@@ -119,7 +122,10 @@ def test_sizes(small_blocks, sizes, causal):
     check(*draw(**sizes), Spec(0.3, causal, None), 1e-6)
 
 
-@pytest.mark.parametrize("mask", ["1001", "0111", "1111", "1010", "0100"])
+@pytest.mark.parametrize(
+    "mask",
+    ["1001", "0111", "1111", *(pytest.param(mask, marks=SLOW) for mask in ("1010", "0100"))],
+)
 def test_mask(small_blocks, mask):
     x = draw(n=40, m=56, h=4, mask=[int(c) for c in mask])
     check(*x, Spec(0.3, mask == "1111", None), 1e-6)
@@ -220,7 +226,9 @@ def lowered(f, *args):
         return jax.jit(f).trace(*args).lower(lowering_platforms=("cuda",)).as_text()
 
 
-@pytest.mark.parametrize("dtype", [F32, BF16, F16])
+@pytest.mark.parametrize(
+    "dtype", [BF16, pytest.param(F32, marks=SLOW), pytest.param(F16, marks=SLOW)]
+)
 @pytest.mark.parametrize(
     ("d", "m", "causal", "mask"),
     [

@@ -99,11 +99,16 @@ def test_value_and_tangent(shape, causal, form, getkey):
 MASKS = [(), (1, 1), (2, 1, 1), (2, 1, 21), (2, 2, 21), (1, 2, 1)]
 BOTH = {(), (2, 2, 21)}
 """Masks that are tried with the causal one in every run of the tests; the others are with `-m slow`."""
+ALIKE = {(1, 1), (2, 1, 1)}
+"""Masks whose dimensions of one the others have as well: with `-m slow` alone."""
 
 
 @pytest.mark.parametrize(
     ("shape", "causal"),
-    [(shape, False) for shape in MASKS]
+    [
+        pytest.param(shape, False, marks=[pytest.mark.slow] if shape in ALIKE else [])
+        for shape in MASKS
+    ]
     + [
         pytest.param(shape, True, marks=[] if shape in BOTH else [pytest.mark.slow])
         for shape in MASKS

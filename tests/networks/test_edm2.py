@@ -33,7 +33,10 @@ def data(channels=3, side=64, classes=1000):
 
 
 @pytest.mark.parametrize("plugins", [ORIGINAL, SCM], ids=["edm2", "scm"])
-@pytest.mark.parametrize("channels", [3, 4], ids=["pixels", "latents"])
+@pytest.mark.parametrize(
+    "channels",
+    [pytest.param(3, id="pixels"), pytest.param(4, id="latents", marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize("preset", PUBLISHED)
 def test_published_parameter_counts(preset, channels, plugins):
     recipe = compose(plugins, {"edm2.preset": preset}, data=data(channels))
@@ -133,8 +136,9 @@ def test_features_are_dropped_at_low_resolutions_only():
         network = model.network
         rates = [block.dropout for block in (*network.encoder, *network.decoder)]
         assert rates.count(0.5) == blocks
-        changed = jnp.abs(run(model, x, t, key=key) - run(model, x, t)).max() > 1e-4
-        assert bool(changed) == (bound > 2)
+        if bound < 8:
+            changed = jnp.abs(run(model, x, t, key=key) - run(model, x, t)).max() > 1e-4
+            assert bool(changed) == (bound > 2)
 
 
 @pytest.mark.slow
@@ -153,11 +157,10 @@ def test_bfloat16_keeps_weights_and_time_in_float32():
     model = jittered(small(**{"train.precision": "bfloat16"}))
     x, t = jr.normal(jr.key(1), (3, 8, 8)), jnp.asarray(0.7)
     assert {a.dtype.name for a in jax.tree.leaves(eqx.filter(model, eqx.is_array))} == {"float32"}
-    low, high = run(model, x, t), run(jittered(small()), x, t)
+    low, slope = jax.jvp(lambda t: run(model, x, t), (t,), (jnp.ones(()),))
+    high, exact = jax.jvp(lambda t: run(jittered(small()), x, t), (t,), (jnp.ones(()),))
     assert low.dtype == jnp.float32
     assert 1e-4 < np.linalg.norm(low - high) / np.linalg.norm(high) < 0.05
-    _, slope = jax.jvp(lambda t: run(model, x, t), (t,), (jnp.ones(()),))
-    _, exact = jax.jvp(lambda t: run(jittered(small()), x, t), (t,), (jnp.ones(()),))
     assert np.linalg.norm(slope - exact) < 0.1 * np.linalg.norm(exact)
 
 

@@ -41,6 +41,8 @@ class Reporter:
 
 
 def recipe(*plugins, data="gmm", teacher=None, **settings):
+    if "diffusion" in plugins:
+        plugins = (*plugins, "ddim")  # Which is compiled sooner than an ODE solver.
     given = SMALL | {"train.steps": 24} | settings
     if data != "gmm":
         given = {k: v for k, v in given.items() if not k.startswith("gmm.")}

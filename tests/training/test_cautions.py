@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from small_runs import SMALL, Reporter, go, recipe
 
-from scmkit import build, resume
+from scmkit import Run, build, resume
 from scmkit.interfaces import AbstractNetwork, AbstractProposal
 from scmkit.training import cautions
 from scmkit.training.cautions import caution
@@ -101,8 +101,9 @@ def test_fast_time_features_are_told_once_and_only_where_they_are_differentiated
     resume(run.path, steps=2, reporter=after)
     assert after.messages == []
     # A teacher's network speaks for itself.
-    source = go(recipe("diffusion", "fourier", **steps, **{"fourier.scale": 16.0}), tmp_path / "t")
-    source.model = eqx.tree_at(lambda m: m.network, source.model, Cosine(400.0))
+    source = Run.create(tmp_path / "t", recipe("diffusion", "fourier", **{"fourier.scale": 16.0}))
+    model = build(source.recipe, key=jr.key(0)).model
+    source.model = eqx.tree_at(lambda m: m.network, model, Cosine(400.0))
     calm = recipe("scd", "positional", teacher=source.path)
     taught = Reporter()
     caution(calm, build(calm, key=jr.key(0), teacher=source.model), source, taught)

@@ -209,7 +209,8 @@ def test_what_stops_drawing_leaves_nothing(run, tmp_path):
 def test_a_kill_leaves_no_half_store(run, tmp_path):
     dest, hidden = tmp_path / "pairs", tmp_path / ".pairs"
     command = ["data", "pairs", run.path, dest, "--n", 8, "--steps", "2"]
-    process = start(*command, cache=tmp_path / "cache", within=hidden, at=12)
+    cache = os.environ["JAX_COMPILATION_CACHE_DIR"]
+    process = start(*command, cache=cache, within=hidden, at=12)
     process.communicate(timeout=300)
     assert process.returncode == -signal.SIGKILL
     assert not dest.exists()

@@ -20,7 +20,7 @@ from scmkit_plugins.methods import ect
 from scmkit_plugins.methods._inversion import AtStages
 from small_runs import Reporter, go
 
-from scmkit import Recipe, build, compose
+from scmkit import Recipe, Run, build, compose
 from scmkit.errors import OptionError, PluginError, UsageError
 from scmkit.interfaces import AbstractBatchLoss, LossOutput, Sample
 from scmkit.plugin import Slot
@@ -87,16 +87,22 @@ def same(a, b):
     return all(np.array_equal(x, y) for x, y in leaves if eqx.is_array(x))
 
 
-def test_a_player_has_its_updates_before_each_of_the_generators():
-    states, metrics, _ = stepped(tiny("dmd2", **{"dmd2.updates": 3}), 2)
+@pytest.fixture(scope="module")
+def instructed():
+    """A recipe with a fake score that has three updates, and two steps of its training."""
+    recipe = tiny("diff-instruct", **{"diff-instruct.updates": 3, "fake.lr": 1e-2})
+    return recipe, stepped(recipe, 2)
+
+
+def test_a_player_has_its_updates_before_each_of_the_generators(instructed):
+    _, (states, metrics, _) = instructed
     assert counts(states[-1]) == {"generator": 2, "fake": 6}
     assert {"fake/loss", "fake/grad_norm"} <= set(metrics.means)
 
 
-def test_updates_of_a_fake_score_are_plain_steps_of_diffusion():
+def test_updates_of_a_fake_score_are_plain_steps_of_diffusion(instructed):
     """On the samples of the generator, which stays as it is in the meantime."""
-    recipe = tiny("diff-instruct", **{"diff-instruct.updates": 3, "fake.lr": 1e-2})
-    (before, after), *_ = stepped(recipe, 1)
+    recipe, ((before, after, _), *_) = instructed
     parts = build(recipe, key=jr.key(0), teacher=build(tiny("diffusion"), key=jr.key(1)).model)
     (before, after) = jax.tree.map(
         lambda a: jnp.asarray(a) if isinstance(a, np.ndarray) else a, (before, after)
@@ -162,39 +168,45 @@ def test_a_follower_takes_all_at_stages_and_nothing_between():
     assert gains == [0, 1, 0, 0, 1, 0]
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run of each of two methods, of which every checkpoint is there; both have one teacher."""
+    folder = tmp_path_factory.mktemp("runs")
+    every = {"train.checkpoint_every": 1, "train.keep": 0}
+    runs = {"dmd2": go(tiny("dmd2", **every), folder / "dmd2")}
+    given = {k: v for k, v in TINY_OF_DIFFUSION.items() | every.items()}
+    taught = compose(
+        ["progressive-distillation"], given, data="gmm", teacher=folder / "dmd2/teacher"
+    )
+    return runs | {"progressive-distillation": go(taught, folder / "pd")}
+
+
+def stopped(run, step, path):
+    """A copy of a run that ended after that step."""
+    copy = Run.load(shutil.copytree(run.path, path))
+    while copy.step > step:
+        shutil.rmtree(checkpoint.latest(copy.checkpoints))
+    return copy
+
+
 @pytest.mark.parametrize("method", ["dmd2", "progressive-distillation"])
-def test_resume_is_bit_for_bit(method, tmp_path):
-    settings = {"train.checkpoint_every": 3, "train.keep": 0}
-    run = go(tiny(method, **settings), tmp_path / "r")
-    stopped = tmp_path / "again"
-    shutil.copytree(run.path, stopped)
-    for step in (
-        6,
-        8,
-    ):  # In the middle of a stage, or of the fake's and the generator's alternation.
-        shutil.rmtree(stopped / "checkpoints" / f"{step:08d}")
-    again = resume(stopped, reporter=Reporter())
+def test_resume_is_bit_for_bit(method, trained, tmp_path):
+    """From the middle of a stage, or of the fake's and the generator's alternation."""
+    run = trained[method]
+    again = resume(stopped(run, 3, tmp_path / "r").path, reporter=Reporter())
     assert checkpoint.digest(checkpoint.latest(again.checkpoints)) == run.digest()
 
 
 @pytest.mark.parametrize(("stop", "steps"), [(6, 16), (3, 4)])
-def test_stages_that_have_begun_stay_where_they_are(stop, steps, tmp_path):
+def test_stages_that_have_begun_stay_where_they_are(stop, steps, trained, tmp_path):
     # Of 8 steps they begin at 2, 4 and 6, of 16 at 4, 8 and 12, of 4 at 1, 2 and 3.
-    recipe = tiny("progressive-distillation", **{"train.checkpoint_every": stop, "train.keep": 0})
-    run = go(recipe, tmp_path / "r")
-    while run.step > stop:
-        shutil.rmtree(checkpoint.latest(run.checkpoints))
+    run = stopped(trained["progressive-distillation"], stop, tmp_path / "r")
     with pytest.raises(UsageError, match=r"moves the stages of .* from 2, 4, 6 to"):
         resume(run.path, steps=steps, reporter=Reporter())
 
 
-def test_stages_that_are_yet_to_begin_move(tmp_path):
-    run = go(
-        tiny("progressive-distillation", **{"train.checkpoint_every": 1, "train.keep": 0}),
-        tmp_path / "r",
-    )
-    while run.step > 1:
-        shutil.rmtree(checkpoint.latest(run.checkpoints))
+def test_stages_that_are_yet_to_begin_move(trained, tmp_path):
+    run = stopped(trained["progressive-distillation"], 1, tmp_path / "r")
     assert resume(run.path, steps=12, reporter=Reporter()).recipe.stages == (3, 6, 9)
 
 

@@ -49,7 +49,7 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("same")
     store = write(folder / "photos.store")
     given = SIZES | {"train.steps": 2, "train.batch_size": 4}
-    recipe = compose(["trigflow", "diffusion"], given, data=str(store))
+    recipe = compose(["trigflow", "diffusion", "ddim"], given, data=str(store))
     return train(recipe, out=folder, name="run", reporter=Silent()).path
 
 

@@ -78,7 +78,6 @@ def test_resume_is_bit_for_bit(tmp_path):
             Interrupted,
             f"stopped at step 0, before another; {again}",
         ),
-        (("run", 5), signal.SIGINT, Interrupted, again),
         (("run", 18), signal.SIGTERM, Preempted, again),
         (("run", 24), signal.SIGTERM, Preempted, f"run '{path}' is finished at step 24, in which"),
     ):
@@ -112,22 +111,11 @@ def test_resume_to_more_steps(tmp_path, teacher):
     assert state_bytes(longer) == state_bytes(straight)
 
 
-def test_student_starts_from_the_teachers_average(tmp_path, teacher):
-    composed = recipe(
-        "trigflow", "scd", teacher=teacher.path, **{"train.steps": 1, "train.lr": 1e-12}
-    )
-    run = go(composed, tmp_path / "r")
-    for ours, theirs in zip(
-        jax.tree.leaves(eqx.filter(run.model, eqx.is_array)),
-        jax.tree.leaves(eqx.filter(teacher.model, eqx.is_array)),
-        strict=True,
-    ):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-8)
-    assert run.recipe.teacher.digest == teacher.digest()
+def test_a_student_starts_from_its_teachers_average(tmp_path, teacher, monkeypatch):
+    """Resumed it knows that place: a rollback before the first checkpoint goes back there.
 
-
-def test_a_resumed_student_knows_where_it_began(tmp_path, teacher, monkeypatch):
-    """A rollback before the first checkpoint goes back there."""
+    To load its model takes no teacher.
+    """
     began = []
 
     def trainer(run, assembly, *given, **options):
@@ -135,18 +123,14 @@ def test_a_resumed_student_knows_where_it_began(tmp_path, teacher, monkeypatch):
         return Trainer(run, assembly, *given, **options)
 
     monkeypatch.setattr(pipeline, "Trainer", trainer)
-    run = go(recipe("trigflow", "scd", teacher=teacher.path, **{"train.steps": 1}), tmp_path / "r")
+    copy = shutil.copytree(teacher.path, tmp_path / "t")
+    run = go(recipe("trigflow", "scd", teacher=copy, **{"train.steps": 1}), tmp_path / "r")
     resume(run.path, steps=2, reporter=Reporter())
+    average = jax.device_get(eqx.filter(teacher.model, eqx.is_array))
     assert len(began) == 2
-    assert eqx.tree_equal(*began) is True
-
-
-def test_a_model_loads_without_its_teacher(tmp_path, teacher):
-    copy = tmp_path / "teacher"
-    copy.mkdir()
-    subprocess.run(["cp", "-r", f"{teacher.path}/.", copy], check=True)
-    run = go(recipe("trigflow", "sct", teacher=copy), tmp_path / "r")
-    subprocess.run(["rm", "-r", copy], check=True)
+    assert all(eqx.tree_equal(start, average) is True for start in began)
+    assert run.recipe.teacher.digest == teacher.digest()
+    shutil.rmtree(copy)
     assert jnp.isfinite(Run.load(run.path).model.denoise(jnp.zeros(1), jnp.float32(1.0))).all()
 
 
@@ -157,10 +141,10 @@ SLOW = pytest.mark.slow
     "process", ["flow-matching", pytest.param("edm", marks=SLOW), pytest.param("vp", marks=SLOW)]
 )
 def test_a_teacher_of_another_process(tmp_path, process):
-    other = go(recipe(process, "diffusion"), tmp_path / "t")
-    reporter = Reporter()
-    run = go(recipe("trigflow", "scd", teacher=other.path), tmp_path / "r", reporter)
-    assert run.step == 24
+    few, reporter = {"train.steps": 2}, Reporter()
+    other = go(recipe(process, "diffusion", **few), tmp_path / "t")
+    run = go(recipe("trigflow", "scd", teacher=other.path, **few), tmp_path / "r", reporter)
+    assert run.step == 2
     assert any("fresh weights" in m for m in reporter.messages)
 
 
@@ -181,6 +165,7 @@ def test_a_teacher_of_other_data_is_refused(tmp_path, teacher):
     assert not (tmp_path / "r").exists()
 
 
+@pytest.mark.slow
 def test_non_finite_loss_stops_with_the_step(tmp_path):
     composed = recipe("trigflow", "diffusion", **{"train.lr": 1e30, "train.checkpoint_every": 1})
     with pytest.raises(NonFiniteError, match=r"the loss is (nan|inf) at step \d+; the last good"):
@@ -201,12 +186,13 @@ def test_taken_and_bad_names(tmp_path, teacher):
         train(recipe("trigflow", "diffusion"), out=tmp_path, name="../x", reporter=Reporter())
 
 
-def test_the_first_rate_is_that_of_steps(tmp_path, monkeypatch):
+def test_a_step_is_compiled_once_and_the_first_rate_is_that_of_steps(tmp_path, monkeypatch):
     """The first step compiles, and takes as long as it likes."""
-    compiled = loop.guarded
+    compiled = []
 
     def slowly(step):
-        step_fn, waits = compiled(step), [2.0]
+        compiled.append(guarded(step))
+        step_fn, waits = compiled[-1], [2.0]
 
         def one(given, state):
             out = step_fn(given, state)
@@ -219,14 +205,6 @@ def test_the_first_rate_is_that_of_steps(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "guarded", slowly)
     run = go(recipe("trigflow", "diffusion", **{"train.steps": 8}), tmp_path / "r")
     assert run.metrics[0]["steps_per_second"] > 4 / 1.0
-
-
-def test_a_step_is_compiled_once(tmp_path, monkeypatch):
-    compiled = []
-    monkeypatch.setattr(
-        loop, "guarded", lambda step: compiled.append(guarded(step)) or compiled[-1]
-    )
-    go(recipe("trigflow", "diffusion", **{"train.steps": 4}), tmp_path / "r")
     [step_fn] = compiled
     assert step_fn._cached._cache_size() == 1
 
