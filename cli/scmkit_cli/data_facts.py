@@ -69,7 +69,7 @@ def print_facts(data: str, facts: dict[str, Any]) -> None:
         if values:
             more, note = len(values) - MANY, "train+test " if name == "classes" else ""
             say(f"  {name:8} {note}{', '.join(values[:MANY])}{f' and {more} more' * (more > 0)}")
-    for line in facts["licences"]:
+    for line in facts["licences"][:MANY]:
         say(f"  licence  {line}")
     empty = [
         name for name, n in zip(facts["classes"], facts["counts"]["train"], strict=True) if not n

@@ -1,9 +1,9 @@
 """Emoji from packages of npm, and data sets of plugins written into stores."""
 
-import contextlib
 import gzip
 import json
 import re
+import tarfile
 
 import numpy as np
 import pytest
@@ -90,28 +90,14 @@ def test_what_is_missing_or_another_is_said(packages, tmp_path):
         build_dataset(Options(path=str(folder)))
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_damaged_archives_are_refused_or_read(packages, tmp_path, seed):
-    """Bytes changed inside the archive, which gzip's checksum then does not tell, and outside."""
-    rng = np.random.default_rng(seed)
-    google = next(packages.glob("emoji*")).read_bytes()
-    plain = bytearray(gzip.decompress(google) if seed % 2 else google)
-    for place in rng.integers(len(plain) // 20 if seed % 4 < 2 else len(plain), size=3):
-        plain[place] = rng.integers(256)
-    cut = bytes(plain[: rng.integers(len(plain))] if seed > 5 else plain)
-    file = tmp_path / "google.tgz"
-    file.write_bytes(gzip.compress(cut, 1) if seed % 2 else cut)
-    with contextlib.suppress(DataError):
-        build_dataset(Options(side=8, path=str(packages), google=str(file)))
-
-
 def test_an_archive_that_unpacks_to_too_much_is_refused(packages, tmp_path):
-    header = bytearray(gzip.decompress(next(packages.glob("lobe*")).read_bytes())[:512])
-    header[124:136] = b"%011o\0" % (1 << 32)
-    header[148:156] = b" " * 8
-    header[148:156] = b"%06o\0 " % sum(header)
+    header = tarfile.TarInfo("package/x")
+    header.type, header.size = tarfile.XHDTYPE, 100 << 20
     file = tmp_path / "bomb.tgz"
-    file.write_bytes(gzip.compress(bytes(header)))
+    with gzip.open(file, "wb", 1) as stream:
+        stream.write(header.tobuf())
+        for _ in range(100):
+            stream.write(bytes(1 << 20))
     with pytest.raises(DataError, match="it may be malicious"):
         build_dataset(Options(path=str(packages), fluent=str(file)))
 

@@ -1,12 +1,13 @@
 """Packages of npm, read as `npm pack` leaves them or unpacked; nothing is fetched and nothing executed."""
 
+import gzip
 import os
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from scmkit.errors import DataError
 from scmkit.storage.containment import LARGEST, parse_json, unpacked
@@ -61,22 +62,37 @@ def read_package(path: Path, name: str, wanted: Callable[[str], bool]) -> NpmPac
     if not isinstance(about, dict) or about.get("name") != name:
         found = about.get("name") if isinstance(about, dict) else None
         raise DataError(f"{path}: it is the package {str(found)[:80]!r}, not '{name}'")
-    return NpmPackage(name, str(about.get("version", "unknown"))[:80], files, path)
+    return replace(package, version=str(about.get("version", "unknown"))[:80])
 
 
 def _in_archive(path: Path, kept: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
     """Files of a gzipped tar archive, whose paths all begin with one folder (npm's is `package`)."""
-    total = 0
-    with open_input(path) as packed, tarfile.open(fileobj=packed, mode="r|gz") as archive:
+    with (
+        open_input(path) as packed,
+        _Measured(packed, path) as stream,
+        tarfile.open(fileobj=stream, mode="r|") as archive,
+    ):
         for count, member in enumerate(archive):
-            total += member.size
-            if problem := unpacked(path, total):
-                raise ValueError(problem)
             _check(member.name, member.size, count)
             name = member.name.partition("/")[2]
-            stream = archive.extractfile(member) if member.isreg() and kept(name) else None
-            if stream is not None:
-                yield name, stream.read()
+            file = archive.extractfile(member) if member.isreg() and kept(name) else None
+            if file is not None:
+                yield name, file.read()
+
+
+class _Measured(gzip.GzipFile):
+    """The content of a gzipped file, whose reading raises `ValueError` where it is too much."""
+
+    def __init__(self, packed: BinaryIO, path: Path) -> None:
+        super().__init__(fileobj=packed, mode="rb")
+        self._source, self._total = path, 0
+
+    def read(self, size: int | None = -1) -> bytes:
+        data = super().read(size)
+        self._total += len(data)
+        if problem := unpacked(self._source, self._total):
+            raise ValueError(problem)
+        return data
 
 
 def _in_folder(path: Path, kept: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
