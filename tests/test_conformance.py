@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from emoji_packages import write_packed
 from mnist_format import write_mnist_format
 
 from scmkit.composing.entries import entries, find
@@ -55,6 +56,7 @@ SMALL = {
         "attention_resolutions": (),
         "head_dim": 8,
     },
+    "emoji": {"path": str(write_packed(Path(tempfile.mkdtemp()))), "side": 8},
     "fashion-mnist": {"path": str(write_mnist_format(Path(tempfile.mkdtemp())))},
     "mlp": {"width": 16, "depth": 2, "embedding_dim": 16},
     "operator-mlp": {"width": 16, "depth": 2, "embedding_dim": 16},

@@ -178,10 +178,10 @@ def test_documented_trainings_compose(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (toml,) = [block for block in fenced(pages["guide.md"], "toml") if block.startswith("# moons")]
     Path("moons.toml").write_text(toml)
-    with StoreWriter("photos.store", shape=(3, 32, 32), dtype="uint8") as store:
-        store.append("train", np.arange(2 * 3 * 32 * 32).astype(np.uint8).reshape(2, 3, 32, 32))
-    with StoreWriter("imagenet64.store", shape=(3, 64, 64), dtype="uint8") as store:
-        store.append("train", np.arange(2 * 3 * 64 * 64).astype(np.uint8).reshape(2, 3, 64, 64))
+    for name, side in (("photos", 32), ("emoji", 32), ("imagenet64", 64)):
+        with StoreWriter(f"{name}.store", shape=(3, side, side), dtype="uint8") as store:
+            some = np.arange(2 * 3 * side * side).astype(np.uint8).reshape(2, 3, side, side)
+            store.append("train", some)
     names = {"moons.pairs": (2,), "moons-2.pairs": (2,), "pairs": (1, 8, 8)}
     for name, shape in names.items():
         times = (3.0, 1.0, 0.1) if name == "pairs" else ()

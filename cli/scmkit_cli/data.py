@@ -1,7 +1,7 @@
 """`scmkit data`: importing data into a store, and looking at one."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -9,9 +9,13 @@ from scmkit.bounds import LAST_SEED
 from scmkit_cli import data_pairs
 from scmkit_cli.data_facts import describe, print_facts, summary
 from scmkit_cli.data_picture import write_picture
+from scmkit_cli.options import Settings, parse_settings
 from scmkit_cli.progress import counting
 from scmkit_cli.streams import alone, print_json
 from scmkit_cli.terminal import say
+
+if TYPE_CHECKING:
+    from scmkit.interfaces import AbstractDataset
 
 app = typer.Typer(
     no_args_is_help=True, help="Import data, draw pairs of noise and sample, look at a data set."
@@ -22,10 +26,10 @@ app.command("pairs")(data_pairs.pairs)
 @app.command("import")
 def import_(
     source: Annotated[
-        Path,
+        str,
         typer.Argument(
             help="A folder of images (subfolders: splits, classes), an .npz file, an IDX images file, "
-            "or a folder of MNIST's IDX files."
+            "a folder of MNIST's IDX files, or the name of a data set's plugin."
         ),
     ],
     dest: Annotated[Path, typer.Argument(help="The store to create. Nothing may be there yet.")],
@@ -77,17 +81,24 @@ def import_(
     max_pixels: Annotated[int, typer.Option(min=1, help="Pixels of one image.")] = 89_478_485,
     max_images: Annotated[int, typer.Option(min=1, help="Images of a folder.")] = 20_000_000,
     max_bytes: Annotated[int, typer.Option(min=1, help="Bytes of all samples.")] = 1 << 40,
+    settings: Settings = None,
 ) -> None:
-    """Import SOURCE into a new store at DEST, from which `scmkit train --data DEST` reads."""
+    """Import SOURCE into a new store at DEST, from which `scmkit train --data DEST` reads.
+
+    A name is a plugin's where no file or folder has it: scmkit data import emoji DEST --set emoji.side=64
+    """
     from scmkit.data import import_data
+    from scmkit.data.writer import refuse_existing
     from scmkit.errors import BadFilesError
 
     passed: list[tuple[Path, str]] = []
+    refuse_existing(dest)
+    opened = _source(source, parse_settings(settings))
 
     try:
         with counting("importing") as counted:
             store = import_data(
-                source,
+                opened,
                 dest,
                 size=size,
                 grayscale=grayscale,
@@ -114,6 +125,23 @@ def import_(
     if passed:
         say(f"skipped {len(passed)} files", err=True)
     say(f"{dest}: {summary(describe(store))}")
+
+
+def _source(source: str, settings: dict[str, Any]) -> "Path | AbstractDataset":
+    """What is to be imported: a path, or the data set of the plugin that is named."""
+    from scmkit.composing.datasets import resolve_data
+    from scmkit.composing.entries import entries
+    from scmkit.errors import UsageError
+    from scmkit.storage.containment import exists
+
+    plugins = {entry.name for entry in entries()}
+    if source.rpartition(":")[2] in plugins and not exists(Path(source)):
+        return resolve_data(source, settings).dataset
+    if settings:
+        raise UsageError(
+            f"--set {next(iter(settings))}: '{source}' is no data set's plugin, and files have no options"
+        )
+    return Path(source)
 
 
 @app.command()

@@ -40,6 +40,7 @@ def describe(dataset: "AbstractDataset") -> dict[str, Any]:
         "classes": [class_name(i, dataset.class_names) for i in range(classes)],
         "counts": counts,
         "pairs": None if pairs is None else asdict(pairs),
+        "licences": list(dataset.licences),
     }
 
 
@@ -68,6 +69,8 @@ def print_facts(data: str, facts: dict[str, Any]) -> None:
         if values:
             more, note = len(values) - MANY, "train+test " if name == "classes" else ""
             say(f"  {name:8} {note}{', '.join(values[:MANY])}{f' and {more} more' * (more > 0)}")
+    for line in facts["licences"][:MANY]:
+        say(f"  licence  {line}")
     empty = [
         name for name, n in zip(facts["classes"], facts["counts"]["train"], strict=True) if not n
     ]

@@ -50,6 +50,14 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    calibrate: Annotated[
+        bool,
+        typer.Option(
+            "--calibrate",
+            help="Add rows of known corruptions of real data: noise, blur (of images), few samples "
+            "repeated, uniform noise.",
+        ),
+    ] = False,
     guidance: Guidance = None,
     guide: Guide = None,
     guidance_interval: Interval = None,
@@ -92,6 +100,7 @@ def evaluate(
             features=features,
             resamples=RESAMPLES if resamples is None else resamples,
             split=split,
+            calibrate=calibrate,
             progress=progress,
         )
     if loaded.recipe.data.digest is None:
@@ -109,3 +118,5 @@ def evaluate(
         return
     for line in lines(rows):
         say(line)
+    if calibrate and len(loaded.recipe.data.shape) != 3:
+        say("no rows of blur: it is of images, and these are vectors")

@@ -31,8 +31,8 @@ def train(
         str | None,
         typer.Option(
             metavar="NAME|PATH",
-            help="A data set's plugin (digits, fashion-mnist, two-moons, checkerboard, gmm) or the path of a "
-            "store made by `scmkit data import`. Default: digits.",
+            help="A data set's plugin (digits, fashion-mnist, emoji, two-moons, checkerboard, gmm) or the "
+            "path of a store made by `scmkit data import`. Default: digits.",
             show_default=False,
         ),
     ] = None,

@@ -1,31 +1,35 @@
 """Data sets held in memory."""
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 
+from scmkit.data.layout import as_read
 from scmkit.data.statistics import RunningStatistics
+from scmkit.data.store import from_uint8
 from scmkit.interfaces import AbstractDataset, AbstractDensity, Split, Statistics
 
 
 class ArrayDataset(AbstractDataset):
-    """A data set in memory, from float32 samples and, with classes, integer labels.
+    """A data set in memory, from samples and, with classes, integer labels.
 
     **Arguments:**
 
-    - `train`, `test`: samples `n *shape` in the data's own units (images `c h w` in [-1, 1]).
+    - `train`, `test`: samples `n *shape` in the data's own units (images `c h w` in [-1, 1]); or images of 8
+        bits, which are kept as they are and read as `x / 127.5 - 1`.
     - `train_labels`, `test_labels`: class indices from 0, both or neither.
     - `num_classes`: the number of classes; 0 without labels.
     - `density`: what the samples were drawn from, where it is known in closed form.
     - `class_names`: what the classes are called; none, or one for each.
-    - `levels`: how many equally spaced values from -1 to 1 images are made of; 0 if continuous.
+    - `levels`: how many equally spaced values from -1 to 1 images are made of; 0 if continuous, or of 8 bits.
+    - `licences`: whose the samples are and under which licence, a line for each origin.
 
     Raises `ValueError` where these do not fit together.
     """
 
     def __init__(
         self,
-        train: Float[np.ndarray, "n ..."],
-        test: Float[np.ndarray, "m ..."],
+        train: Float[np.ndarray, "n ..."] | UInt8[np.ndarray, "n ..."],
+        test: Float[np.ndarray, "m ..."] | UInt8[np.ndarray, "m ..."],
         *,
         train_labels: Int[np.ndarray, " n"] | None = None,
         test_labels: Int[np.ndarray, " m"] | None = None,
@@ -33,17 +37,23 @@ class ArrayDataset(AbstractDataset):
         density: AbstractDensity | None = None,
         levels: int = 0,
         class_names: tuple[str, ...] = (),
+        licences: tuple[str, ...] = (),
     ) -> None:
         self.shape = tuple(train.shape[1:])
         self.num_classes = num_classes
         self.class_names = class_names
+        self.licences = licences
+        bits8 = train.dtype == np.uint8
+        if bits8 != (test.dtype == np.uint8) or (bits8 and levels not in (0, 256)):
+            raise ValueError("images of 8 bits are of 256 levels, and both splits are, or neither")
+        kept = np.uint8 if bits8 else np.float32
         self._samples: dict[Split, np.ndarray] = {
-            "train": np.asarray(train, np.float32),
-            "test": np.asarray(test, np.float32),
+            "train": np.asarray(train, kept),
+            "test": np.asarray(test, kept),
         }
         self._labels: dict[Split, np.ndarray] = {}
         self._density = density
-        self.levels = levels
+        self.levels = 256 if bits8 else levels
         self._statistics: Statistics | None = None
         if not self.shape or test.shape[1:] != train.shape[1:]:
             raise ValueError(
@@ -77,16 +87,19 @@ class ArrayDataset(AbstractDataset):
         self, split: Split, indices: Int[np.ndarray, " n"]
     ) -> tuple[Float[np.ndarray, "n *shape"], Int[np.ndarray, " n"] | None]:
         labels = self._labels[split][indices] if self.num_classes else None
-        return self._samples[split][indices], labels
+        samples = self._samples[split][indices]
+        return (from_uint8(samples) if samples.dtype == np.uint8 else samples), labels
 
     def labels(self, split: Split) -> Int[np.ndarray, " n"] | None:
         return self._labels.get(split)
 
     def statistics(self) -> Statistics:
         if self._statistics is None:
-            running = RunningStatistics(self.shape[0])
-            running.update(self._samples["train"])
-            self._statistics = running.result()
+            running, train = RunningStatistics(self.shape[0]), self._samples["train"]
+            running.update(train)
+            self._statistics = running.result(
+                *as_read("uint8" if train.dtype == np.uint8 else "float32")
+            )
         return self._statistics
 
     def density(self) -> AbstractDensity | None:

@@ -82,11 +82,12 @@ class StoreMetadata:
     """Of what is read from each split; stores of before have none."""
     pairs: PairsRecord | None = None
     """How the training samples were drawn, each from the noise that is stored with it; else None."""
+    licences: tuple[str, ...] = ()
+    """Whose the samples are and under which licence, a line for each origin."""
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON-ready dict, without what only stores of pairs have where this is none."""
-        content = asdict(self)
-        return content if self.pairs else {k: v for k, v in content.items() if k != "pairs"}
+        """A JSON-ready dict, without pairs and licences where there are none."""
+        return {k: v for k, v in asdict(self).items() if v or k not in ("pairs", "licences")}
 
     def inconsistency(self) -> str | None:
         """What contradicts itself in otherwise well-formed metadata, or None."""

@@ -49,6 +49,7 @@ class Store(AbstractDataset):
         self.shape = self.metadata.shape
         self.num_classes = self.metadata.num_classes
         self.class_names = self.metadata.class_names
+        self.licences = self.metadata.licences
         self.levels = 256 if self.metadata.dtype == "uint8" else 0
         self.paired = self.metadata.pairs is not None
         self.times = self.metadata.pairs.times if self.metadata.pairs else ()

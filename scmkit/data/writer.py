@@ -51,6 +51,7 @@ class StoreWriter:
     - `dtype`: `"uint8"` for images `c h w` of 0..255, `"float32"` for anything else.
     - `num_classes`, `class_names`: 0 and none for data without labels.
     - `pairs`: how training samples were drawn of which each comes with its noise; None for other data.
+    - `licences`: whose the samples are and under which licence, a line for each origin.
 
     Raises `DataError` for an existing `path`, one that cannot be written, values that are not
     finite, labels out of range, and a train split without samples.
@@ -65,6 +66,7 @@ class StoreWriter:
         num_classes: int = 0,
         class_names: tuple[str, ...] = (),
         pairs: PairsRecord | None = None,
+        licences: tuple[str, ...] = (),
     ) -> None:
         if not shape or min(shape) < 1:
             raise ValueError(f"the shape of a sample needs axes of length 1 or more, not {shape}")
@@ -76,6 +78,7 @@ class StoreWriter:
         self.num_classes = num_classes
         self.class_names = class_names
         self.pairs = pairs
+        self.licences = licences
         self._folder: Path | None = None
         self._lock: DirectoryLock | None = None
         self._made: list[Path] = []
@@ -209,6 +212,7 @@ class StoreWriter:
             files=files,
             digests={split: writer.digest for split, writer in self._splits.items()},
             pairs=self.pairs,
+            licences=self.licences,
         )
         text = json.dumps(metadata.to_json(), indent=2)
         # TensorStore has made its files durable, but not the folders that it made.

@@ -11,6 +11,7 @@ from scmkit.composing.blame import blaming
 from scmkit.composing.build import build_sampler
 from scmkit.composing.datasets import dataset_of
 from scmkit.errors import UsageError
+from scmkit.evaluation.calibration import calibration_rows
 from scmkit.evaluation.generated import Drawing
 from scmkit.evaluation.intervals import resampled_indices
 from scmkit.evaluation.real import RealData, usual_n
@@ -45,6 +46,7 @@ def evaluate(
     features: str | None = None,
     resamples: int = RESAMPLES,
     split: Split = "test",
+    calibrate: bool = False,
     progress: Progress = _silent,
 ) -> list[Row]:
     """Metrics of a run's samples at each number of steps, against real data.
@@ -71,6 +73,7 @@ def evaluate(
     - `resamples`: resamples of the bootstrap behind the 95% intervals (see `scmkit.evaluation.intervals`); 0
         for no intervals.
     - `split`: the split that samples are held against.
+    - `calibrate`: whether the next rows are known corruptions of real data (`scmkit.evaluation.calibration`).
     - `progress`: called as `progress(what, done, total)` after each batch.
 
     Raises `UsageError` and `PluginError`.
@@ -103,6 +106,10 @@ def evaluate(
         rows.append(table.of_real(real, rng))
     if baselines:
         rows.append(table.of_gaussian(real, recipe.data, rng))
+    if calibrate:
+        # Of a generator of its own: other rows are the same with and without.
+        own = np.random.default_rng([seed, n])
+        rows += calibration_rows(table, real, recipe.data, own, progress)
     exact = drawing.exact_ends(dataset.density())
     for count in steps or method.usual_steps:
         name = f"{sampler}, {count} step{'s' if count > 1 else ''}"

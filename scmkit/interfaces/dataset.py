@@ -38,6 +38,8 @@ class AbstractDataset(abc.ABC):
     """How many equally spaced values from -1 to 1 images are made of (256 for 8 bits); 0 if continuous."""
     class_names: tuple[str, ...] = ()
     """Names of the classes, in the order of their indices; empty where they have none."""
+    licences: tuple[str, ...] = ()
+    """Whose the samples are and under which licence, a line for each origin; empty where nobody says."""
     paired: bool = False
     """Whether every training sample has a noise of its own, which `noise` reads."""
     times: tuple[float, ...] = ()

@@ -71,6 +71,7 @@ def write_pairs(
         num_classes=data.num_classes,
         class_names=data.class_names or dataset.class_names,
         pairs=record,
+        licences=dataset.licences,
     ) as writer:
         done, size = 0, min(n, BATCH)
         for i in count():

@@ -1,10 +1,12 @@
 """What reads files of strangers, one small function each: bytes in, a `ScmkitError` or nothing out."""
 
 import contextlib
+import gzip
 import hashlib
 import io
 import json
 import shutil
+import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -14,6 +16,7 @@ import numpy as np
 from mnist_format import idx
 from PIL import Image
 from scmkit_cli.options import by_plugin, counts, parse_settings
+from scmkit_plugins.datasets._npm import read_package
 
 from scmkit import compose
 from scmkit.composing.recipe import Recipe
@@ -100,6 +103,28 @@ def image_folder(data: bytes, folder: Path) -> None:
     shutil.rmtree(folder / "out", ignore_errors=True)
     _written(data, folder / "in", "1.png")
     import_data(folder / "in", folder / "out", test_fraction=0.0, max_pixels=1 << 16)
+
+
+def npm_package(data: bytes, folder: Path) -> None:
+    """A package of npm: the archive that is gzipped, or one in gzip already."""
+    packed = data if data[:2] == b"\x1f\x8b" else gzip.compress(data, 1)
+    package = read_package(_written(packed, folder, "p.tgz"), "some", lambda name: "." in name)
+    package.json("some.json")
+
+
+@cache
+def _packages() -> list[bytes]:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for name, text in (
+            ("package.json", '{"name": "some"}'),
+            ("some.json", "[1]"),
+            ("é" * 120, ""),
+        ):
+            member = tarfile.TarInfo(f"package/{name}")
+            member.size = len(text)
+            archive.addfile(member, io.BytesIO(text.encode()))
+    return [buffer.getvalue(), gzip.compress(buffer.getvalue())]
 
 
 def metrics(data: bytes, folder: Path) -> None:
@@ -248,6 +273,7 @@ TARGETS = {
         weight_file, lambda: [(WEIGHTS / n).read_bytes() for n in ("edm.pkl", "edm2.pkl")]
     ),
     "image": Target(image_folder, _images),
+    "npm-package": Target(npm_package, _packages),
     "store-json": Target(store_json, lambda: [_part_of_store("scmkit.json")]),
     "store-zarr": Target(store_zarr, lambda: [_part_of_store(ZARR)]),
     "manifest": Target(manifest, lambda: [_part_of_checkpoint(MANIFEST)]),

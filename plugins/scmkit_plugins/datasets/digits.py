@@ -31,6 +31,9 @@ def build_dataset(config: NoOptions) -> ArrayDataset:
         test_labels=labels["test"],
         num_classes=10,
         levels=17,
+        licences=(
+            "E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998: CC BY 4.0",
+        ),
     )
 
 

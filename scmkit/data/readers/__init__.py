@@ -12,6 +12,7 @@ from jaxtyping import Bool
 
 from scmkit.data.classes import LISTED, class_name
 from scmkit.data.layout import as_read
+from scmkit.data.readers.dataset import open_dataset
 from scmkit.data.readers.decoding import MAX_PIXELS
 from scmkit.data.readers.folder import MAX_IMAGES, Skipped, open_folder
 from scmkit.data.readers.idx import has_idx, is_idx, open_idx, open_idx_folder
@@ -22,7 +23,7 @@ from scmkit.data.statistics import RunningStatistics, constant_channels
 from scmkit.data.store import Store
 from scmkit.data.writer import StoreWriter, refuse_existing
 from scmkit.errors import DataError, UsageError
-from scmkit.interfaces import Split
+from scmkit.interfaces import AbstractDataset, Split
 from scmkit.storage.inputs import check_input
 from scmkit.terminal import say
 
@@ -35,7 +36,7 @@ Progress = Callable[[int, int], None]
 
 
 def import_data(
-    source: str | os.PathLike[str],
+    source: str | os.PathLike[str] | AbstractDataset,
     dest: str | os.PathLike[str],
     *,
     size: int | None = None,
@@ -58,7 +59,7 @@ def import_data(
     **Arguments:**
 
     - `source`: a folder of images (`open_folder`), an `.npz` file (`open_npz`), an IDX file
-        (`open_idx`) or a folder of them (`open_idx_folder`).
+        (`open_idx`) or a folder of them (`open_idx_folder`); or a data set (`open_dataset`).
     - `size`: centre-crops images to squares and resizes them to `size x size`.
     - `grayscale`: True for one channel, False for three, None for what the images are.
     - `labels`: False takes none; True takes subfolders for classes, also where they look like pieces of
@@ -85,19 +86,24 @@ def import_data(
     refuse_existing(Path(dest))
     limits = {"max_pixels": max_pixels, "max_images": max_images}
     skips = {"skip_non_images": skip_non_images, "skip_bad": skip_bad, "skipped": skipped}
-    found = _open(Path(source), size, grayscale, labels, {**limits, **skips})
+    if isinstance(source, AbstractDataset):
+        path = Path("the data set")
+        found = refit(open_dataset(source, labels=labels), path, size, grayscale)
+    else:
+        path = Path(source)
+        found = _open(path, size, grayscale, labels, {**limits, **skips})
     total = sum(found.sizes.values())
     asked = total * math.prod(found.shape) * np.dtype(found.dtype).itemsize
     if asked > max_bytes:
         raise DataError(
-            f"{source}: its samples take {asked} bytes, over the limit of {max_bytes}; choose "
+            f"{path}: its samples take {asked} bytes, over the limit of {max_bytes}; choose "
             f"a smaller --size, or raise --max-bytes if that is meant"
         )
-    is_test = _drawn(found, Path(source), test_fraction, seed)
+    is_test = _drawn(found, path, test_fraction, seed)
     for line in found.understood(int(is_test.sum())):
         told(line)
     if drop_constant:
-        found, line = _without_constant(found, Path(source), is_test)
+        found, line = _without_constant(found, path, is_test)
         told(line)
     done, counts = 0, np.zeros(found.num_classes, np.int64)
     with StoreWriter(
@@ -106,6 +112,7 @@ def import_data(
         dtype=found.dtype,
         num_classes=found.num_classes,
         class_names=found.class_names,
+        licences=found.licences,
     ) as writer:
         for split, (samples, numbers) in _blocks(found, is_test):
             writer.append(split, samples, numbers)

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 from jaxtyping import UInt8
@@ -79,8 +79,11 @@ def decoded(
     return _opened(file, use, max_pixels)
 
 
-def loaded(file: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """An image, decoded and turned as its camera says; raises `BadImage`, also for more than 8 bits."""
+def loaded(file: Path | bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """An image, of a file or of its bytes, decoded and turned as its camera says.
+
+    Raises `BadImage`, also for more than 8 bits.
+    """
 
     def use(image: Image.Image) -> Image.Image:
         _describe(image)
@@ -100,13 +103,14 @@ def undecodable(files: Iterable[Path], max_pixels: int) -> list[tuple[Path, str]
     return bad
 
 
-def _opened(file: Path, use: Callable[[Image.Image], _T], max_pixels: int) -> _T:
-    if not file.is_file():
+def _opened(file: Path | bytes, use: Callable[[Image.Image], _T], max_pixels: int) -> _T:
+    if isinstance(file, Path) and not file.is_file():
         raise BadImage("no regular file")
     try:
-        return _used(file, use, max_pixels)
+        return _used(file if isinstance(file, Path) else io.BytesIO(file), use, max_pixels)
     except _TooMuchText:
-        return _used(io.BytesIO(_without_text(file)), use, max_pixels)
+        with file.open("rb") if isinstance(file, Path) else io.BytesIO(file) as stream:
+            return _used(io.BytesIO(_without_text(stream)), use, max_pixels)
 
 
 def _used(source: Path | io.BytesIO, use: Callable[[Image.Image], _T], max_pixels: int) -> _T:
@@ -135,17 +139,16 @@ def _used(source: Path | io.BytesIO, use: Callable[[Image.Image], _T], max_pixel
         raise BadImage(f"damaged image ({first})") from None
 
 
-def _without_text(file: Path) -> bytes:
+def _without_text(stream: BinaryIO) -> bytes:
     """A PNG less the chunks of text and colour profiles, which no pixel depends on."""
     kept = io.BytesIO()
-    with file.open("rb") as stream:
-        kept.write(stream.read(8))
-        while len(head := stream.read(8)) == 8:
-            length = int.from_bytes(head[:4]) + 4  # And the checksum.
-            if head[4:] in (b"tEXt", b"zTXt", b"iTXt", b"iCCP"):
-                stream.seek(length, io.SEEK_CUR)
-            else:
-                kept.write(head + stream.read(length))
+    kept.write(stream.read(8))
+    while len(head := stream.read(8)) == 8:
+        length = int.from_bytes(head[:4]) + 4  # And the checksum.
+        if head[4:] in (b"tEXt", b"zTXt", b"iTXt", b"iCCP"):
+            stream.seek(length, io.SEEK_CUR)
+        else:
+            kept.write(head + stream.read(length))
     return kept.getvalue()
 
 

@@ -28,6 +28,7 @@ class Source:
     - `read`: `read(split)` iterates over the blocks of a split.
     - `origins`: what each split was taken from, in words.
     - `remarks`: what else a user would want to know before it is imported, such as what is not used.
+    - `licences`: whose the samples are and under which licence, as far as it is known.
     """
 
     shape: tuple[int, ...]
@@ -38,6 +39,7 @@ class Source:
     read: Callable[[Split], Iterator[Block]]
     origins: dict[Split, str] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
+    licences: tuple[str, ...] = ()
 
     def understood(self, drawn: int) -> Iterator[str]:
         """Lines that say what was found, where `drawn` samples become the test split if there is none."""
