@@ -1,8 +1,10 @@
 """Evaluation: a run's samples against real data, beside what other real data scores."""
 
 from scmkit.evaluation.evaluating import RESAMPLES as RESAMPLES
+from scmkit.evaluation.evaluating import SEEDS as SEEDS
 from scmkit.evaluation.evaluating import evaluate as evaluate
 from scmkit.evaluation.rows import GAUSSIAN as GAUSSIAN
+from scmkit.evaluation.rows import LEAVE_ONE_OUT as LEAVE_ONE_OUT
 from scmkit.evaluation.rows import REAL as REAL
 from scmkit.evaluation.rows import Row as Row
 from scmkit.evaluation.rows import remarks as remarks

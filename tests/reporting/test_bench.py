@@ -22,6 +22,7 @@ from scmkit.errors import (
     UsageError,
 )
 from scmkit.evaluation import GAUSSIAN, REAL, Row, evaluate
+from scmkit.evaluation.intervals import estimate
 from scmkit.reporting.trials import (
     Cell,
     Plan,
@@ -34,7 +35,6 @@ from scmkit.reporting.trials import (
 )
 from scmkit.reporting.trials.plan import claimed, plain, teacher_path
 from scmkit.reporting.trials.running import _kept, row_of
-from scmkit.reporting.trials.summary import estimate
 
 TINY = {
     "mlp.width": 8,

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from scmkit.evaluation import REAL
+from scmkit.evaluation.intervals import Estimate, estimate
 from scmkit.reporting.axes import number
 from scmkit.reporting.charts import color_of, legend
 from scmkit.reporting.cost import duration
@@ -13,7 +14,7 @@ from scmkit.reporting.section import Section
 from scmkit.reporting.sections.metrics import metric_chart, notes, titled
 from scmkit.reporting.trials.plan import Plan
 from scmkit.reporting.trials.running import Result
-from scmkit.reporting.trials.summary import Estimate, Line, estimate, summarise
+from scmkit.reporting.trials.summary import Line, summarise
 from scmkit.reporting.trials.verdicts import verdicts
 
 

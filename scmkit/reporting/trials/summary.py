@@ -1,21 +1,12 @@
 """From the results of single seeds to means with their intervals."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import mean, stdev
+from statistics import mean
 
 from scmkit.evaluation import Row
+from scmkit.evaluation.intervals import Estimate, estimate
 from scmkit.reporting.trials.running import Result
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over seeds; `half` is half of its 95% interval (Student's t), None for a single seed."""
-
-    mean: float
-    half: float | None
-    each: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -32,16 +23,6 @@ class Line:
     metrics: dict[str, Estimate]
     larger_is_better: frozenset[str] = frozenset()
     guidance: float | None = None
-
-
-def estimate(values: Sequence[float]) -> Estimate:
-    r"""$\bar x \pm t_{0.975, n-1}\, s / \sqrt n$."""
-    if len(values) < 2:
-        return Estimate(values[0], None, tuple(values))
-    from scipy.stats import t
-
-    half = float(t.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
-    return Estimate(mean(values), half, tuple(values))
 
 
 def summarise(results: Sequence[Result]) -> list[Line]:
