@@ -49,6 +49,7 @@ def evaluate(
     guidance: float | None = None,
     features: str | None = None,
     resamples: int = RESAMPLES,
+    splits: int | None = None,
     split: Split = "test",
     progress: Progress = _silent,
 ) -> list[Row]:
@@ -67,10 +68,10 @@ def evaluate(
     - `seeds`: sampling seeds, over which values are averaged; the noise of each is one for every run and
         number of steps. Intervals are Student's from 2 on: they tell of other noise, not of other data.
     - `settings`: options of plugins, by the plugin's name.
-    - `baselines`: whether the first rows are real data, what a perfect model would score: the mean of as many
-        random splits as there are resamples, of both splits together; then training data held against the
-        others, for metrics that look for copies of it, and a Gaussian with the training data's mean and
-        covariance. Where there is less real data than twice `n`, the row's name says so.
+    - `baselines`: whether the first rows are real data, what a perfect model would score: the mean of random
+        `splits` of both splits together; then training data held against the others, for metrics that look
+        for copies of it, and a Gaussian with the training data's mean and covariance. Where there is less
+        real data than twice `n`, the row's name says so.
     - `model`: the model to draw from in place of the run's own, such as a `Guided` one.
     - `guidance`: the guidance strength that the model is told.
     - `features`: the plugin in whose space metrics without one of their own are computed, or `"data"` for
@@ -78,6 +79,7 @@ def evaluate(
         Features of real data are kept in `scmkit.data.derived.directory_of(dataset)`.
     - `resamples`: resamples of the bootstrap behind the 95% intervals of a single seed (see
         `scmkit.evaluation.intervals`); 0 for no intervals.
+    - `splits`: random splits behind the row of real data; by default as many as there are resamples.
     - `split`: the split that samples are held against.
     - `progress`: called as `progress(what, done, total)` after each batch.
 
@@ -109,7 +111,7 @@ def evaluate(
 
     rows = []
     if baselines and real.has_other_split:
-        rows.append(table.of_real(real, resamples or seeds, rng))
+        rows.append(table.of_real(real, as_count(splits or resamples or seeds, "splits"), rng))
     if baselines and (row := table.of_training(rng)) is not None:
         rows.append(row)
     if baselines:

@@ -1,10 +1,10 @@
 """From the results of single seeds to means with their intervals."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import mean
 
-from scmkit.evaluation import Row
+from scmkit.evaluation import REAL, Row
 from scmkit.evaluation.intervals import Estimate, estimate
 from scmkit.reporting.trials.running import Result
 
@@ -25,6 +25,16 @@ class Line:
     guidance: float | None = None
 
 
+def _over_seeds(rows: Sequence[Row], metric: str) -> Estimate:
+    """The mean over seeds; of real data with the spread of random splits, as all seeds have the same data."""
+    found = estimate([row.metrics[metric] for row in rows])
+    spread = [row.intervals[metric] for row in rows if metric in row.intervals]
+    if not rows[0].name.startswith(REAL):
+        return found
+    half = mean((high - low) / 2 for low, high in spread) if spread else None
+    return replace(found, half=half)
+
+
 def summarise(results: Sequence[Result]) -> list[Line]:
     """Lines by data set, then method, then number of steps, then strength of guidance.
 
@@ -39,7 +49,7 @@ def summarise(results: Sequence[Result]) -> list[Line]:
     lines = []
     for (data, method, name, guidance), rows in grouped.items():
         names = dict.fromkeys(k for row in rows for k in row.metrics)
-        metrics = {k: estimate([r.metrics[k] for r in rows if k in r.metrics]) for k in names}
+        metrics = {k: _over_seeds([r for r in rows if k in r.metrics], k) for k in names}
         nfe = [row.nfe for row in rows if row.nfe is not None]
         larger = frozenset[str]().union(*(row.larger_is_better for row in rows))
         evaluations = mean(nfe) if nfe else None
