@@ -14,6 +14,7 @@ from scmkit.reporting.axes import number
 from scmkit.reporting.charts import Band, Chart, Series, color_of, draw, legend
 from scmkit.reporting.markup import Html, element, join
 from scmkit.reporting.trials.plan import Cell, Plan
+from scmkit.reporting.trials.published import GROUPS
 from scmkit.reporting.trials.running import Result
 from scmkit.reporting.trials.summary import summarise
 from scmkit.reporting.trials.tables import group_of, short
@@ -72,7 +73,8 @@ def curves_of(plan: Plan, results: Sequence[Result], data: str) -> Curves | None
             own[line.nfe] = value
     panels = {}
     larger = any(metric in line.larger_is_better for line in lines)
-    for group, methods in groups.items():
+    for group in sorted(groups, key=GROUPS.index):
+        methods = groups[group]
         best = sorted(methods, key=lambda m: _best(methods[m], larger))
         parts = [best[i : i + MOST] for i in range(0, len(best), MOST)]
         for i, part in enumerate(parts):
@@ -101,6 +103,7 @@ def curves_html(curves: Curves) -> Html:
                 color_of(i),
                 "markers",
                 spread=np.asarray([_ends(own[n]) for n in sorted(own)]),
+                shift=2.0 * (i - (len(methods) - 1) / 2),
             )
             for i, (method, own) in enumerate(methods.items())
         ]
@@ -154,11 +157,10 @@ def _panel(axis: Any, curves: Curves, title: str) -> None:
         axis.axhline(level.mean, color="#5c6878", lw=1, ls="-" if name == "real data" else "--")
         axis.annotate(
             name,
-            (1, level.mean),
+            (0, level.mean),
             xycoords=("axes fraction", "data"),
-            xytext=(-3, 2),
+            xytext=(3, 2),
             textcoords="offset points",
-            ha="right",
             fontsize=7,
             color="#5c6878",
         )
@@ -166,10 +168,12 @@ def _panel(axis: Any, curves: Curves, title: str) -> None:
         nfe = sorted(own)
         half = [own[n].half or 0 for n in nfe]
         means = [own[n].mean for n in nfe]
-        # On a logarithmic axis a bar that reaches 0 has no end; it is cut where the axis ends.
-        axis.errorbar(
-            nfe, means, half, color=HUES[i % MOST], lw=1.5, marker="o", ms=4, label=method
-        )
+        aside = 2 ** (
+            0.03 * (i - (len(curves.panels[title]) - 1) / 2)
+        )  # So that no bar hides another.
+        place = [aside * n for n in nfe]
+        style = {"lw": 1.5, "elinewidth": 1.2, "marker": "o", "ms": 4}
+        axis.errorbar(place, means, half, color=HUES[i], label=method, **style)
     axis.set_xscale("log", base=2)
     axis.set_xticks(curves.evaluations, [f"{n:g}" for n in curves.evaluations])
     axis.minorticks_off()

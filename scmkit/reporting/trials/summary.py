@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import mean
 
-from scmkit.evaluation import REAL, Row
+from scmkit.evaluation import LEAVE_ONE_OUT, REAL, Row
 from scmkit.evaluation.intervals import Estimate, estimate
 from scmkit.reporting.trials.running import Result
 
@@ -29,7 +29,7 @@ def _over_seeds(rows: Sequence[Row], metric: str) -> Estimate:
     """The mean over seeds; of real data with the spread of random splits, as all seeds have the same data."""
     found = estimate([row.metrics[metric] for row in rows])
     spread = [row.intervals[metric] for row in rows if metric in row.intervals]
-    if not rows[0].name.startswith(REAL):
+    if not (rows[0].name.startswith(REAL) or rows[0].name == LEAVE_ONE_OUT):
         return found
     half = mean((high - low) / 2 for low, high in spread) if spread else None
     return replace(found, half=half)
