@@ -130,7 +130,7 @@ def bench(
         "seeds": seeds,
         "steps": steps,
         "batch_size": batch_size,
-        "sampling": sampling,
+        "sampling": None if curve else sampling,
         "metrics": metric,
         "n": n,
         "features": features,
