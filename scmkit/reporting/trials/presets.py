@@ -30,8 +30,8 @@ and the two methods of the paper in three sizes of the network."""
 
 WIDTHS: Mapping[str, tuple[str, Mapping[str, str]]] = {
     "mlp": ("width", {"S": "160", "M": "320", "L": "640"}),
-    "unet": ("channels", {"S": "16", "M": "32", "L": "64"}),
-    "dit": ("width", {"S": "96", "M": "192", "L": "384"}),
+    "unet": ("channels", {"S": "32", "M": "64", "L": "96"}),
+    "dit": ("width", {"S": "128", "M": "256", "L": "384"}),
 }
 """The option that a network's size is told by, and its values."""
 
