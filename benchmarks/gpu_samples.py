@@ -27,6 +27,7 @@ from scmkit.evaluation import DATA, RESAMPLES
 from scmkit.evaluation.baselines import gaussian, subset
 from scmkit.evaluation.comparison import Comparison
 from scmkit.evaluation.intervals import resampled_indices
+from scmkit.evaluation.real import RealData
 from scmkit.evaluation.spaces import BATCH, Selection, Space
 from scmkit.evaluation.usual import usual_metrics
 from scmkit.interfaces import Split
@@ -56,8 +57,8 @@ def compare(
     comparison = Comparison(space, held, pool, pool, indices)
     rows: dict[str, Any] = {}
     if split == "test":
-        picks = [rng.permutation(len(train.indices))[:n] for _ in range(5)]
-        rows["real"] = comparison.of_real(picks)
+        splits = RealData(data, reference, train, train).splits(n, 5, rng)
+        rows["real"] = comparison.of_real(splits)
     real, _ = data.read("train", train.indices)
     fit = gaussian(rng, real.reshape(len(real), -1), n).reshape(n, *data.shape)
     for name, x in {"gaussian": np.clip(fit, -1, 1), **samples}.items():

@@ -46,7 +46,16 @@ def evaluate(
         int | None,
         typer.Option(
             min=0,
-            help="Resamples behind the 95% intervals; 0 for no intervals. Default: 20.",
+            help="One sampling seed, with so many resamples behind the 95% intervals; 0 for no intervals.",
+            show_default=False,
+        ),
+    ] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Sampling seeds that values are means of, with 95% intervals (Student's t); of one the "
+            "intervals are by 20 resamples. Default: 4.",
             show_default=False,
         ),
     ] = None,
@@ -69,23 +78,27 @@ def evaluate(
 ) -> None:
     """Hold a run's samples against the test split; smaller is better, except where an arrow points up.
 
-    The first rows are real training data, which a perfect model would match, and a Gaussian fitted to the
-    training data, which a briefly trained model often loses to in data space. Images with classes are
-    compared in the features of a classifier of them, other data as it is. Values come with the half width
-    of their 95% confidence interval and, in brackets, as multiples of the real row's, where that is not
-    within noise of 0.
+    The first rows are real data, random splits of it, which a perfect model would match, and a Gaussian
+    fitted to the training data, which a briefly trained model often loses to in data space. Images with
+    classes are compared in the features of a classifier of them, other data as it is. Values are means over
+    sampling seeds, with the half width of their 95% confidence interval and, in brackets, as multiples of the
+    real row's, where that is not within noise of 0.
 
     Example: scmkit eval runs/NAME --steps 1,2 --n 500
     """
     from scmkit import Run
     from scmkit import evaluate as measure
-    from scmkit.evaluation import RESAMPLES
+    from scmkit.evaluation import RESAMPLES, SEEDS
     from scmkit_cli.scores import Drawing, chosen_features, lines, record
 
     loaded = Run.load(run)
     chosen = counts(steps)
     if split not in ("test", "train"):
         raise UsageError(f"--split {split}: there are test and train")
+    if resamples is not None and (seeds or 1) > 1:
+        raise UsageError(
+            f"--resamples {resamples}: intervals of {seeds} seeds are over the seeds; leave one out"
+        )
     with Drawing() as progress:
         rows = measure(
             loaded,
@@ -94,6 +107,7 @@ def evaluate(
             metrics=metric,
             n=n,
             seed=seed,
+            seeds=seeds or (SEEDS if resamples is None else 1),
             settings=by_plugin(parse_settings(settings)),
             model=guided(loaded, guidance, guide, guidance_interval),
             guidance=guidance,

@@ -84,6 +84,8 @@ def record(row: "Row") -> dict[str, Any]:
         "name": row.name,
         "nfe": row.nfe,
         "n": row.n,
+        "steps": row.steps,
+        "seeds": row.seeds,
         **row.metrics,
         "intervals": dict(row.intervals),
         "missing": dict(row.missing),

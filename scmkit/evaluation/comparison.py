@@ -7,9 +7,12 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from scmkit.composing.conformity import expect_array, expect_number
-from scmkit.evaluation.intervals import Interval, around
-from scmkit.evaluation.spaces import Space, taken
+from scmkit.evaluation.intervals import Interval, around, estimate
+from scmkit.evaluation.spaces import Space, joined, taken
 from scmkit.interfaces import Evaluation, Features
+
+Split = tuple[Int[np.ndarray, " m"], Int[np.ndarray, " m"]]
+"""Two sets of indices of real data."""
 
 Scores = tuple[dict[str, float], dict[str, Interval]]
 """Values and intervals by metric."""
@@ -22,7 +25,7 @@ class Comparison:
     **Attributes:**
 
     - `reference`, `train`: as in `Evaluation`.
-    - `pool`: real data of the other split, which takes the place of samples in the row of real data.
+    - `pool`: real data of the other split, as in `RealData`.
     - `indices`: of resamples, or None for no intervals.
     """
 
@@ -54,20 +57,43 @@ class Comparison:
             expect_array(metric, "resampled metric", spread[k], (len(self.indices),), np.floating)
         return values, {k: around(values[k], spread[k]) for k in metrics}
 
-    def of_real(self, draws: Sequence[Int[np.ndarray, " n"]]) -> Scores:
-        """Mean scores of draws from the pool; intervals are from their spread, where there are several.
+    def of_real(self, splits: Sequence[Split]) -> Scores:
+        """Mean scores of random splits of real data, `RealData.splits`; intervals are where 95% lie.
 
-        Metrics that look for copies of training data are left out: the pool may be training data.
+        Metrics that look for copies of training data have that of the reference: splits hold training data.
         """
+        everything = joined([self.reference, self.pool])
         values: dict[str, list[float]] = {}
-        for draw in draws:
-            evaluation = self._evaluation(taken(self.pool, draw))
+        for one, other in splits:
+            held = replace(self, reference=taken(everything, other))
+            evaluation = held._evaluation(taken(everything, one))
             for name, metric in self.space.metrics.items():
                 if metric.applies(evaluation) and not metric.finds_training_data:
-                    values.setdefault(name, []).append(
-                        expect_number(metric, "metric", metric(evaluation))
-                    )
+                    value = expect_number(metric, "metric", metric(evaluation))
+                    values.setdefault(name, []).append(value)
+        seekers = {k: m for k, m in self.space.metrics.items() if m.finds_training_data}
+        held = replace(self, space=replace(self.space, metrics=seekers), indices=None)
+        copies, _ = held(self.reference)
         means = {k: float(np.mean(v)) for k, v in values.items()}
-        if self.indices is None or len(draws) < 2:
-            return means, {}
-        return means, {k: around(means[k], np.asarray(v)) for k, v in values.items()}
+        spread = {k: around(means[k], np.asarray(v)) for k, v in values.items() if len(v) > 1}
+        return {**means, **copies}, spread
+
+    def of_training(self, some: Int[np.ndarray, " n"]) -> Scores:
+        """The scores of some training data against the others, of the metrics that have such."""
+        evaluation = self._evaluation(taken(self.train, some))
+        found = {k: m.leave_one_out(evaluation) for k, m in self.space.metrics.items()}
+        return {k: v for k, v in found.items() if v is not None}, {}
+
+
+def averaged(scores: Sequence[Scores]) -> Scores:
+    """Means over sampling seeds with Student's intervals; of a single seed what it has."""
+    if len(scores) == 1:
+        return scores[0]
+    values: dict[str, list[float]] = {}
+    for some, _ in scores:
+        for name, value in some.items():
+            values.setdefault(name, []).append(value)
+    found = {k: estimate(v) for k, v in values.items()}
+    return {k: e.mean for k, e in found.items()}, {
+        k: (e.mean - e.half, e.mean + e.half) for k, e in found.items() if e.half is not None
+    }

@@ -6,7 +6,14 @@ for the resamples. Percentiles of these would be off center: a resample holds du
 which shifts every pairwise statistic. The reference stays as it is, so the interval tells how far the value
 would move with other noise, not with other real data. With 20 resamples it covers 93.5% (Student's t with 19
 degrees of freedom).
+
+Values of several seeds need no bootstrap: see `estimate`.
 """
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -25,3 +32,22 @@ def around(value: float, values: Float[np.ndarray, " r"]) -> Interval:
     """`value` plus and minus 1.96 standard deviations of `values`."""
     half = _DEVIATIONS * float(np.std(values, ddof=1))
     return value - half, value + half
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds; `half` is half of its 95% interval (Student's t), None for a single seed."""
+
+    mean: float
+    half: float | None
+    each: tuple[float, ...]
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    r"""$\bar x \pm t_{0.975, n-1}\, s / \sqrt n$."""
+    if len(values) < 2:
+        return Estimate(values[0], None, tuple(values))
+    from scipy.stats import t
+
+    half = float(t.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
+    return Estimate(mean(values), half, tuple(values))

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Int
 
 from scmkit.evaluation.baselines import subset
 from scmkit.evaluation.spaces import Selection
@@ -28,8 +29,8 @@ class RealData:
     - `dataset`: what they are parts of.
     - `reference`: as many samples of the chosen split as are drawn from the model.
     - `train`: training data.
-    - `pool`: samples of the other split, from which the row of real data is drawn; `train` itself where
-        that is the other split, or there is no other.
+    - `pool`: samples of the other split, which the row of real data is drawn from with the reference; `train`
+        itself where that is the other split, or there is no other.
     """
 
     dataset: AbstractDataset
@@ -55,10 +56,35 @@ class RealData:
         """Whether the pool is of another split than the reference."""
         return self.pool.split != self.reference.split
 
+    def splits(
+        self, n: int, count: int, rng: np.random.Generator
+    ) -> list[tuple[Int[np.ndarray, " m"], Int[np.ndarray, " m"]]]:
+        """Random disjoint sets of the reference and the pool together, which no model has a part in.
+
+        Indices into one after the other: `count` pairs of sets with `n` samples each, or half of all, if that
+        is less. Sample by sample both sets have the same class, as labels of drawn samples follow those of
+        the reference; else a part of every distance would be that of the classes' numbers.
+        """
+        labels = self._labels(self.reference, self.pool)
+        total = len(self.reference.indices) + len(self.pool.indices)
+
+        def one() -> tuple[Int[np.ndarray, " m"], Int[np.ndarray, " m"]]:
+            order = rng.permutation(total)
+            if labels is not None:
+                order = order[np.argsort(labels[order], kind="stable")]
+            pairs = order[: total // 2 * 2].reshape(-1, 2)
+            return tuple(pairs[rng.permutation(len(pairs))[:n]].T)
+
+        return [one() for _ in range(count)]
+
+    def _labels(self, *parts: Selection) -> Int[np.ndarray, " n"] | None:
+        """The labels of parts, one after another."""
+        labels = [self.dataset.labels(part.split) for part in parts]
+        found = [own[p.indices] for own, p in zip(labels, parts, strict=True) if own is not None]
+        return np.concatenate(found) if found else None
+
     def conditioning(self, n: int) -> Conditioning:
         """`n` labels: those of the reference, over and over."""
-        if not self.dataset.num_classes:
+        if (labels := self._labels(self.reference)) is None:
             return UNCONDITIONED
-        blocks = (labels for _, labels in self.reference.blocks(self.dataset))
-        labels = np.concatenate([block for block in blocks if block is not None])
         return Conditioning(jnp.asarray(labels[np.arange(n) % len(labels)]))

@@ -3,18 +3,16 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from scmkit.interfaces import Split
+REAL, GAUSSIAN = "real data", "Gaussian (training mean and covariance)"
+LEAVE_ONE_OUT = "training data, each against the others"
 
-REAL, GAUSSIAN = "real (training data)", "Gaussian (training mean and covariance)"
 
-
-def real_name(split: Split, fewer: int | None = None) -> str:
-    """The name of the row of real data, drawn from the split that samples are not held against.
+def real_name(fewer: int | None = None) -> str:
+    """The name of the row of real data.
 
     It says how many there are where they are `fewer` than the samples of the other rows.
     """
-    name = REAL if split == "test" else "real (test data)"
-    return name if fewer is None else f"{name[:-1]}, {fewer} samples)"
+    return REAL if fewer is None else f"{REAL}, {fewer} samples"
 
 
 @dataclass(frozen=True)
@@ -25,8 +23,11 @@ class Row:
 
     - `nfe`: network evaluations for one sample; None for samples that no model made.
     - `n`: the number of samples that the values are of.
+    - `steps`: the number of sampling steps; None for samples that no model made.
+    - `seeds`: the sampling seeds that the values are means of.
     - `missing`: the metrics that have no value, and why; they were asked for, or are usual in the space.
-    - `metrics`: values by metric, and in `intervals` the 95% confidence interval of each that has one.
+    - `metrics`: values by metric, and in `intervals` the 95% confidence interval of each that has one: over
+        the sampling seeds, or of one by the bootstrap; for real data where 95% of random splits lie.
     - `seconds`: time it took to draw one sample, `scmkit.sampling.drawing.BATCH` at once and without
         compiling; None for samples that no model made.
     - `features`: by the plugin's name, the digest and the facts of each feature space that was used.
@@ -44,6 +45,8 @@ class Row:
     n: int | None = None
     missing: Mapping[str, str] = field(default_factory=dict)
     guidance: float | None = None
+    steps: int | None = None
+    seeds: int = 1
 
 
 def remarks(rows: Sequence[Row]) -> list[str]:
@@ -65,4 +68,10 @@ def remarks(rows: Sequence[Row]) -> list[str]:
                 f"{row.name}: all there are, where other rows have {others} samples: such values do not "
                 "compare; --n makes them equal"
             )
+    seeds = max((row.seeds for row in drawn), default=1)
+    if seeds > 1:
+        told.append(
+            f"means over {seeds} sampling seeds, ± half of the 95% interval (Student's t); of "
+            f"{REAL}: 1.96 standard deviations of random splits"
+        )
     return list(dict.fromkeys(told))

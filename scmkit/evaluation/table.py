@@ -5,21 +5,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from scmkit.composing.build import build_free
 from scmkit.data.derived import digest, directory_of
-from scmkit.evaluation.baselines import gaussian
-from scmkit.evaluation.comparison import Comparison, Scores
+from scmkit.evaluation.baselines import gaussian, subset
+from scmkit.evaluation.comparison import Comparison, Scores, averaged
+from scmkit.evaluation.generated import Generated
 from scmkit.evaluation.real import RealData
-from scmkit.evaluation.rows import GAUSSIAN, Row, real_name
+from scmkit.evaluation.rows import GAUSSIAN, LEAVE_ONE_OUT, Row, real_name
 from scmkit.evaluation.spaces import BATCH, DATA, Progress, Space
 from scmkit.evaluation.usual import reason
 from scmkit.interfaces import AbstractDataset, AbstractMetric, DataSpec
 from scmkit.plugin import Slot
-
-REAL_DRAWS = 5
-"""Draws of real samples behind the row of real data."""
 
 Options = Mapping[str, Mapping[str, Any]]
 """Options of plugins, by the plugin's name."""
@@ -63,25 +61,42 @@ class Table:
             **told,
         )
 
-    def of_real(self, real: RealData, rng: np.random.Generator) -> Row:
-        """The row of real data, drawn from the other split: what a perfect model would score."""
-        there = len(real.pool.indices)
-        # Draws of all there are would be one and the same.
-        draws = REAL_DRAWS if there > self.n else 1
-        picks = [rng.permutation(there)[: self.n] for _ in range(draws)]
-        scores = [comparison.of_real(picks) for comparison in self.comparisons]
-        name = real_name(real.reference.split, there if there < self.n else None)
-        return self.row(name, scores, nfe=None, n=min(self.n, there))
+    def scores(self, found: Generated, exact: Float[np.ndarray, "n d"] | None) -> list[Scores]:
+        """The scores in each space of samples; `exact` as in `Evaluation`, of the data's own."""
+        return [
+            c(vectors, exact if c.space.features is None else None)
+            for c, vectors in zip(self.comparisons, found.features, strict=True)
+        ]
 
-    def of_gaussian(self, real: RealData, data: DataSpec, rng: np.random.Generator) -> Row:
+    def of_real(self, real: RealData, count: int, rng: np.random.Generator) -> Row:
+        """The row of real data, the mean of `count` random splits: what a perfect model would score."""
+        splits = real.splits(self.n, count, rng)
+        there = len(splits[0][0])
+        scores = [comparison.of_real(splits) for comparison in self.comparisons]
+        return self.row(real_name(there if there < self.n else None), scores, nfe=None, n=there)
+
+    def of_training(self, rng: np.random.Generator) -> Row | None:
+        """The row of training data, each against the others; None where no metric has such a value."""
+        some = subset(rng, len(self.comparisons[0].train.vectors), self.n)
+        scores = [comparison.of_training(some) for comparison in self.comparisons]
+        if not any(values for values, _ in scores):
+            return None
+        return self.row(LEAVE_ONE_OUT, scores, nfe=None, n=len(some))
+
+    def of_gaussian(
+        self, real: RealData, data: DataSpec, rng: np.random.Generator, seeds: int
+    ) -> Row:
         """The row of draws from a Gaussian with the training data's mean and covariance."""
         train, _ = real.dataset.read("train", real.train.indices)
-        drawn = gaussian(rng, train.reshape(len(train), -1), self.n)
-        drawn = drawn.reshape(self.n, *real.dataset.shape)
-        # Features are of images, which end at -1 and 1.
-        fits = [drawn if s.features is None else data.clipped(drawn) for s in self.spaces]
-        found = zip(self.comparisons, fits, strict=True)
-        return self.row(GAUSSIAN, [c(c.space(x)) for c, x in found], nfe=None)
+        draws: list[list[Scores]] = []
+        for _ in range(seeds):
+            drawn = gaussian(rng, train.reshape(len(train), -1), self.n)
+            drawn = drawn.reshape(self.n, *real.dataset.shape)
+            # Features are of images, which end at -1 and 1.
+            fits = [drawn if s.features is None else data.clipped(drawn) for s in self.spaces]
+            found = zip(self.comparisons, fits, strict=True)
+            draws.append([c(c.space(x)) for c, x in found])
+        return self.row(GAUSSIAN, [averaged(one) for one in zip(*draws, strict=True)], nfe=None)
 
 
 def compare(

@@ -53,6 +53,13 @@ class AbstractMetric(abc.ABC):
     def __call__(self, evaluation: Evaluation) -> float:
         """The value; deterministic in its input."""
 
+    def leave_one_out(self, evaluation: Evaluation) -> float | None:
+        """The value of training data, `samples` of `train` held against all others of it.
+
+        None where there is no such thing, as for most metrics.
+        """
+        return None
+
     def resampled(
         self, evaluation: Evaluation, indices: Int[np.ndarray, "r n"]
     ) -> Float[np.ndarray, " r"]:

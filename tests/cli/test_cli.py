@@ -142,25 +142,27 @@ def test_eval_table_and_json(scmkit, run):
     asked = ("--n", 50, "--metric", "energy-distance", "--steps", "1,2")
     code, out, err = scmkit("eval", run, *asked, *pixels)
     assert code == 0
-    assert len(out.splitlines()) == 5
+    assert len(out.splitlines()) == 6
+    assert "means over 4 sampling seeds" in out
     assert "(1.00x)" in out
     assert "features" not in err
     code, out, _ = scmkit("eval", run, "--n", 50, "--json", *pixels)
     rows = [json.loads(line) for line in out.splitlines()]
-    assert [r["nfe"] for r in rows] == [None, None, 1, 2]
+    assert [r["nfe"] for r in rows] == [None, None, None, 1, 2]
+    assert [r["seeds"] for r in rows] == [1, 1, 1, 4, 4]
     assert {"energy-distance", "mmd", "sliced-wasserstein", "near-copies"} < set(rows[-1])
-    assert rows[0]["energy-distance"] < rows[1]["energy-distance"] < rows[2]["energy-distance"]
+    assert rows[0]["energy-distance"] < rows[2]["energy-distance"] < rows[3]["energy-distance"]
 
 
 def test_eval_in_the_space_of_a_classifier(scmkit, run):
     few = ("--n", 40, "--steps", "1", "--set", "classifier.steps=30")
     code, out, err = scmkit("eval", run, *few)
     assert code == 0, err
-    *table, told = out.splitlines()
+    *table, _, told = out.splitlines()
     assert len(table) == 4
     assert "frechet-distance" in table[0]
     assert "precision ↑" in table[0]
-    assert table[1].startswith("real (training data)")
+    assert table[1].startswith("real data")
     assert table[1].count(" ±") == table[1].count("(1.00x)") == 5
     assert "features        classifier, since these are images with classes" in err
     assert told.startswith("classifier: digest ")
@@ -175,7 +177,7 @@ def test_eval_in_the_space_of_a_classifier(scmkit, run):
     code, out, _ = scmkit("eval", run, "--n", 20, *split, "--metric", "mmd", "--json")
     row = json.loads(out.splitlines()[0])
     low, high = row["intervals"]["mmd"]
-    assert row["name"] == "real (test data)"
+    assert row["name"] == "real data"
     assert low < row["mmd"] < high
 
 
@@ -187,7 +189,7 @@ def test_eval_knows_the_exact_map(scmkit, tmp_path):
     assert code == 0, err
     code, out, _ = scmkit("eval", tmp_path / "g", "--n", 100, "--json", "--steps", "1,2")
     rows = [json.loads(line) for line in out.splitlines()]
-    assert ["exact-map" in r for r in rows] == [False, False, True, False]
+    assert ["exact-map" in r for r in rows] == [False, False, False, True, False]
     assert "a sampler that adds no noise" in rows[-1]["missing"]["exact-map"]
     assert {r["n"] for r in rows} == {100}
 
@@ -427,6 +429,10 @@ def test_resume(scmkit, run):
         (["eval", "RUN", "--metric", "digits"], "plugin 'digits' is no metric"),
         (["eval", "RUN", "--split", "valid"], "--split valid: there are test and train"),
         (["eval", "RUN", "--resamples", "1"], "--resamples 1: give 2 or more"),
+        (
+            ["eval", "RUN", "--resamples", "9", "--seeds", "2"],
+            "--resamples 9: intervals of 2 seeds",
+        ),
         (["eval", "RUN", "--features", "inception"], "--set inception.weights=FILE"),
         (["data", "info", "nowhere"], "nowhere"),
         (["likelihood", "RUN"], "but its teacher has: RUN/teacher"),

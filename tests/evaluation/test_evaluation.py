@@ -5,6 +5,8 @@ import jax.random as jr
 import numpy as np
 import pytest
 from fake_distributions import Installer
+from hypothesis import given
+from hypothesis import strategies as st
 from scmkit_plugins.datasets import digits
 from scmkit_plugins.metrics import energy_distance
 from scmkit_plugins.samplers.consistency import ConsistencySampler
@@ -12,10 +14,19 @@ from scmkit_plugins.samplers.consistency import ConsistencySampler
 from scmkit import Run, build_model, compose, evaluate
 from scmkit.data import ArrayDataset, StoreWriter
 from scmkit.errors import PluginError, UsageError
-from scmkit.evaluation import GAUSSIAN, REAL, Row, baselines, remarks, usual, usual_features
+from scmkit.evaluation import (
+    GAUSSIAN,
+    LEAVE_ONE_OUT,
+    REAL,
+    Row,
+    baselines,
+    remarks,
+    usual,
+    usual_features,
+)
 from scmkit.evaluation.comparison import Comparison
 from scmkit.evaluation.intervals import resampled_indices
-from scmkit.evaluation.rows import real_name
+from scmkit.evaluation.real import RealData
 from scmkit.evaluation.spaces import Space
 from scmkit.interfaces import AbstractMetric, Conditioning, Evaluation, Features
 from scmkit.plugin import NoOptions
@@ -96,11 +107,16 @@ def test_values_are_those_of_everything_at_once(run):
     def score(samples: np.ndarray) -> float:
         return metric(Evaluation(samples.reshape(60, -1), reference.reshape(60, -1), train))
 
-    real = [score(train[rng.permutation(1297)[:60]]) for _ in range(5)]
+    chosen_data = RealData.choose(dataset, "test", 60, np.random.default_rng(3))
+    everything = np.concatenate([reference.reshape(60, -1), train])
+    real = [
+        metric(Evaluation(everything[a], everything[b], train))
+        for a, b in chosen_data.splits(60, 20, rng)
+    ]
     k_noise, key = jr.split(jr.key(3))
     noise = prior(run.model, run.recipe.data, 60, key=k_noise)
     assert labels is not None
-    for row, steps in zip(rows[2:], (1, 2), strict=True):
+    for row, steps in zip(rows[3:], (1, 2), strict=True):
         cond = Conditioning(jnp.asarray(labels))
         out = draw(run.model, ConsistencySampler(()), noise, cond, steps=steps, key=key)
         samples = run.recipe.data.denormalize(np.asarray(out.x))
@@ -108,12 +124,45 @@ def test_values_are_those_of_everything_at_once(run):
         assert row.nfe == steps
         assert row.seconds is not None
         assert row.seconds > 0
-    assert [row.name for row in rows[:2]] == [REAL, GAUSSIAN]
-    assert rows[0].metrics == {"energy-distance": pytest.approx(np.mean(real), rel=1e-9)}
+    assert [row.name for row in rows[:3]] == [REAL, LEAVE_ONE_OUT, GAUSSIAN]
+    # By definition, of 60 reference images 3.
+    copies = {"near-copies": pytest.approx(3 / 60)}
+    assert rows[0].metrics == {
+        "energy-distance": pytest.approx(np.mean(real), rel=1e-9),
+        **copies,
+    }
+    assert set(rows[1].metrics) == {"near-copies"}
     half = 1.96 * np.std(real, ddof=1)
     low, high = rows[0].intervals["energy-distance"]
     assert (low, high) == (pytest.approx(np.mean(real) - half), pytest.approx(np.mean(real) + half))
-    assert set(rows[1].intervals) == {"energy-distance", "near-copies"}
+    assert set(rows[2].intervals) == {"energy-distance", "near-copies"}
+
+
+def test_seeds_are_averaged_and_the_first_is_that_of_one(run):
+    asked = {"metrics": ["energy-distance"], "features": "data", "n": 40, "baselines": False}
+    [one], [two] = (evaluate(run, **asked, steps=(1,), seeds=s) for s in (1, 2))
+    first, mean = (row.metrics["energy-distance"] for row in (one, two))
+    low, high = two.intervals["energy-distance"]
+    assert (one.seeds, two.seeds) == (1, 2)
+    # Student's t with one degree of freedom; the second value is 2 mean - first.
+    assert high - mean == pytest.approx(abs(mean - first) * np.tan(0.475 * np.pi), rel=1e-9)
+    assert low + high == pytest.approx(2 * mean)
+    assert remarks([two])[0].startswith("means over 2 sampling seeds")
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 60), st.integers(0, 2**32))
+def test_splits_of_real_data_share_nothing_but_their_classes(test, train, n, seed):
+    rng = np.random.default_rng(seed)
+    x = {k: np.zeros((size, 2), np.float32) for k, size in (("train", train), ("test", test))}
+    labels = {k: rng.integers(3, size=len(v)).astype(np.int32) for k, v in x.items()}
+    told = {f"{k}_labels": v for k, v in labels.items()}
+    real = RealData.choose(ArrayDataset(**x, **told, num_classes=3), "test", test, rng)
+    everything = np.concatenate([labels["test"], labels["train"]])
+    for one, other in real.splits(n, 3, rng):
+        assert len(one) == len(other) == min(n, (test + train) // 2)
+        assert len({*one, *other}) == 2 * len(one)
+        # Where a class has an odd number, one of it is beside one of the next.
+        assert (everything[one] != everything[other]).sum() <= 2
 
 
 def test_batches_are_what_is_drawn_at_once(run, monkeypatch):
@@ -198,24 +247,20 @@ def test_rows_of_one_table_have_one_number_of_samples_or_say_theirs(few):
     rows = evaluate(few, metrics=["energy-distance"], steps=(1,))
     assert {row.n for row in rows} == {12}
     assert (rows[0].name, remarks(rows)) == (REAL, [])
-    # All there are are drawn, so that there is no spread of draws to make an interval of.
-    assert rows[0].intervals == {}
     rows = evaluate(few, metrics=["energy-distance"], steps=(1,), n=50)
-    assert [row.n for row in rows] == [12, 50, 50]
-    assert rows[0].name == "real (training data, 12 samples)"
+    assert [row.n for row in rows] == [18, 50, 50]
+    assert rows[0].name == "real data, 18 samples"
     [told] = remarks(rows)
-    assert told.startswith(
-        "real (training data, 12 samples): all there are, where other rows have 50"
-    )
+    assert told.startswith("real data, 18 samples: all there are, where other rows have 50")
     real = evaluate(few, metrics=["energy-distance"], steps=(1,), split="train", n=12)[0]
-    assert (real.name, real.n) == (real_name("train"), 12)
+    assert (real.name, real.n) == (REAL, 12)
 
 
 def test_a_metric_that_cannot_be_computed_is_named_with_what_it_needs(few):
     asked = ["energy-distance", "precision", "exact-map", "classifier-score", "near-copies"]
     rows = evaluate(few, metrics=asked, steps=(1, 2), n=3, resamples=0)
-    assert set(rows[2].metrics) == {"energy-distance", "near-copies"}
-    assert set(rows[0].missing) == {*asked} - {"energy-distance"}
+    assert set(rows[3].metrics) == {"energy-distance", "near-copies"}
+    assert set(rows[0].missing) == {*asked} - {"energy-distance", "near-copies"}
     assert remarks(rows) == [
         "precision: not computed: it needs more than 3 samples and more than 3 real ones",
         "exact-map: not computed: it needs data whose density is known, and a sampler that adds no noise on "
@@ -235,7 +280,7 @@ def test_the_exact_map_is_told_where_steps_add_noise():
 def test_against_the_training_split(run):
     asked = {"metrics": ["mmd", "near-copies"], "features": "data"}
     rows = evaluate(run, **asked, split="train", n=30, steps=(1,))
-    assert [row.name for row in rows] == ["real (test data)", GAUSSIAN, "consistency, 1 step"]
+    assert [row.name for row in rows] == [REAL, GAUSSIAN, "consistency, 1 step"]
     assert {name for row in rows for name in row.metrics} == {"mmd"}
     [told] = remarks(rows)
     assert told.startswith("near-copies: not computed: it looks for training data")

@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 import scipy.linalg
 import scipy.stats
+from hypothesis import given
+from hypothesis import strategies as st
 from scmkit_plugins.metrics import _pairwise
+from scmkit_plugins.metrics.frechet_infinity import intercept
 
 from scmkit.composing.build import build_free
 from scmkit.interfaces import AbstractMetric, Evaluation
@@ -79,6 +82,39 @@ def test_frechet_distance_of_gaussians_that_commute(rank):
     wanted = mean @ mean + ((a - b) ** 2).sum()
     assert score("frechet-distance", x, y) == pytest.approx(wanted, rel=1e-12)
     assert 0 <= score("frechet-distance", x, x) < 1e-12
+
+
+@pytest.mark.parametrize(("d", "n"), [(8, 100), (32, 150)])
+@pytest.mark.parametrize("gap", [0.0, 0.5])
+def test_the_distance_of_infinitely_many_samples_is_nearer_the_exact_one(d, n, gap):
+    """Of Gaussians with standard deviations `a` and `b`: `d (a - b)^2` beside the means' distance."""
+    rng = np.random.default_rng(0)
+    exact = gap**2 + d * 0.1**2
+    pairs = [(1.1 * rng.normal(size=(n, d)), rng.normal(size=(n, d))) for _ in range(5)]
+    for x, _ in pairs:
+        x[:, 0] += gap
+    plain, extrapolated = (
+        np.mean([score(f"frechet-distance{name}", x, y) for x, y in pairs])
+        for name in ("", "-infinity")
+    )
+    assert abs(extrapolated - exact) < 0.5 * abs(plain - exact)
+
+
+@given(st.floats(-9, 9), st.floats(-9, 9), st.integers(2, 9))
+def test_the_line_goes_through_its_points(start, slope, count):
+    x = np.linspace(1, 4, count)
+    assert intercept(x, start + slope * x) == pytest.approx(start, abs=1e-9)
+
+
+def test_training_data_are_no_copies_of_themselves():
+    """Neighbors on a line are 1 apart, in one pair .1, the reference .5 from its own."""
+    train = np.asarray([[0.0], [1.0], [2.0], [3.0], [3.1]])
+    reference = train + np.asarray([[0.5]] * 4 + [[0.45]])
+    near = metric("near-copies", quantile=0.5)
+    assert near(Evaluation(train, reference, train)) == 1
+    assert near.leave_one_out(Evaluation(train, reference, train)) == pytest.approx(2 / 5)
+    assert near.leave_one_out(Evaluation(train[:1], reference, train)) == 0
+    assert metric("recall").leave_one_out(Evaluation(train, reference, train)) is None
 
 
 # Kernel Inception distance.

@@ -22,6 +22,7 @@ from scmkit.errors import (
     UsageError,
 )
 from scmkit.evaluation import GAUSSIAN, REAL, Row, evaluate
+from scmkit.evaluation.intervals import estimate
 from scmkit.reporting.trials import (
     Cell,
     Plan,
@@ -32,9 +33,8 @@ from scmkit.reporting.trials import (
     table_of,
     verdicts,
 )
+from scmkit.reporting.trials.measuring import kept, row_of
 from scmkit.reporting.trials.plan import claimed, plain, teacher_path
-from scmkit.reporting.trials.running import _kept, row_of
-from scmkit.reporting.trials.summary import estimate
 
 TINY = {
     "mlp.width": 8,
@@ -101,7 +101,7 @@ def test_rows_of_real_data_come_once(finished):
 
 def test_finished_runs_are_neither_trained_nor_measured_again(finished, monkeypatch):
     out, _, results = finished
-    monkeypatch.setattr("scmkit.reporting.trials.running.evaluate", None)
+    monkeypatch.setattr("scmkit.reporting.trials.measuring.evaluate", None)
     reporter = Reporter()
     assert bench(PLAN, out, reporter=reporter) == results
     assert reporter.names == []
@@ -115,7 +115,7 @@ def test_a_measurement_that_is_damaged_is_named(finished):
     for content in ("[", "3", "{}", "[" * 5000, json.dumps({"asked": asked, "rows": [{}]})):
         file.write_text(content)
         with pytest.raises(RunError, match="remove it to measure again"):
-            _kept(file, asked)
+            kept(file, asked)
     file.write_text(whole)
 
 
@@ -305,9 +305,11 @@ def test_the_teacher_at_strength_one_is_not_guided(guided):
 
 def test_measurements_without_guidance_are_kept_beside(guided, monkeypatch):
     plan, out, results = guided
-    monkeypatch.setattr("scmkit.reporting.trials.running.evaluate", None)
+    monkeypatch.setattr("scmkit.reporting.trials.measuring.evaluate", None)
     assert bench(plan, out, reporter=Reporter()) == results
-    again = bench(dataclasses.replace(plan, guidance=(1,)), out, reporter=Reporter())
+    fewer = bench(dataclasses.replace(plan, guidance=(3,)), out, reporter=Reporter())
+    assert [row.guidance for result in fewer for row in result.rows] == [None, None, 3, 3]
+    again = bench(dataclasses.replace(plan, guidance=(1, 2)), out, reporter=Reporter())
     assert all("not callable" in str(result.error) for result in again)
 
 

@@ -147,7 +147,7 @@ def test_a_report_on_images_shows_everything(digits, digits_page):
         "digits: consistency, 1 step",
         "digits, teacher: pf-ode, 18 steps",
         "energy-distance",
-        "real (training data)",
+        "real data",
         "‖df/dt‖, digits",
         "learning rate",
         "student, 2 steps",

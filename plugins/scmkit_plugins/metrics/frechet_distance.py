@@ -24,13 +24,18 @@ class FrechetDistance(AbstractMetric):
         return min(len(evaluation.samples), len(evaluation.reference)) > 1
 
     def __call__(self, evaluation: Evaluation) -> float:
-        mean_x, root_x = _gaussian(evaluation.samples)
-        mean_y, root_y = _gaussian(evaluation.reference)
-        # With S = R^T R, tr (S_x S_y)^{1/2} is the sum of the singular values of R_x R_y^T. Exact for
-        # singular covariances, too, where the root of a product would lose half of the digits.
-        cross = np.linalg.svd(root_x @ root_y.T, compute_uv=False).sum()
-        traces = (root_x**2).sum() + (root_y**2).sum()
-        return float(max(((mean_x - mean_y) ** 2).sum() + traces - 2 * cross, 0.0))
+        return frechet_distance(evaluation.samples, evaluation.reference)
+
+
+def frechet_distance(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"]) -> float:
+    """The distance of the Gaussian fits to two sets."""
+    mean_x, root_x = _gaussian(x)
+    mean_y, root_y = _gaussian(y)
+    # With S = R^T R, tr (S_x S_y)^{1/2} is the sum of the singular values of R_x R_y^T. Exact for
+    # singular covariances, too, where the root of a product would lose half of the digits.
+    cross = np.linalg.svd(root_x @ root_y.T, compute_uv=False).sum()
+    traces = (root_x**2).sum() + (root_y**2).sum()
+    return float(max(((mean_x - mean_y) ** 2).sum() + traces - 2 * cross, 0.0))
 
 
 def _gaussian(

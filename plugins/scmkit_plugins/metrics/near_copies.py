@@ -17,7 +17,8 @@ class NearCopies(AbstractMetric):
     """The share of samples closer to their nearest training point than almost all real test data.
 
     Closer than the `quantile` of the reference's own nearest-training distances: fresh data scores
-    `quantile` itself, a model that memorises more.
+    `quantile` itself, a model that memorises more. How many training points have another one that near says
+    how much of it training data would score that are no copies.
     """
 
     quantile: Annotated[float, Gt(0), Lt(1)] = 0.05
@@ -36,9 +37,16 @@ class NearCopies(AbstractMetric):
     ) -> Float[np.ndarray, " r"]:
         return self._are_near(evaluation)[indices].mean(1)
 
-    def _are_near(self, evaluation: Evaluation) -> Bool[np.ndarray, " n"]:
+    def leave_one_out(self, evaluation: Evaluation) -> float | None:
+        if len(evaluation.train) < 2:
+            return None
+        # The nearest of a training point is that point.
+        return float(self._are_near(evaluation, 2).mean())
+
+    def _are_near(self, evaluation: Evaluation, k: int = 1) -> Bool[np.ndarray, " n"]:
+        """Which samples have their `k`-th nearest training point that near."""
         real = np.sqrt(nearest(evaluation.reference, evaluation.train))
-        near = np.sqrt(nearest(evaluation.samples, evaluation.train))
+        near = np.sqrt(nearest(evaluation.samples, evaluation.train, k))
         return near < np.quantile(real, self.quantile)
 
 

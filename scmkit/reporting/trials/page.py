@@ -1,9 +1,10 @@
 """A bench as a page and as a plain table."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from scmkit.evaluation import REAL
+from scmkit.evaluation.intervals import Estimate, estimate
 from scmkit.reporting.axes import number
 from scmkit.reporting.charts import color_of, legend
 from scmkit.reporting.cost import duration
@@ -11,14 +12,23 @@ from scmkit.reporting.markup import Html, element, join, table
 from scmkit.reporting.page import page
 from scmkit.reporting.section import Section
 from scmkit.reporting.sections.metrics import metric_chart, notes, titled
+from scmkit.reporting.trials.curves import curves_html, curves_of
 from scmkit.reporting.trials.plan import Plan
 from scmkit.reporting.trials.running import Result
-from scmkit.reporting.trials.summary import Estimate, Line, estimate, summarise
+from scmkit.reporting.trials.summary import Line, summarise
 from scmkit.reporting.trials.verdicts import verdicts
 
+Form = Callable[[str], list[list[str]]]
+"""From a data set's name to its table in the form of a paper's, the head first."""
 
-def bench_page(plan: Plan, results: Sequence[Result], facts: Mapping[str, Any]) -> Html:
-    """Charts and a table for each data set, then what it cost, what failed, and how to do it again."""
+
+def bench_page(
+    plan: Plan, results: Sequence[Result], facts: Mapping[str, Any], form: Form | None = None
+) -> Html:
+    """Charts and a table for each data set, then what it cost, what failed, and how to do it again.
+
+    Before them stand a table in the form of a paper's, and curves over evaluations where the plan has such.
+    """
     lines = summarise(results)
     sections = []
     for data in plan.data:
@@ -26,7 +36,10 @@ def bench_page(plan: Plan, results: Sequence[Result], facts: Mapping[str, Any]) 
         if mine:
             rows = [row for r in results if r.cell.data == data for row in r.rows]
             told = [element("p", f"{line}.") for line in verdicts(plan, results, data)]
-            body = join(_results(mine, plan.methods), *told, *notes(rows))
+            views = [] if form is None else [_in_form(form(data))]
+            drawn = None if plan.curve is None else curves_of(plan, results, data)
+            views += [] if drawn is None else [curves_html(drawn)]
+            body = join(*views, _results(mine, plan.methods), *told, *notes(rows))
             sections.append(Section(data, _lede(plan), body))
     sections.append(Section("Cost", COST, _costs(results)))
     failed = [r for r in results if r.error is not None]
@@ -62,8 +75,8 @@ def _lede(plan: Plan) -> str:
     guidance = "" if plan.guidance is None else "; samples at each strength of guidance, 1 is none"
     return (
         f"{plan.steps} training steps{batch} for every method and every teacher; {spread}. Smaller is "
-        f"better, larger where an arrow points up{guidance}. The band is what real training data scores; in "
-        "brackets stand multiples of it."
+        f"better, larger where an arrow points up{guidance}. The band is what real data scores, where 95% of "
+        "its random splits lie; in brackets stand multiples of it."
     )
 
 
@@ -125,15 +138,24 @@ def table_of(lines: Sequence[Line]) -> list[list[str]]:
     return rows
 
 
+def _in_form(rows: Sequence[list[str]]) -> Html:
+    head, *rest = rows
+    return table(head, rest, class_="numbers")
+
+
 def _titled(line: Line) -> str:
     return f"{line.method}: {line.name}" if line.method else line.name
 
 
 def markdown_of(lines: Sequence[Line]) -> str:
     """The table of one data set in Markdown."""
+    return in_markdown(table_of(lines))
+
+
+def in_markdown(table: Sequence[Sequence[str]]) -> str:
+    """A table, its head first, in Markdown."""
     head, *rows = [
-        "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
-        for row in table_of(lines)
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table
     ]
     return "\n".join([head, "|" + " --- |" * head.count(" | ") + " --- |", *rows]) + "\n"
 
@@ -142,7 +164,9 @@ def _shown(value: Estimate | None, real: Estimate | None) -> str:
     if value is None:
         return ""
     half = "" if value.half is None else f" ± {number(value.half, 2)}"
-    ratio = f" ({value.mean / real.mean:.2f}×)" if real is not None and real.mean else ""
+    # A multiple of what may be 0 says nothing.
+    counts = real is not None and real.mean > (real.half or 0)
+    ratio = f" ({value.mean / real.mean:.2f}×)" if real is not None and counts else ""
     return f"{value.mean:.4f}{half}{ratio}"
 
 

@@ -48,6 +48,10 @@ class Plan:
     - `settings`: options by `PLUGIN.OPTION`, for the methods that have such a part.
     - `sampling`: numbers of sampling steps (None: each sampler's usual ones); `metrics`, `n` and `features`
         as in `scmkit.evaluate`.
+    - `sampling_seeds`: sampling seeds that the values of one training are means of; intervals are over
+        trainings.
+    - `curve`: numbers of steps of consistency models and flow maps, which may take any; other kinds of model
+        are sampled as usual. `sampling` wins over it.
     - `orders`: claims such as `"ct>ict"`, that the first metric falls from left to right, or
         `"ct>ict in recall"`, that another does.
     - `guidance`: strengths of guidance, at each of which every method is sampled; None for no guidance.
@@ -65,6 +69,13 @@ class Plan:
     features: str | None = None
     orders: Sequence[str] = ()
     guidance: Sequence[float] | None = None
+    sampling_seeds: int = 1
+    curve: Sequence[int] | None = None
+
+    def sampled(self, recipe: Recipe) -> Sequence[int] | None:
+        """The numbers of sampling steps of a recipe's model; None for the usual ones."""
+        any_steps = recipe.makes in ("consistency", "flow-map")
+        return self.sampling or (self.curve if any_steps else None)
 
     def cells(self) -> list[Cell]:
         """Every training, seed by seed, so that a bench cut short has something of everything."""

@@ -1,25 +1,21 @@
 """Running a bench: every cell is trained, measured and kept; results that are there are taken as they are."""
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 
-from scmkit.composing.datasets import dataset_of
 from scmkit.composing.footprint import count_parameters
-from scmkit.composing.recipe import Recipe
-from scmkit.errors import Interrupted, Preempted, RunError, ScmkitError, UsageError
-from scmkit.evaluation import Row, evaluate, usual_features
+from scmkit.composing.recipe import PluginRecord, Recipe
+from scmkit.errors import Interrupted, Preempted, ScmkitError, UsageError
+from scmkit.evaluation import Row
 from scmkit.reporting.cost import training_seconds
-from scmkit.reporting.trials.guidance import guided
+from scmkit.reporting.trials.measuring import measured
 from scmkit.reporting.trials.plan import Cell, Plan, teacher_path
 from scmkit.runs.run import Run
-from scmkit.storage.containment import read_bounded
-from scmkit.storage.files import plain_path, write_text
+from scmkit.storage.files import plain_path
 from scmkit.training import resume, train
 from scmkit.training.progress import Bar, Reporter
 
@@ -52,9 +48,10 @@ def bench(
     """Train and measure every cell of a plan below the directory `out`.
 
     Finished runs and measurements are taken as they are, a run that was stopped is resumed, so that the same
-    call continues a bench. A cell that fails loses no other: its result holds the error. `finished` is told
-    all results after each cell. Raises `UsageError` before any training for what cannot work, and
-    `Interrupted` or `Preempted` after a checkpoint was saved.
+    call continues a bench; metrics and numbers of steps that are new are measured on finished runs. A cell
+    that fails loses no other: its result holds the error. `finished` is told all results after each cell.
+    Raises `UsageError` before any training for what cannot work, and `Interrupted` or `Preempted` after a
+    checkpoint was saved.
     """
     out, recipes = plain_path(out), plan.checked()
     results: list[Result] = []
@@ -95,7 +92,7 @@ def _result(
     run = _trained(out / cell.path, recipe, reporter)
     return Result(
         cell,
-        tuple(_measured(plan, cell, run, progress)),
+        tuple(measured(plan, cell, run, progress)),
         count_parameters(run.recipe),
         training_seconds(run),
         None if teacher is None else str(teacher),
@@ -111,7 +108,8 @@ def _trained(path: Path, recipe: Recipe, reporter: Reporter) -> Run:
     theirs = run.recipe.data
     if theirs.digest is None:  # A run of an earlier version.
         theirs = dataclasses.replace(theirs, digest=recipe.data.digest)
-    if run.recipe.replace(teacher=None, data=theirs) != recipe.replace(teacher=None):
+    known = _with_later_options(run.recipe, recipe)
+    if known.replace(teacher=None, data=theirs) != recipe.replace(teacher=None):
         what = "other settings" if theirs == recipe.data else "other data"
         raise UsageError(
             f"'{path}' was trained with {what}; use another --out, or remove it to train again"
@@ -119,55 +117,15 @@ def _trained(path: Path, recipe: Recipe, reporter: Reporter) -> Run:
     return run if run.finished else resume(path, reporter=reporter)
 
 
-def _measured(plan: Plan, cell: Cell, run: Run, progress: Callable[[str], None]) -> list[Row]:
-    """The evaluation of a run, kept in a file beside it that holds as long as run and request do."""
-    asked = {
-        "checkpoint": run.digest(),
-        "sampling": None if plan.sampling is None else list(plan.sampling),
-        "metrics": None if plan.metrics is None else list(plan.metrics),
-        "n": plan.n,
-        "features": plan.features or usual_features(dataset_of(run.recipe)),
-        "baselines": cell.method == plan.methods[0],
-    }
-    if plan.guidance is not None:
-        asked["guidance"] = list(plan.guidance)
-    file = run.path.with_name(f"{run.path.name}.json")
-    if (kept := _kept(file, asked)) is not None:
-        return kept
-    progress("measuring ...")
-    given = {"metrics": plan.metrics, "features": plan.features}
-    extra: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
-    rows: list[Row] = []
-    for strength in plan.guidance or (None,):
-        rows += evaluate(
-            run,
-            steps=plan.sampling,
-            n=plan.n,
-            seed=cell.seed,
-            baselines=asked["baselines"] and not rows,
-            model=guided(run, strength),
-            guidance=strength,
-            **extra,
-        )
-    raw = [dataclasses.asdict(row) for row in rows]
-    write_text(file, json.dumps({"asked": asked, "rows": raw}, indent=1, default=sorted) + "\n")
-    return rows
+def _with_later_options(recorded: Recipe, recipe: Recipe) -> Recipe:
+    """A recorded recipe with options that its plugins have had since, where `recipe` has the defaults."""
 
+    def record(name: str, known: PluginRecord) -> PluginRecord:
+        asked = recipe.plugins[name].config if name in recipe.plugins else {}
+        _, _, filled = recorded.plugin(name)
+        later = {
+            k: v for k, v in asked.items() if k not in known.config and getattr(filled, k) == v
+        }
+        return dataclasses.replace(known, config={**known.config, **later})
 
-def _kept(file: Path, asked: dict[str, Any]) -> list[Row] | None:
-    """The rows in a file, if it answers what is asked."""
-    if not file.exists():
-        return None
-    try:
-        kept = json.loads(read_bounded(file))
-        return [row_of(raw) for raw in kept["rows"]] if kept["asked"] == asked else None
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise RunError(f"'{file}' cannot be read: {reason}; remove it to measure again") from None
-
-
-def row_of(raw: Mapping[str, Any]) -> Row:
-    """A row from its JSON."""
-    intervals = {k: (float(low), float(high)) for k, (low, high) in raw["intervals"].items()}
-    larger = frozenset(raw["larger_is_better"])
-    return Row(**{**raw, "intervals": intervals, "larger_is_better": larger})
+    return recorded.replace(plugins={k: record(k, known) for k, known in recorded.plugins.items()})

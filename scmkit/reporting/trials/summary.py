@@ -1,21 +1,12 @@
 """From the results of single seeds to means with their intervals."""
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from statistics import mean, stdev
+from dataclasses import dataclass, replace
+from statistics import mean
 
-from scmkit.evaluation import Row
+from scmkit.evaluation import LEAVE_ONE_OUT, REAL, Row
+from scmkit.evaluation.intervals import Estimate, estimate
 from scmkit.reporting.trials.running import Result
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over seeds; `half` is half of its 95% interval (Student's t), None for a single seed."""
-
-    mean: float
-    half: float | None
-    each: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -34,14 +25,14 @@ class Line:
     guidance: float | None = None
 
 
-def estimate(values: Sequence[float]) -> Estimate:
-    r"""$\bar x \pm t_{0.975, n-1}\, s / \sqrt n$."""
-    if len(values) < 2:
-        return Estimate(values[0], None, tuple(values))
-    from scipy.stats import t
-
-    half = float(t.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
-    return Estimate(mean(values), half, tuple(values))
+def _over_seeds(rows: Sequence[Row], metric: str) -> Estimate:
+    """The mean over seeds; of real data with the spread of random splits, as all seeds have the same data."""
+    found = estimate([row.metrics[metric] for row in rows])
+    spread = [row.intervals[metric] for row in rows if metric in row.intervals]
+    if not (rows[0].name.startswith(REAL) or rows[0].name == LEAVE_ONE_OUT):
+        return found
+    half = mean((high - low) / 2 for low, high in spread) if spread else None
+    return replace(found, half=half)
 
 
 def summarise(results: Sequence[Result]) -> list[Line]:
@@ -58,7 +49,7 @@ def summarise(results: Sequence[Result]) -> list[Line]:
     lines = []
     for (data, method, name, guidance), rows in grouped.items():
         names = dict.fromkeys(k for row in rows for k in row.metrics)
-        metrics = {k: estimate([r.metrics[k] for r in rows if k in r.metrics]) for k in names}
+        metrics = {k: _over_seeds([r for r in rows if k in r.metrics], k) for k in names}
         nfe = [row.nfe for row in rows if row.nfe is not None]
         larger = frozenset[str]().union(*(row.larger_is_better for row in rows))
         evaluations = mean(nfe) if nfe else None

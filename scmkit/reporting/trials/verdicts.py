@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from scmkit.evaluation import GAUSSIAN
+from scmkit.evaluation.intervals import Estimate, estimate
 from scmkit.reporting.trials.plan import Plan, claimed
 from scmkit.reporting.trials.running import Result
-from scmkit.reporting.trials.summary import Estimate, Line, estimate, summarise
+from scmkit.reporting.trials.summary import Line, summarise
 
 
 @dataclass(frozen=True)
