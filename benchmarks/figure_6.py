@@ -37,7 +37,7 @@ def ratios(results: list[Result], widths: list[int]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for width in widths:
         teachers = [
-            max((r for r in result.rows if r.nfe is not None), key=lambda row: row.nfe)
+            max(result.rows, key=lambda row: row.nfe or 0)
             for result in by_method[method("diffusion", width)]
         ]
         theirs = [row.metrics[METRIC] for row in teachers]
@@ -56,7 +56,7 @@ def ratios(results: list[Result], widths: list[int]) -> dict[str, Any]:
                         "parameters": students[0].parameters,
                         "student": asdict(estimate(ours)),
                         "teacher": asdict(estimate(theirs)),
-                        "teacher's NFE": teachers[0].nfe,
+                        "nfe of the teacher": teachers[0].nfe,
                         "ratio": asdict(
                             estimate([a / b for a, b in zip(ours, theirs, strict=True)])
                         ),
@@ -95,7 +95,7 @@ def draw(found: dict[str, Any], picture: Path) -> None:
         ms=4,
         capsize=3,
         color="grey",
-        label=f"teacher, {rows[0]["teacher's NFE"]:g} evaluations",
+        label=f"teacher, {rows[0]['nfe of the teacher']:g} evaluations",
     )
     axes[0].set(title="Fréchet distance", xlabel="parameters", xscale="log", yscale="log")
     axes[1].set(title="over the teacher's of the same size", xlabel="parameters", xscale="log")
