@@ -177,7 +177,8 @@ class Plugin:
     - `suggests`: plugins for slots that nobody named, such as the sampler that fits a loss.
     - `settings`: recommended settings of other plugins and of training, as `--set` names them (`"train.lr"`),
         or a function of its options that returns them. A data set's win over a loss's, the user's over all.
-    - `settings_for`: the same by the kind of model that is trained: what a data set knows of training on it.
+    - `settings_for`: the same by the kind of model that is trained, or by the plugin whose loss trains it,
+        which wins: what a data set knows of training on it.
     - `makes`: the kind of model that its loss leaves behind; every plugin that fills the loss slot says it.
     - `samples_from`: the kinds of model that its sampler draws from.
     - `starts_from`: whether training needs a teacher, takes only its weights, or starts from scratch.
@@ -213,7 +214,7 @@ class Plugin:
     config: type = NoOptions
     suggests: Mapping[Slot, str] = field(default_factory=dict)
     settings: Mapping[str, Any] | Callable[[Any], Mapping[str, Any]] = field(default_factory=dict)
-    settings_for: Mapping[Makes, Mapping[str, Any]] = field(default_factory=dict)
+    settings_for: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     makes: Makes | None = None
     samples_from: Collection[Makes] = get_args(Makes)
     starts_from: StartsFrom = "scratch"
@@ -254,8 +255,6 @@ def _faults(plugin: Plugin) -> Iterator[str]:
         )
     if plugin.makes is not None:
         yield from not_among("makes", plugin.makes, get_args(Makes))
-    for kind in plugin.settings_for:
-        yield from not_among("settings_for: a kind of model", kind, get_args(Makes))
     for slot in plugin.uses:
         yield from not_among("uses: a slot", slot, OPTIONAL_SLOTS)
     yield from not_among("starts_from", plugin.starts_from, get_args(StartsFrom))

@@ -47,7 +47,8 @@ def recommended(
 ) -> dict[str, Any]:
     """The settings that the owners of slots recommend for parts of the recipe, and over them the data set's.
 
-    Of several owners the first named wins; settings for the kind of model win over those for any. Where a
+    Of several owners the first named wins; settings for the kind of model win over those for any, and those
+    for the loss's plugin over these. Where a
     plugin's recommendations depend on its options, these are the `chosen` ones, else what other plugins
     recommend whatever their own options are.
     """
@@ -55,7 +56,11 @@ def recommended(
     plugins = [filling.plugins[name] for name in names]
     of_data = [find(f"{record.package}:{name}") for name, record in dataset.items()]
     plugins += [(entry, load(entry)) for entry in of_data]
-    for_kind = [(entry, plugin.settings_for.get(makes(filling), {})) for entry, plugin in plugins]
+    trained = (makes(filling), filling.owners[Slot.loss])
+    for_kind = [
+        (entry, _merged([plugin.settings_for.get(key, {}) for key in trained]))
+        for entry, plugin in plugins
+    ]
     fixed = [plugin.settings for _, plugin in plugins if not callable(plugin.settings)]
     known = flatten({name: record.config for name, record in dataset.items()})
     options = {**_merged([*fixed, *(layer for _, layer in for_kind)]), **chosen, **known}

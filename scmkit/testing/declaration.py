@@ -12,8 +12,9 @@ import equinox as eqx
 
 from scmkit.composing.cast import SECTIONS, cast_of, expect_gains
 from scmkit.composing.dotted import section
+from scmkit.composing.entries import entries
 from scmkit.composing.options import settings_of
-from scmkit.errors import OptionError
+from scmkit.errors import OptionError, did_you_mean
 from scmkit.plugin import API_VERSION, Makes, Plugin, Slot
 from scmkit.settings import TrainingSettings, configure, option_help
 from scmkit.testing.check import require
@@ -133,6 +134,16 @@ def recommended_training_is_possible(plugin: Plugin) -> None:
         configure(TrainingSettings, section(settings, "train"), "train")
 
 
+def settings_are_for_what_exists(plugin: Plugin) -> None:
+    known = [*get_args(Makes), *(entry.name for entry in entries())]
+    for key in plugin.settings_for:
+        require(
+            key in known,
+            f"settings_for names '{key}', which is no kind of model and no plugin that is installed"
+            f"{did_you_mean(key, known)}",
+        )
+
+
 def players_followers_and_stages_are_sound(plugin: Plugin) -> None:
     owner, usual = f"plugin '{plugin.name}'", TrainingSettings()
     expect_gains(owner, cast_of(owner, plugin, plugin.config(), usual), usual.steps)
@@ -162,6 +173,7 @@ CHECKS = (
     options_survive_json,
     options_can_be_typed,
     recommended_training_is_possible,
+    settings_are_for_what_exists,
     players_followers_and_stages_are_sound,
     teachers_are_kinds_of_models,
 )

@@ -52,7 +52,6 @@ WRONG_VALUES = {
     "labels of no map": (lambda: replace(METHOD, noise_labels=2), "makes is 'diffusion'"),
     "a map's labels": (lambda: replace(METHOD, makes="flow-map"), "noise_labels is 1"),
     "uses": (lambda: replace(METHOD, uses=("distnce",)), "'distnce'.*distance, coupling"),
-    "settings_for": (lambda: replace(METHOD, settings_for={"difusion": {}}), "'difusion'.*flow-map"),
     "players": (lambda: replace(METHOD, players={}), "players must be a function.*not a dict"),
     "profile": (lambda: Follower(0.9), "profile must be an AbstractEMA, not a float"),
     "of": (lambda: Follower(NoEMA(), of="emma"), "of is 'emma'; did you mean 'ema'"),

@@ -14,6 +14,7 @@ from annotated_types import Ge, Gt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scmkit_cli.options import by_plugin, parse_settings
+from scmkit_plugins.datasets import digits
 
 from scmkit import Recipe, Run, build, build_model, compose
 from scmkit.composing.datasets import dataset_of
@@ -347,6 +348,16 @@ def test_recommended_settings_give_way_to_given_ones() -> None:
     assert tiny("diffusion").plugins["log-normal"].config["mean"] == -0.8
     recipe = tiny("diffusion", given={"log-normal.mean": "0.5"})
     assert recipe.plugins["log-normal"].config["mean"] == 0.5
+
+
+def test_what_data_recommend_for_a_method_wins_over_what_they_do_for_its_kind() -> None:
+    for method, kind in {"scd": "scd", "ect": "consistency"}.items():
+        recipe = compose(["trigflow", method], data="digits")
+        expected = digits.plugin.settings_for["consistency"] | digits.plugin.settings_for[kind]
+        assert recipe.train.lr == expected["train.lr"]
+        assert recipe.plugins["log-normal"].config["mean"] == expected["log-normal.mean"]
+    lr = {name: layer.get("train.lr") for name, layer in digits.plugin.settings_for.items()}
+    assert lr["scd"] != lr["consistency"]
 
 
 TEXT = st.text(max_size=12)
