@@ -49,8 +49,8 @@ STUDENT = {
     "log-normal.std": 1.6,
 }
 # Of sCM's own: what is wrong at small times is carried to all larger ones, so that times are drawn widely.
-# The tangent warms up over three quarters of the run: small times suffer once it is whole, and the largest are
-# learned only then. The second step starts where the student's own error is least.
+# The tangent warms up over three quarters of the run: small times suffer once it is whole, and the largest
+# are learned only then. The second step starts where the student's own error is least.
 SCM = {
     "train.steps": 2600,
     "train.lr": 1e-3,
