@@ -19,6 +19,7 @@ from scmkit.runs.run import Run
 from scmkit.sampling import save_png
 from scmkit.training.data_record import check_noted, noted
 from scmkit.training.fixed import check_fixed, noted_fixed
+from scmkit.training.freed import return_freed_memory
 from scmkit.training.guard import IN_FLIGHT, Guard
 from scmkit.training.guarded import guarded
 from scmkit.training.metric_means import Window
@@ -137,7 +138,8 @@ class Trainer:
         batch = Sample(*self.placement.by_sample((jnp.asarray(x0), cond, eps, states)))
         given = (self.setting, batch, self.guard.key, self.guard.hold)
         self.state, metrics, hold = self.step_fn(given, self.state)
-        self.pace.start()
+        if self.pace.start():
+            return_freed_memory()  # Of compiling the step.
         self.step += 1
         self.guard.dispatched(self.step, batch, metrics, hold)
 
@@ -205,6 +207,7 @@ class Trainer:
             save_png(preview_path(self.run.path, self.step), shown.pixels)
             for tracker in self.trackers:
                 tracker.image(self.step, "samples", shown.pixels)
+            return_freed_memory()
         if collapsed(shown.variety, self.varieties, last=self.step == self.settings.steps):
             self.reporter.message(
                 f"step {self.step}: samples vary {shown.variety:.0%} as much as data: the model may have "

@@ -12,10 +12,15 @@ class Pace:
         self._steps = 0
         self._since: float | None = None
 
-    def start(self) -> None:
-        """Start the clock, unless it runs: when the first step is dispatched, and so has been compiled."""
-        if self._since is None:
-            self._since = time.perf_counter()
+    def start(self) -> bool:
+        """Start the clock, unless it runs: when the first step is dispatched, and so has been compiled.
+
+        Returns whether it was started.
+        """
+        if self._since is not None:
+            return False
+        self._since = time.perf_counter()
+        return True
 
     def count(self) -> None:
         """Count a step that is done."""

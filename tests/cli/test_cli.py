@@ -295,7 +295,7 @@ def test_tune_prints_the_option(scmkit, run):
     found = json.loads(out)
     assert code == 0
     assert len(err.splitlines()) == 16
-    assert found["default"] == pytest.approx([0.6])
+    assert found["default"] == pytest.approx([1.1])
     assert found["option"] == f"--set consistency.angles={found['angles'][0]}"
     code, out, _ = scmkit("tune", run, "--n", 50)
     assert code == 0
