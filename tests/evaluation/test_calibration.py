@@ -42,7 +42,9 @@ def test_images_in_order_of_what_was_done_to_them(digits):
         plain[-1].name,
     ]
     rows = rows[1:]  # Two rows of real data: splits of it, and training data against the others.
-    assert [row.metrics for row in (rows[0], rows[1], rows[-1])] == [row.metrics for row in plain[1:]]
+    assert [row.metrics for row in (rows[0], rows[1], rows[-1])] == [
+        row.metrics for row in plain[1:]
+    ]
     assert {(row.n, row.nfe) for row in rows[:-1]} == {(100, None)}
     distance = [row.metrics["energy-distance"] for row in rows[2:-1]]
     assert distance[0] < distance[1] < distance[-1]
