@@ -135,12 +135,19 @@ def _source(source: str, settings: dict[str, Any]) -> "Path | AbstractDataset":
     from scmkit.storage.containment import exists
 
     plugins = {entry.name for entry in entries()}
-    if source.rpartition(":")[2] in plugins and not exists(Path(source)):
+    name, there = source.rpartition(":")[2], exists(Path(source))
+    if name in plugins and not there:
+        for key in settings:
+            if key.partition(".")[0] != name:
+                raise UsageError(f"--set {key}: '{source}' takes options of {name} alone")
         return resolve_data(source, settings).dataset
     if settings:
-        raise UsageError(
-            f"--set {next(iter(settings))}: '{source}' is no data set's plugin, and files have no options"
+        what = (
+            f"'{source}' is read as the file or folder of that name"
+            if there
+            else f"no plugin '{source}'"
         )
+        raise UsageError(f"--set {next(iter(settings))}: {what}, and files have no options")
     return Path(source)
 
 

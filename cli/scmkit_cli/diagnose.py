@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from scmkit.bounds import LAST_SEED
-from scmkit.errors import UsageError
+from scmkit.errors import ScmkitError, UsageError
 from scmkit_cli.terminal import say
 
 
@@ -51,7 +51,11 @@ def diagnose(
             values = results[str(path)][part]
             say(f"  {part:<6} largest {max(values):.3g}, last {values[-1]:.3g}", err=True)
         if run.teacher is not None and run.recipe.makes in ("consistency", "flow-map"):
-            errors = map_error(run, samples=samples, seed=seed)
+            try:
+                errors = map_error(run, samples=samples, seed=seed)
+            except ScmkitError as error:  # Of the teacher, as where it was moved.
+                say(f"  error to the teacher's map: not measured: {error}", err=True)
+                continue
             results[str(path)]["map_error"] = {f"{a:.3g}": e for a, e in errors.items()}
             listed = ", ".join(f"{error:.3g} from {angle:.3g}" for angle, error in errors.items())
             say(f"  error to the teacher's map: {listed}", err=True)

@@ -10,14 +10,14 @@ from scmkit.arguments import as_count, as_seed
 from scmkit.composing.blame import blaming
 from scmkit.composing.build import build_sampler
 from scmkit.composing.datasets import dataset_of
-from scmkit.errors import UsageError
+from scmkit.errors import OptionError, UsageError, did_you_mean
 from scmkit.evaluation.calibration import calibration_rows
 from scmkit.evaluation.comparison import averaged
 from scmkit.evaluation.generated import Drawing
 from scmkit.evaluation.intervals import resampled_indices
 from scmkit.evaluation.real import RealData, usual_n
 from scmkit.evaluation.rows import Row
-from scmkit.evaluation.spaces import Progress
+from scmkit.evaluation.spaces import DATA, Progress
 from scmkit.evaluation.table import Table, compare, spaces_of
 from scmkit.evaluation.usual import measures_of, usual_features, usual_metrics
 from scmkit.interfaces import AbstractModel, Split
@@ -101,7 +101,16 @@ def evaluate(
     sampler = sampler or recipe.sampler
     method = build_sampler(recipe, sampler, options.get(sampler))
     features = features or usual_features(dataset)
-    measures, left_out = measures_of(metrics or usual_metrics(features), split, options)
+    names = metrics or usual_metrics(features)
+    measures, left_out = measures_of(names, split, options)
+    spaces_named = (metric.space for metric in measures.values() if metric.space)
+    parts = sorted({sampler, features, *names, *spaces_named} - {DATA})
+    for part in options:
+        if part not in parts:
+            raise OptionError(
+                f"setting '{part}.{next(iter(options[part]), '')}': '{part}' is part of nothing here"
+                f"{did_you_mean(part, parts)} (parts: {', '.join(parts)})"
+            )
 
     rng = np.random.default_rng(seed)
     real = RealData.choose(dataset, split, n, rng)

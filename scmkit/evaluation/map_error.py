@@ -45,7 +45,8 @@ def map_error(
         teacher without guidance.
     - `teacher`: the diffusion model to compare it with; by default the run's own teacher.
 
-    Raises `UsageError` without a teacher, for data of another shape, and for an angle outside of the process.
+    Raises `UsageError` without a teacher or a test split, for data of another shape, and for an angle outside
+    of the process.
     """
     samples, seed = as_count(samples, "samples"), as_seed(seed)
     student = run.consistency_model
@@ -66,6 +67,8 @@ def map_error(
                 f"angle {angle:g}: give radians between {float(low):.3g} and {float(high):.3g}"
             )
     dataset = dataset_of(run.recipe)
+    if not dataset.size("test"):
+        raise UsageError(f"data '{data.source}' has no test split, whose samples the angles are of")
     chosen = np.arange(min(samples, dataset.size("test")))
     raw, labels = dataset.read("test", chosen)
     x0 = jnp.asarray(data.normalize(raw))

@@ -24,7 +24,7 @@ class Row:
     - `nfe`: network evaluations for one sample; None for samples that no model made.
     - `n`: the number of samples that the values are of.
     - `steps`: the number of sampling steps; None for samples that no model made.
-    - `seeds`: the sampling seeds that the values are means of.
+    - `seeds`: the sampling seeds, of the Gaussian the draws, that the values are means of.
     - `missing`: the metrics that have no value, and why; they were asked for, or are usual in the space.
     - `metrics`: values by metric, and in `intervals` the 95% confidence interval of each that has one: over
         the sampling seeds, or of one by the bootstrap; for real data where 95% of random splits lie.
@@ -61,13 +61,13 @@ def remarks(rows: Sequence[Row]) -> list[str]:
         where = "" if len(names) == len(drawn) else f" for {', '.join(dict.fromkeys(names))}"
         told.append(f"{metric}: not computed{where}: {why}")
     counts = {row.n for row in drawn}
-    for row in rows:
-        if row.nfe is None and row.n is not None and counts - {row.n}:
-            others = " or ".join(str(n) for n in sorted(n for n in counts if n is not None))
-            told.append(
-                f"{row.name}: all there are, where other rows have {others} samples: such values do not "
-                "compare; --n makes them equal"
-            )
+    fewer = [r.name for r in rows if r.nfe is None and r.n is not None and counts - {r.n}]
+    if fewer:
+        others = " or ".join(str(n) for n in sorted(n for n in counts if n is not None))
+        told.append(
+            f"{'; '.join(dict.fromkeys(fewer))}: all there are, where other rows have {others} samples: such "
+            "values do not compare; --n makes them equal"
+        )
     seeds = max((row.seeds for row in drawn), default=1)
     if seeds > 1:
         told.append(

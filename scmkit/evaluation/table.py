@@ -1,7 +1,7 @@
 """What all rows of an evaluation have in common: the metrics, and the real data in each space."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -81,7 +81,10 @@ class Table:
         scores = [comparison.of_training(some) for comparison in self.comparisons]
         if not any(values for values, _ in scores):
             return None
-        return self.row(LEAVE_ONE_OUT, scores, nfe=None, n=len(some))
+        row = self.row(LEAVE_ONE_OUT, scores, nfe=None, n=len(some))
+        why = "it has no value for training data against the others"
+        absent = {k: why for k in self.measures if k not in row.metrics}
+        return replace(row, missing={**absent, **self.left_out})
 
     def of_gaussian(
         self, real: RealData, data: DataSpec, rng: np.random.Generator, seeds: int
@@ -96,7 +99,8 @@ class Table:
             fits = [drawn if s.features is None else data.clipped(drawn) for s in self.spaces]
             found = zip(self.comparisons, fits, strict=True)
             draws.append([c(c.space(x)) for c, x in found])
-        return self.row(GAUSSIAN, [averaged(one) for one in zip(*draws, strict=True)], nfe=None)
+        means = [averaged(one) for one in zip(*draws, strict=True)]
+        return self.row(GAUSSIAN, means, nfe=None, seeds=seeds)
 
 
 def compare(

@@ -11,7 +11,7 @@ from jaxtyping import Float, UInt8
 
 from scmkit.composing.build import build_free
 from scmkit.composing.recipe import Recipe
-from scmkit.interfaces import AbstractDataset, Conditioning
+from scmkit.interfaces import AbstractDataset, Conditioning, Split
 from scmkit.models.model import Model
 from scmkit.plugin import Slot
 from scmkit.sampling import (
@@ -47,7 +47,8 @@ def picture(
     seed: int = 0,
 ) -> Preview:
     """Samples of a model, one block per number of steps from the same noise: a row per class where
-    there are classes, of many a few; vectors as a scatter over the test split."""
+    there are classes, of many a few; vectors as a scatter over the test split, or over training data where
+    there is none."""
     data = recipe.data
     record = recipe.plugins[recipe.sampler]
     sampler = build_free(Slot.sampler, recipe.reference(recipe.sampler), record.config)
@@ -63,7 +64,8 @@ def picture(
     if cond is not None and cond.label is not None:
         captions = class_captions(np.asarray(cond.label).tolist(), data.class_names)
     noise = prior(model, data, n, key=k_noise)
-    reference, _ = dataset.read("test", np.arange(min(dataset.size("test"), n)))
+    split: Split = "test" if dataset.size("test") else "train"
+    reference, _ = dataset.read(split, np.arange(min(dataset.size(split), n)))
     blocks, variety = [], []
     for count in steps or sampler.usual_steps:
         out = draw(model, sampler, noise, cond, steps=count, key=k_sampler)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -149,7 +150,7 @@ def test_eval_table_and_json(scmkit, run):
     code, out, _ = scmkit("eval", run, "--n", 50, "--json", *pixels)
     rows = [json.loads(line) for line in out.splitlines()]
     assert [r["nfe"] for r in rows] == [None, None, None, 1, 2]
-    assert [r["seeds"] for r in rows] == [1, 1, 1, 4, 4]
+    assert [r["seeds"] for r in rows] == [1, 1, 4, 4, 4]
     assert {"energy-distance", "mmd", "sliced-wasserstein", "near-copies"} < set(rows[-1])
     assert rows[0]["energy-distance"] < rows[2]["energy-distance"] < rows[3]["energy-distance"]
 
@@ -319,6 +320,12 @@ def test_diagnose_draws_and_writes_numbers(scmkit, run, tmp_path):
     for curve in curves.values():
         assert len(curve["angle"]) == 5
         assert np.isfinite([curve["space"], curve["time"], curve["total"]]).all()
+    moved = tmp_path / "moved"
+    shutil.copytree(run, moved)
+    shutil.rmtree(moved / "teacher")
+    code, _, err = scmkit("diagnose", moved, *few, "--out", out)
+    assert code == 0, err
+    assert "error to the teacher's map: not measured: " in err
 
 
 def test_likelihood_table_and_json(scmkit, run):

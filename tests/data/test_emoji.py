@@ -151,8 +151,13 @@ def test_a_plugin_is_imported_by_its_name(packages, tmp_path, monkeypatch):
     assert f"  licence  {GOOGLE} 16.0.0: pictures of Google's Noto Emoji, Apache-2.0" in told
     facts = json.loads(CliRunner().invoke(app, ["info", "s", "--json"]).stdout)
     assert facts["licences"] == list(dataset.licences)
-    with pytest.raises(UsageError, match=r"--set a\.b: 's' is no data set's plugin"):
+    with pytest.raises(UsageError, match=r"--set a\.b: no plugin 'r', and files have no"):
+        CliRunner().invoke(app, ["import", "r", "t", "--set", "a.b=1"], catch_exceptions=False)
+    with pytest.raises(UsageError, match=r"--set a\.b: 's' is read as the file or folder"):
         CliRunner().invoke(app, ["import", "s", "t", "--set", "a.b=1"], catch_exceptions=False)
+    given = [*settings, "--set", "a.b=1"]
+    with pytest.raises(UsageError, match=r"--set a\.b: 'emoji' takes options of emoji alone"):
+        CliRunner().invoke(app, ["import", "emoji", "t", *given], catch_exceptions=False)
 
 
 def test_data_sets_become_stores(tmp_path):

@@ -13,7 +13,7 @@ from scmkit_plugins.samplers.consistency import ConsistencySampler
 
 from scmkit import Run, build_model, compose, evaluate
 from scmkit.data import ArrayDataset, StoreWriter
-from scmkit.errors import PluginError, UsageError
+from scmkit.errors import OptionError, PluginError, UsageError
 from scmkit.evaluation import (
     GAUSSIAN,
     LEAVE_ONE_OUT,
@@ -293,6 +293,7 @@ def test_against_the_training_split(run):
         ({"n": 0}, UsageError, "n 0: give a whole number"),
         ({"features": "mmd"}, PluginError, "plugin 'mmd' is no features"),
         ({"features": "classifer"}, PluginError, "did you mean 'classifier'"),
+        ({"settings": {"mdm": {"a": "1"}}}, OptionError, r"'mdm\.a'.* did you mean 'mmd'"),
     ],
 )
 def test_what_makes_no_sense_is_said(run, options, error, match):

@@ -1,5 +1,6 @@
 """The error to the teacher's map, against models whose maps are known."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from scmkit_plugins.processes.flow_matching import RectifiedFlow
 from scmkit_plugins.processes.trigflow import TrigFlowProcess
 
 from scmkit import Run, compose
+from scmkit.data import ArrayDataset
 from scmkit.errors import UsageError
 from scmkit.evaluation import map_error
 
@@ -53,6 +55,12 @@ def test_what_it_cannot_compare_is_said():
         map_error(student)
     with pytest.raises(UsageError, match="take a teacher of the same data"):
         map_error(student, teacher_of("gmm"))
+    x = np.zeros((9, 1, 8, 8), np.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        module = sys.modules[map_error.__module__]  # By its name the function would be found.
+        patch.setattr(module, "dataset_of", lambda recipe: ArrayDataset(x, x[:0]))
+        with pytest.raises(UsageError, match="data 'digits' has no test split"):
+            map_error(student, teacher_of())
     for angle in (0.0, 1.6, jnp.nan):
         with pytest.raises(UsageError, match="give radians between"):
             map_error(student, teacher_of(), angles=(angle,))

@@ -87,6 +87,28 @@ def test_the_page_has_table_and_curves():
     assert curves.evaluations == [1, 2]
 
 
+def test_methods_of_one_name_and_strengths_of_guidance_are_told_apart():
+    chosen, results = some(1)
+    other = "edm,scd"
+    cell = Cell("digits", other, 0)
+    rows = tuple(Row("1 step", 1.0, {"m": 7.0 + s}, guidance=s) for s in (1.0, 3.0))
+    plan = replace(chosen.plan, methods=(*chosen.plan.methods, other))
+    results.append(Result(cell, rows))
+    head, real, *table = table_form("one", replace(chosen, plan=plan), results, "digits")
+    assert head[:3] == ["method", "NFE", "guidance"]
+    assert {len(row) for row in (head, real, *table)} == {len(head)}
+    assert [row[:4] for row in table[3:7]] == [
+        [SCD, "1", "", "3"],
+        ["", "2", "", "1.5"],
+        [other, "1", "1", "8"],
+        ["", "1", "3", "10"],
+    ]
+    curves = curves_of(plan, results, "digits")
+    assert curves is not None
+    names = [SCD, f"{other}, guidance 1", f"{other}, guidance 3"]
+    assert list(curves.panels["Diffusion distillation"]) == names
+
+
 def test_every_method_is_what_is_installed():
     methods, _ = every_method()
     assert methods[0] == DIFFUSION

@@ -6,11 +6,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 import pytest
 from rich.console import Console
 
 from scmkit import build_model, compose, dataset_of
 from scmkit.composing.footprint import products
+from scmkit.data import StoreWriter
 from scmkit.interfaces import Conditioning, DataSpec
 from scmkit.testing import exact_model
 from scmkit.training import estimate, progress
@@ -223,3 +225,12 @@ def test_the_variety_of_samples_is_that_of_the_data():
         )
         variety = picture(exact, made, dataset, steps=(20,)).variety
         assert variety == pytest.approx(part, rel=0.1)
+
+
+def test_without_test_samples_the_picture_is_over_training_data(tmp_path):
+    x = np.random.default_rng(0).normal(size=(40, 2)).astype(np.float32)
+    with StoreWriter(tmp_path / "s.store", shape=(2,), dtype="float32") as writer:
+        writer.append("train", x)
+    made = compose(["diffusion"], {"mlp.width": 8, "mlp.depth": 1}, data=str(tmp_path / "s.store"))
+    model = build_model(made, key=jr.key(0))
+    assert np.isfinite(picture(model, made, dataset_of(made), steps=(2,)).variety)

@@ -17,7 +17,7 @@ from scmkit.reporting.trials.plan import Cell, Plan
 from scmkit.reporting.trials.published import GROUPS
 from scmkit.reporting.trials.running import Result
 from scmkit.reporting.trials.summary import summarise
-from scmkit.reporting.trials.tables import group_of, short
+from scmkit.reporting.trials.tables import group_of, labels_of
 
 USUAL = (1, 2, 4, 8)
 """The numbers of steps on a curve where nobody names any."""
@@ -33,7 +33,7 @@ class Curves:
 
     **Attributes:**
 
-    - `panels`: by title, and in each by method, values by number of evaluations.
+    - `panels`: by title, and in each by method and strength of guidance, values by number of evaluations.
     - `levels`: those of a diffusion model in as many evaluations as it takes, and of real data.
     """
 
@@ -57,6 +57,7 @@ def curves_of(plan: Plan, results: Sequence[Result], data: str) -> Curves | None
         return None
     groups: dict[str, dict[str, dict[float, Estimate]]] = {}
     levels: dict[str, Estimate] = {}
+    labels = labels_of(plan.methods)
     for line in lines:
         value = line.metrics.get(metric)
         if value is None or not math.isfinite(value.mean):
@@ -66,10 +67,12 @@ def curves_of(plan: Plan, results: Sequence[Result], data: str) -> Curves | None
         if not line.method or not line.nfe:
             continue
         recipe = plan.recipe(Cell(data, line.method, 0))
+        strength = "" if line.guidance is None else f", guidance {line.guidance:g}"
+        label = labels[line.method] + strength
         if recipe.makes == "diffusion":
-            levels[f"{short(line.method)}, NFE {line.nfe:g}"] = value
+            levels[f"{label}, NFE {line.nfe:g}"] = value
         else:
-            own = groups.setdefault(group_of(recipe), {}).setdefault(short(line.method), {})
+            own = groups.setdefault(group_of(recipe), {}).setdefault(label, {})
             own[line.nfe] = value
     panels = {}
     larger = any(metric in line.larger_is_better for line in lines)

@@ -1,5 +1,6 @@
 """A bench's results in the form of the sCM paper's tables, beside the figures printed there."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from statistics import mean
 
@@ -31,11 +32,17 @@ def table_form(
     lines = [line for line in summarise(results) if line.data == data]
     metrics = list(dict.fromkeys(k for line in lines for k in line.metrics))
     larger = frozenset[str]().union(*(line.larger_is_better for line in lines))
-    head = ["method", "NFE", *(titled(m, larger) for m in metrics), "parameters", "training"]
+    guided = any(line.guidance is not None for line in lines)
+    where = ["NFE", "guidance"] if guided else ["NFE"]
+    head = ["method", *where, *(titled(m, larger) for m in metrics), "parameters", "training"]
     head += COLUMNS[table]
+    labels = labels_of(setting.plan.methods)
     blank = [""] * len(COLUMNS[table])
     rows = [head]
-    rows += [[li.name, "", *_cells(li, metrics), "", "", *blank] for li in lines if not li.method]
+    for line in lines:
+        if not line.method:
+            empty = [""] * len(where)
+            rows.append([line.name, *empty, *_cells(line, metrics), "", "", *blank])
     grouped: dict[str, list[str]] = {}
     for method in dict.fromkeys(line.method for line in lines if line.method):
         recipe = setting.plan.recipe(Cell(data, method, 0))
@@ -49,7 +56,9 @@ def table_form(
             shown = [_beside([li.nfe or 0 for li in mine], fid) for fid in papers]
             costs = _costs([r for r in results if r.cell.method == method and r.cell.data == data])
             for i, line in enumerate(mine):
-                names = [short(method) if i == 0 else "", f"{line.nfe or 0:g}"]
+                names = [labels[method] if i == 0 else "", f"{line.nfe or 0:g}"]
+                if guided:
+                    names.append("" if line.guidance is None else f"{line.guidance:g}")
                 own = costs if i == 0 else ["", ""]
                 rows.append(
                     [*names, *_cells(line, metrics), *own, *(column[i] for column in shown)]
@@ -87,6 +96,13 @@ def short(method: str) -> str:
     """A method by its last plugin and its settings."""
     plugins, own = parts_of(method)
     return ", ".join([plugins[-1], *(f"{key.partition('.')[2]} {v}" for key, v in own.items())])
+
+
+def labels_of(methods: Sequence[str]) -> dict[str, str]:
+    """Methods by what is `short`, or in whole where that would mean several of them."""
+    known = {method: short(method) for method in methods}
+    shared = Counter(known.values())
+    return {m: label if shared[label] == 1 else m for m, label in known.items()}
 
 
 def _papers(loss: str, size: str, table: str) -> list[Fid]:
