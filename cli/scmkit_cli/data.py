@@ -131,15 +131,13 @@ def _source(source: str, settings: dict[str, Any]) -> "Path | AbstractDataset":
     """What is to be imported: a path, or the data set of the plugin that is named."""
     from scmkit.composing.datasets import resolve_data
     from scmkit.composing.entries import entries
-    from scmkit.errors import UsageError
+    from scmkit.errors import UsageError, did_you_mean
     from scmkit.storage.containment import exists
 
     plugins = {entry.name for entry in entries()}
     name, there = source.rpartition(":")[2], exists(Path(source))
     if name in plugins and not there:
-        for key in settings:
-            if key.partition(".")[0] != name:
-                raise UsageError(f"--set {key}: '{source}' takes options of {name} alone")
+        _refuse_others(settings, source)
         return resolve_data(source, settings).dataset
     if settings:
         what = (
@@ -148,7 +146,18 @@ def _source(source: str, settings: dict[str, Any]) -> "Path | AbstractDataset":
             else f"no plugin '{source}'"
         )
         raise UsageError(f"--set {next(iter(settings))}: {what}, and files have no options")
+    if not there and (hint := did_you_mean(name, plugins)):
+        raise UsageError(f"{source}: no such file, folder or plugin{hint}")
     return Path(source)
+
+
+def _refuse_others(settings: dict[str, Any], source: str) -> None:
+    """Raises `UsageError` for options of anything but the plugin that is named."""
+    from scmkit.errors import UsageError
+
+    for key in settings:
+        if key.partition(".")[0] != source.rpartition(":")[2]:
+            raise UsageError(f"--set {key}: is no option of '{source}'")
 
 
 @app.command()
@@ -163,11 +172,14 @@ def info(
     png: Annotated[
         Path | None, typer.Option(help="Also draw some train samples, into this file.")
     ] = None,
+    settings: Settings = None,
 ) -> None:
     """Show what a data set holds: shapes, sizes, classes and statistics."""
     from scmkit.composing.datasets import resolve_data
 
-    dataset = resolve_data(data).dataset
+    given = parse_settings(settings)
+    _refuse_others(given, data)
+    dataset = resolve_data(data, given).dataset
     facts = describe(dataset)
     if png is not None:
         write_picture(dataset, png)

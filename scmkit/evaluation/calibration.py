@@ -28,8 +28,8 @@ def calibration_rows(
 ) -> list[Row]:
     """A row for each corruption of real data of the split that samples are not held against.
 
-    They are of as many samples as other rows, or of all there are, if fewer. Raises `UsageError` where there
-    is no other split.
+    They are of as many samples as other rows and of their classes, or of all there are, if fewer. Raises
+    `UsageError` where there is no other split.
     """
     if not real.has_other_split:
         raise UsageError(
@@ -37,7 +37,7 @@ def calibration_rows(
         )
     there = len(real.pool.indices)
     n = min(table.n, there)
-    chosen = real.pool.indices[rng.permutation(there)[:n]]
+    chosen = real.like_drawn(n, rng)
     samples, _ = real.dataset.read(real.pool.split, chosen)
     std = np.asarray(real.dataset.statistics().std, np.float32)
     comparisons = table.comparisons

@@ -77,6 +77,22 @@ class RealData:
 
         return [one() for _ in range(count)]
 
+    def like_drawn(self, n: int, rng: np.random.Generator) -> Int[np.ndarray, " n"]:
+        """The indices of `n` random samples of the pool, which has as many: with the classes of drawn ones.
+
+        Where there are too few of a class, others stand in for them.
+        """
+        order = rng.permutation(self.pool.indices)
+        wanted, labels = self.conditioning(n).label, self.dataset.labels(self.pool.split)
+        if wanted is None or labels is None:
+            return order[:n]
+        left: dict[int, list[int]] = {}
+        for index in order.tolist():
+            left.setdefault(int(labels[index]), []).append(index)
+        own = [left[c].pop() if left.get(c) else None for c in np.asarray(wanted).tolist()]
+        rest = iter([index for some in left.values() for index in some])
+        return np.asarray([next(rest) if index is None else index for index in own])
+
     def _labels(self, *parts: Selection) -> Int[np.ndarray, " n"] | None:
         """The labels of parts, one after another."""
         labels = [self.dataset.labels(part.split) for part in parts]

@@ -149,14 +149,19 @@ def test_a_plugin_is_imported_by_its_name(packages, tmp_path, monkeypatch):
     np.testing.assert_allclose(store.statistics().mean, dataset.statistics().mean, rtol=1e-12)
     told = CliRunner().invoke(app, ["info", "s"]).stdout
     assert f"  licence  {GOOGLE} 16.0.0: pictures of Google's Noto Emoji, Apache-2.0" in told
+    assert "of shape 3x8x8" in CliRunner().invoke(app, ["info", "emoji", *settings]).stdout
     facts = json.loads(CliRunner().invoke(app, ["info", "s", "--json"]).stdout)
     assert facts["licences"] == list(dataset.licences)
     with pytest.raises(UsageError, match=r"--set a\.b: no plugin 'r', and files have no"):
         CliRunner().invoke(app, ["import", "r", "t", "--set", "a.b=1"], catch_exceptions=False)
     with pytest.raises(UsageError, match=r"--set a\.b: 's' is read as the file or folder"):
         CliRunner().invoke(app, ["import", "s", "t", "--set", "a.b=1"], catch_exceptions=False)
+    with pytest.raises(
+        UsageError, match="emojii: no such file, folder or plugin; did you mean 'emoji'"
+    ):
+        CliRunner().invoke(app, ["import", "emojii", "t"], catch_exceptions=False)
     given = [*settings, "--set", "a.b=1"]
-    with pytest.raises(UsageError, match=r"--set a\.b: 'emoji' takes options of emoji alone"):
+    with pytest.raises(UsageError, match=r"--set a\.b: is no option of 'emoji'"):
         CliRunner().invoke(app, ["import", "emoji", "t", *given], catch_exceptions=False)
 
 

@@ -6,11 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scmkit import Run, build_model, compose, evaluate
+from scmkit import Run, build_model, compose, dataset_of, evaluate
 from scmkit.data import StoreWriter
 from scmkit.errors import UsageError
 from scmkit.evaluation import remarks
 from scmkit.evaluation.calibration import blurred, corruptions
+from scmkit.evaluation.real import RealData
 
 TINY = {"mlp.width": 8, "mlp.depth": 1, "mlp.embedding_dim": 8, "positional.channels": 8}
 
@@ -52,6 +53,19 @@ def test_images_in_order_of_what_was_done_to_them(digits):
     assert plain[0].metrics["energy-distance"] < min(distance[1:])
     # What is corrupted is training data: where it is hardly changed, it is a copy.
     assert [rows[i].metrics["near-copies"] for i in (2, 6, 7)] == [1, 1, 0]
+
+
+def test_what_is_corrupted_has_the_classes_of_drawn_samples(digits):
+    """Else a part of every distance would be that of the classes' numbers."""
+    dataset, rng = dataset_of(digits.recipe), np.random.default_rng(0)
+    labels = dataset.labels("train")
+    assert labels is not None
+    for n in (100, 1297):  # Of all, some stand in for others.
+        real = RealData.choose(dataset, "test", n, rng)
+        chosen = real.like_drawn(n, rng)
+        assert len({*chosen.tolist()}) == n
+        alike = labels[chosen] == np.asarray(real.conditioning(n).label)
+        assert alike.all() if n == 100 else alike.mean() > 0.9
 
 
 def test_fewer_than_other_rows_and_vectors(tmp_path):

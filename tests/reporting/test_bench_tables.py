@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scmkit import Run
+from scmkit.errors import UsageError
 from scmkit.evaluation import GAUSSIAN, LEAVE_ONE_OUT, REAL, Row
 from scmkit.reporting.trials import (
     PRESETS,
@@ -123,6 +124,13 @@ def test_a_method_that_cannot_stand_in_the_setting_is_named(monkeypatch):
     assert chosen.plan.methods == (SCD,)
     assert "no noise stored" in chosen.left_out["trigflow,reflow"]
     assert "no plugin 'nonsense'" in chosen.left_out["trigflow,nonsense"]
+    monkeypatch.setattr(
+        "scmkit.reporting.trials.presets.every_method", lambda: (["trigflow,reflow"], {})
+    )
+    with pytest.raises(
+        UsageError, match="--table one: no method can stand in it; 'trigflow,reflow'"
+    ):
+        setting("one", PRESETS["one"])
 
 
 def test_table_two_has_the_sizes_of_the_datas_network():

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from scmkit.composing.entries import entries
 from scmkit.composing.loading import load
 from scmkit.composing.recipe import Recipe
-from scmkit.errors import ScmkitError
+from scmkit.errors import ScmkitError, UsageError
 from scmkit.plugin import Slot
 from scmkit.reporting.trials.plan import Cell, Plan
 from scmkit.training.rehearsal import rehearse
@@ -53,7 +53,10 @@ class Setting:
 
 
 def setting(table: str, plan: Plan) -> Setting:
-    """A table, `"one"` or `"two"`, under a plan, whose methods win over the table's if it has any."""
+    """A table, `"one"` or `"two"`, under a plan, whose methods win over the table's if it has any.
+
+    Raises `UsageError` where no method can stand in the table.
+    """
     sizes: dict[str, str] = {}
     methods = list(plan.methods)
     left_out: dict[str, str] = {}
@@ -67,6 +70,9 @@ def setting(table: str, plan: Plan) -> Setting:
             if (reason := _obstacle(replace(plan, methods=(method,)), method)) is not None:
                 methods.remove(method)
                 left_out[method] = reason
+        if not methods and left_out:
+            method, reason = next(iter(left_out.items()))
+            raise UsageError(f"--table {table}: no method can stand in it; '{method}': {reason}")
     return Setting(replace(plan, methods=tuple(methods)), left_out, sizes)
 
 
