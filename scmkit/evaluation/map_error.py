@@ -45,8 +45,8 @@ def map_error(
         teacher without guidance.
     - `teacher`: the diffusion model to compare it with; by default the run's own teacher.
 
-    Raises `UsageError` without a teacher or a test split, for data of another shape, and for an angle outside
-    of the process.
+    Raises `UsageError` without a teacher or a test split, for data of another shape or scale, and for an
+    angle outside of the process.
     """
     samples, seed = as_count(samples, "samples"), as_seed(seed)
     student = run.consistency_model
@@ -55,10 +55,11 @@ def map_error(
             raise UsageError(f"'{run.path}' has no teacher; name a run of a diffusion model")
         teacher = Run.load(run.teacher)
     guide, data = teacher.diffusion_model, run.recipe.data
-    if teacher.recipe.data.shape != data.shape:
+    ours, theirs = ((d.shape, d.shift, d.scale, d.sigma_data) for d in (data, teacher.recipe.data))
+    if ours != theirs:
         raise UsageError(
-            f"'{run.path}' makes {data.shape}, and '{teacher.path}' {teacher.recipe.data.shape}: take a "
-            "teacher of the same data"
+            f"shape, shift, scale and sigma_data are {ours} of '{run.path}' and {theirs} of "
+            f"'{teacher.path}': take a teacher of the same data"
         )
     low, high = end_angles(student, LEAST_RATIO)
     for angle in angles:
@@ -69,7 +70,8 @@ def map_error(
     dataset = dataset_of(run.recipe)
     if not dataset.size("test"):
         raise UsageError(f"data '{data.source}' has no test split, whose samples the angles are of")
-    chosen = np.arange(min(samples, dataset.size("test")))
+    size = dataset.size("test")
+    chosen = np.sort(np.random.default_rng(seed).choice(size, min(samples, size), replace=False))
     raw, labels = dataset.read("test", chosen)
     x0 = jnp.asarray(data.normalize(raw))
     eps = data.sigma_data * jr.normal(jr.key(seed), x0.shape)

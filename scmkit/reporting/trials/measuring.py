@@ -24,8 +24,13 @@ Key = tuple[int | None, float | None]
 """A number of sampling steps, None for rows that no model made, and a strength of guidance."""
 
 
-def measured(plan: Plan, cell: Cell, run: Run, progress: Callable[[str], None]) -> list[Row]:
-    """The rows of a run that a plan asks for; new metrics, numbers of steps and strengths are added."""
+def measured(
+    plan: Plan, cell: Cell, run: Run, progress: Callable[[str], None], *, baselines: bool
+) -> list[Row]:
+    """The rows of a run that a plan asks for; new metrics, numbers of steps and strengths are added.
+
+    With `baselines` those of real data and the Gaussian are among them.
+    """
     features = plan.features or usual_features(dataset_of(run.recipe))
     asked = {
         "meaning": MEANING,
@@ -41,7 +46,7 @@ def measured(plan: Plan, cell: Cell, run: Run, progress: Callable[[str], None]) 
     if steps is None:
         steps = build_sampler(run.recipe, run.recipe.sampler, None).usual_steps
     wanted: list[Key] = [(count, s) for s in plan.guidance or (None,) for count in steps]
-    if cell.method == plan.methods[0]:
+    if baselines:
         wanted.insert(0, (None, None))
     for (lacking, strength), counts in _lacking(rows, wanted, metrics).items():
         progress(f"measuring {', '.join(lacking)} ...")

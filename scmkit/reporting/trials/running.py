@@ -57,8 +57,13 @@ def bench(
     results: list[Result] = []
     for i, cell in enumerate(recipes):
         progress(f"[{i + 1}/{len(recipes)}] {cell.path}")
+        known = {(r.cell.data, r.cell.seed) for r in results if r.error is None}
+        baselines = (cell.data, cell.seed) not in known  # Of the first method that does not fail.
         try:
-            results.append(_result(plan, out, recipes, cell, reporter or Bar(), progress))
+            done = _result(
+                plan, out, recipes, cell, reporter or Bar(), progress, baselines=baselines
+            )
+            results.append(done)
         except (Interrupted, Preempted) as stop:
             raise type(stop)(
                 f"stopped in {out / cell.path}; run the same command again to continue"
@@ -82,6 +87,8 @@ def _result(
     cell: Cell,
     reporter: Reporter,
     progress: Callable[[str], None],
+    *,
+    baselines: bool,
 ) -> Result:
     recipe, teacher = recipes[cell], teacher_path(recipes, cell)
     seconds = 0.0
@@ -92,7 +99,7 @@ def _result(
     run = _trained(out / cell.path, recipe, reporter)
     return Result(
         cell,
-        tuple(measured(plan, cell, run, progress)),
+        tuple(measured(plan, cell, run, progress, baselines=baselines)),
         count_parameters(run.recipe),
         training_seconds(run),
         None if teacher is None else str(teacher),
