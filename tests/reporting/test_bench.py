@@ -204,10 +204,10 @@ def test_settings_go_where_they_belong():
 
 
 def test_settings_of_one_method():
-    methods = ("trigflow,scd", "trigflow,scd,train.lr=1e-3,scd.constant=1,teacher.train.lr=0.5")
+    methods = ("trigflow,scd", "trigflow,scd,train.lr=2e-3,scd.constant=3,teacher.train.lr=0.5")
     usual, other = Plan(methods, seeds=1).checked().values()
-    assert (other.train.lr, other.plugins["scd"].config["constant"]) == (1e-3, 1)
-    assert usual.train.lr != 1e-3
+    assert (other.train.lr, other.plugins["scd"].config["constant"]) == (2e-3, 3)
+    assert usual.train.lr != 2e-3
     assert isinstance(other.teacher, Recipe)
     assert other.teacher.train.lr == 0.5
     assert other.teacher.train.steps == usual.train.steps
