@@ -485,7 +485,9 @@ ALLOWED = {
     "scmkit/testing/modules.py": {
         "importlib"
     },  # Modules of a package that is checked by its author.
-    "scmkit/training/freed.py": {"ctypes"},  # One function of the C library, without arguments of others.
+    "scmkit/training/freed.py": {
+        "ctypes"
+    },  # One function of the C library, without arguments of others.
     "scmkit/composing/loading.py": {".load"},  # An installed plugin, by its entry point.
 }
 """Where something is that could execute code, and why."""
