@@ -78,7 +78,7 @@ def draw(found: dict[str, Any], picture: Path) -> None:
                 [row["parameters"] * 1.03**i for row in rows],  # Side by side, not on each other.
                 [row[quantity]["mean"] for row in rows],
                 yerr=[row[quantity]["half"] or 0 for row in rows],
-                fmt="o-",
+                fmt="o",
                 ms=4,
                 capsize=3,
                 color=f"C{i // 2}",
