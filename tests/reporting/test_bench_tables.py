@@ -185,7 +185,9 @@ def test_what_is_new_is_measured_and_added(tmp_path, monkeypatch):
 
     def rows(**changes):
         asked = replace(plan, **changes)
-        found = measuring.measured(asked, Cell("digits", SCD, 0), run, lambda line: None)
+        found = measuring.measured(
+            asked, Cell("digits", SCD, 0), run, lambda line: None, baselines=True
+        )
         return [(row.name, dict(row.metrics)) for row in found]
 
     once = [(name, {"a": 1.0}) for name in (REAL, GAUSSIAN, "1 steps", "2 steps")]
