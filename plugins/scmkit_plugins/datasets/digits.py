@@ -37,8 +37,7 @@ def build_dataset(config: NoOptions) -> ArrayDataset:
     )
 
 
-# What trains well in about a minute and a half on two cores. A low learning rate suits methods that take the
-# newest weights as their target.
+# A low learning rate suits methods that take the newest weights as their target.
 STUDENT = {
     "train.steps": 3500,
     "train.lr": 3.5e-4,
