@@ -1,8 +1,8 @@
 """Training steps and sampling on a CPU, beside PyTorch: the same transformer, in turn on one core.
 
-Every contestant is a process of its own, alive all the while; blocks of `--seconds` of CPU time alternate. The
-ratio is the median over rounds of the CPU time over that of PyTorch's diffusion step, or of its loop of as
-many DDIM steps. Pin it, and give a Python that has torch:
+Every contestant is a process of its own, alive all the while; blocks of `--seconds` of CPU time alternate.
+The ratio is the median over rounds of the CPU time over that of PyTorch's diffusion step, or of its loop of
+as many DDIM steps. Pin it, and give a Python that has torch:
 
     taskset -c 0 python benchmarks/cpu_peers.py --torch-python TORCH/bin/python --out peers.json
 """

@@ -6,14 +6,16 @@ Run by cpu_peers.py with any Python that has torch. One fused projection to quer
 """
 
 import argparse
+import importlib
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
 
-import torch
-from torch import nn
-from torch.nn import functional as F
 from turns import serve
+
+torch = importlib.import_module("torch")
+nn, F = torch.nn, torch.nn.functional
 
 SIDE, PATCH, WIDTH, DEPTH, HEADS = 28, 2, 256, 6, 4
 TOKENS, VALUES = (SIDE // PATCH) ** 2, PATCH**2
@@ -96,7 +98,7 @@ def sampling(batch: int, steps: int) -> Callable[[], None]:
     @torch.inference_mode()
     def sample() -> None:
         x = torch.randn(batch, 1, SIDE, SIDE)
-        for t, s in zip(times, times[1:], strict=False):
+        for t, s in itertools.pairwise(times):
             x = math.cos(t - s) * x - math.sin(t - s) * model(x, torch.full((batch,), t))
 
     return sample

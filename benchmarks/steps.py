@@ -26,6 +26,7 @@ from scmkit import Recipe, build, build_model, compose
 from scmkit.data import StoreWriter
 from scmkit.interfaces import AbstractNetwork, Conditioning, Sample
 from scmkit.training.guarded import guarded
+from scmkit.training.packed import pack
 from scmkit.training.setup import setting_of, state_before, step_of
 from scmkit.types import Key
 
@@ -56,9 +57,9 @@ class Contestant:
         if dtype is not None:
             model = eqx.tree_at(lambda m: m.network, model, InDtype(model.network, dtype))
         assembly = eqx.tree_at(lambda a: a.model, assembly, model)
-        self.state = state_before(recipe, assembly)
+        self.state = pack(state_before(recipe, assembly))
         batch_of = Sample(jnp.ones((batch, *shape)))
-        self.given = (setting_of(assembly), batch_of, jr.key(1), jnp.zeros((), bool))
+        self.given = (pack(setting_of(assembly)), batch_of, jr.key(1), jnp.zeros((), bool))
         self.source = guarded(step_of(recipe))
         self.step = self.source.lower(self.given, self.state).compile()  # pyright: ignore[reportFunctionMemberAccess]
 

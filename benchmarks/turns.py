@@ -29,6 +29,7 @@ class Worker:
     """A contestant in its process."""
 
     def __init__(self, command: list[str]) -> None:
+        self.command = command
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -51,4 +52,4 @@ class Worker:
         for line in self.process.stdout:
             if line.startswith("{"):
                 return json.loads(line)
-        raise RuntimeError(f"{' '.join(self.process.args)} ended")  # pyright: ignore[reportArgumentType]
+        raise RuntimeError(f"{' '.join(self.command)} ended")

@@ -18,6 +18,7 @@ from scmkit.interfaces import Sample
 from scmkit.runs import checkpoint
 from scmkit.runs.run import Run
 from scmkit.training.faults import save_fault, step_key
+from scmkit.training.packed import Packed
 from scmkit.training.placement import Placement
 from scmkit.training.progress import Reporter, unseen
 from scmkit.training.state import TrainState
@@ -87,7 +88,7 @@ class Guard:
         self._in_flight.append(_Dispatched(step, metrics, hold, batch, self.loader.state()))
 
     def look(
-        self, state: TrainState, *, leave: int = IN_FLIGHT
+        self, state: Packed[TrainState], *, leave: int = IN_FLIGHT
     ) -> tuple[list[StepMetrics], Restart | None]:
         """Look at the oldest steps in flight, until `leave` are left or one was faulty.
 
@@ -100,7 +101,7 @@ class Guard:
             oldest = self._in_flight.popleft()
             metrics, hold = jax.device_get((oldest.metrics, oldest.hold))
             if hold:
-                return good, self._answer(oldest, metrics, state)
+                return good, self._answer(oldest, metrics, state.tree)
             if oldest.step > self.record["last"]:
                 self.record["row"] = 0
             good.append(metrics)

@@ -11,12 +11,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree
 
 from scmkit.interfaces import Sample
+from scmkit.training.packed import Packed
 from scmkit.training.state import TrainState
 from scmkit.training.step import Measured, Setting, Step, StepMetrics
 from scmkit.types import Key
 
-Given = tuple[Setting, Sample, Key, Bool[Array, ""]]
-GuardedStep = Callable[[Given, TrainState], tuple[TrainState, StepMetrics, Bool[Array, ""]]]
+Given = tuple[Packed[Setting], Sample, Key, Bool[Array, ""]]
+State = Packed[TrainState]
+GuardedStep = Callable[[Given, State], tuple[State, StepMetrics, Bool[Array, ""]]]
 
 
 def guarded(step: Step) -> GuardedStep:
@@ -27,9 +29,10 @@ def guarded(step: Step) -> GuardedStep:
     too: the host looks at a step only after it has dispatched the next ones.
     """
 
-    def one(given: Given, state: TrainState) -> tuple[TrainState, StepMetrics, Bool[Array, ""]]:
+    def one(given: Given, packed: State) -> tuple[State, StepMetrics, Bool[Array, ""]]:
         setting, batch, key, hold = given
-        measured = step.measure(setting, batch, key, state)
+        state = packed.tree
+        measured = step.measure(setting.tree, batch, key, state)
         hold = hold | _faulty(measured)
 
         def update(state: TrainState) -> TrainState:
@@ -41,7 +44,7 @@ def guarded(step: Step) -> GuardedStep:
             after = _selected(hold, state, update(measured.state))
         else:
             after = unless(hold, update, state)
-        return after, measured.metrics, hold
+        return packed.holding(after), measured.metrics, hold
 
     return eqx.filter_jit(one, donate="all-except-first")
 

@@ -24,6 +24,7 @@ from scmkit.training.guard import IN_FLIGHT, Guard
 from scmkit.training.guarded import guarded
 from scmkit.training.metric_means import Window
 from scmkit.training.pace import Pace
+from scmkit.training.packed import pack
 from scmkit.training.placement import Placement
 from scmkit.training.preview import collapsed, picture, preview_path
 from scmkit.training.progress import Reporter, unseen
@@ -66,11 +67,12 @@ class Trainer:
             state = checkpoint.restore(latest, state)
             self.loader.restore(saved["loader"])
         self.placement = Placement(settings.batch_size // settings.accumulate, reporter)
-        self.state: TrainState = self.placement.everywhere(state)
-        self.setting = self.placement.everywhere(setting)
-        self.step = int(self.state.step)
+        placed: TrainState = self.placement.everywhere(state)
+        setting = self.placement.everywhere(setting)
+        self.packed, self.setting = pack(placed), pack(setting)
+        self.step = int(placed.step)
         self.guard = Guard(
-            *(run, self.loader, self.setting, self.placement, reporter),
+            *(run, self.loader, setting, self.placement, reporter),
             initial=initial,
             record=saved.get("faults"),
         )
@@ -80,6 +82,11 @@ class Trainer:
         ]
         self.window, self.pace = Window(saved.get("window")), Pace()
         self.varieties: list[float] = []
+
+    @property
+    def state(self) -> TrainState:
+        """The state after the newest step."""
+        return self.packed.tree
 
     def train(self) -> Path:
         """Run the loop; returns the path of the last picture.
@@ -137,7 +144,7 @@ class Trainer:
         eps, states = (None if a is None else jnp.asarray(a) for a in stored)
         batch = Sample(*self.placement.by_sample((jnp.asarray(x0), cond, eps, states)))
         given = (self.setting, batch, self.guard.key, self.guard.hold)
-        self.state, metrics, hold = self.step_fn(given, self.state)
+        self.packed, metrics, hold = self.step_fn(given, self.packed)
         if self.pace.start():
             return_freed_memory()  # Of compiling the step.
         self.step += 1
@@ -149,12 +156,13 @@ class Trainer:
         After a fault training goes on from where the guard says, which may be an earlier step.
         """
         newest = self.step
-        good, restart = self.guard.look(self.state, leave=leave)
+        good, restart = self.guard.look(self.packed, leave=leave)
         for metrics in good:
             self.window.add(metrics)
             self.pace.count()
         if restart is not None:
-            self.state, self.step = restart.state, int(restart.state.step)
+            self.packed = self.packed.holding(restart.state)
+            self.step = int(restart.state.step)
             if restart.saved is None:
                 self.window.skip()
                 self.pace.count()

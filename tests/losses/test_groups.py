@@ -33,6 +33,7 @@ from scmkit.interfaces import (
 from scmkit.testing.oracles import Gaussian
 from scmkit.training.guarded import guarded
 from scmkit.training.objective import losses
+from scmkit.training.packed import pack
 from scmkit.training.setup import setting_of, state_before, step_of
 
 SD = 0.5
@@ -322,15 +323,15 @@ def test_the_bank_is_filled_by_training_and_not_by_a_step_that_is_held():
         data="gmm",
     )
     assembly = build(recipe, key=jr.key(0))
-    step, state = guarded(step_of(recipe)), state_before(recipe, assembly)
+    step, state = guarded(step_of(recipe)), pack(state_before(recipe, assembly))
     seen = []
     for n, hold in enumerate((False, False, True)):
         batch = Sample(0.5 * jr.normal(jr.key(n), (8, 1)))
-        given = (setting_of(assembly), batch, jr.key(2), jnp.asarray(hold))
+        given = (pack(setting_of(assembly)), batch, jr.key(2), jnp.asarray(hold))
         state = step(given, state)[0]
-        seen.append(int(state.memories["bank"].seen.sum()))
+        seen.append(int(state.tree.memories["bank"].seen.sum()))
     assert seen == [8, 16, 16]
-    assert jnp.all(jnp.any(state.memories["bank"].samples != 0, axis=(0, 2)))
+    assert jnp.all(jnp.any(state.tree.memories["bank"].samples != 0, axis=(0, 2)))
 
 
 def test_a_group_of_one_is_refused():

@@ -26,6 +26,7 @@ from scmkit.interfaces import AbstractBatchLoss, LossOutput, Sample
 from scmkit.plugin import Slot
 from scmkit.runs import checkpoint
 from scmkit.training.guarded import guarded
+from scmkit.training.packed import pack
 from scmkit.training.pipeline import resume
 from scmkit.training.setup import rules_of, schedule_of, setting_of, state_before, step_of
 from scmkit.training.state import trainable
@@ -64,13 +65,18 @@ def stepped(recipe, n, *, loss=None, player=None):
         players = parts.players | {player: (parts.players[player][0], loss)}
         parts = eqx.tree_at(lambda p: p.players, parts, players)
     copied = jax.tree.map(lambda a: jnp.copy(a) if eqx.is_array(a) else a, parts)
-    state, step = state_before(recipe, copied), guarded(step_of(recipe))
-    before, metrics, held = [jax.device_get(state)], None, None
+    state, step = pack(state_before(recipe, copied)), guarded(step_of(recipe))
+    setting, before, metrics, held = (
+        pack(setting_of(parts)),
+        [jax.device_get(state.tree)],
+        None,
+        None,
+    )
     for i in range(n):
         batch = Sample(jr.normal(jr.key(i), (8, 1)))
-        given = (setting_of(parts), batch, jr.key(7), jnp.zeros((), bool))
+        given = (setting, batch, jr.key(7), jnp.zeros((), bool))
         state, metrics, held = step(given, state)
-        before.append(jax.device_get(state))
+        before.append(jax.device_get(state.tree))
     return before, metrics, held
 
 
