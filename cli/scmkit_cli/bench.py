@@ -122,7 +122,7 @@ def bench(
     from scmkit.composing.environment import environment
     from scmkit.reporting.trials import PRESETS, USUAL, Plan, Setting, setting
     from scmkit.reporting.trials import bench as run
-    from scmkit_cli.bench_files import View
+    from scmkit_cli.bench_files import View, results_left
 
     given = {
         "methods": method,
@@ -146,8 +146,9 @@ def bench(
     )
     chosen = Setting(plan, {}, {}) if table is None else setting(table, plan)
     facts = environment(shlex.join(["scmkit", *sys.argv[1:]]))
-    view = View(out, chosen, table, facts, pyplot)
-    results = run(chosen.plan, out, progress=lambda line: say(line, err=True), finished=view.write)
+    view = View(out, chosen, table, facts, pyplot, results_left(out))
+    results = run(chosen.plan, out, progress=lambda line: say(line, err=True), finished=view.update)
+    view.write(results)
     view.tell(results)
     view.draw(results)
     say(f"page            {out / 'bench.html'}", err=True)

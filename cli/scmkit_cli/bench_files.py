@@ -21,7 +21,7 @@ from scmkit.reporting.trials import (
     table_of,
     verdicts,
 )
-from scmkit.storage.containment import to_json
+from scmkit.storage.containment import parse_json, read_bounded, to_json
 from scmkit.storage.files import write_bytes, write_text
 from scmkit_cli.tables import aligned
 from scmkit_cli.terminal import say
@@ -31,7 +31,8 @@ from scmkit_cli.terminal import say
 class View:
     """How a bench is shown: below the directory `out`, as a `table` of the paper if one is named.
 
-    `pyplot` is matplotlib's, None for no picture of curves.
+    `pyplot` is matplotlib's, None for no picture of curves. `left` is the number of results that an earlier
+    call of the command has left there.
     """
 
     out: Path
@@ -39,6 +40,12 @@ class View:
     table: str | None
     facts: Mapping[str, Any]
     pyplot: Any
+    left: int = 0
+
+    def update(self, results: list[Result]) -> None:
+        """Writes what there is by now, unless an earlier call has left more."""
+        if len(results) > self.left:
+            self.write(results)
 
     def write(self, results: list[Result]) -> None:
         """Writes numbers, page and tables anew."""
@@ -99,3 +106,11 @@ class View:
         """The data sets of which there is a row."""
         some = {r.cell.data for r in results if r.rows}
         return [data for data in self.setting.plan.data if data in some]
+
+
+def results_left(out: Path) -> int:
+    """How many results a bench has left below `out`; 0 where there are none that can be read."""
+    try:
+        return len(parse_json(read_bounded(out / "bench.json"))["results"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return 0

@@ -8,7 +8,7 @@ import typer
 from scmkit.bounds import LARGEST, LAST_SEED
 from scmkit_cli.data_facts import describe, summary
 from scmkit_cli.guidance import Guidance, Guide, Interval, guided
-from scmkit_cli.options import Settings, by_plugin, parse_settings
+from scmkit_cli.options import Settings, options_of
 from scmkit_cli.progress import counting
 from scmkit_cli.terminal import say
 
@@ -80,7 +80,7 @@ def pairs(
     recipe, dataset = loaded.recipe, dataset_of(loaded.recipe)
     sampler = sampler or USUAL_SAMPLERS[recipe.makes]
     named, recorded = recipe.recorded(sampler)
-    options = {**recorded, **by_plugin(parse_settings(settings)).get(sampler, {})}
+    options = {**recorded, **options_of(sampler, settings)}
     method = build_free(Slot.sampler, named, options)
     model, process = guided(loaded, guidance, guide, guidance_interval), recipe.slots[Slot.noise]
     taken = steps or int(method.usual_steps[0])

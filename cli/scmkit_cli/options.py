@@ -103,6 +103,14 @@ def by_plugin(settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return nested
 
 
+def options_of(name: str, given: list[str] | None) -> dict[str, Any]:
+    """The options in `--set` of the plugin `name`; raises `UsageError` for those of any other plugin."""
+    chosen = by_plugin(parse_settings(given))
+    for other in chosen.keys() - {name}:
+        raise UsageError(f"--set {other}.…: only options of '{name}' are used here")
+    return chosen.get(name, {})
+
+
 def counts(given: str | None, option: str = "--steps") -> tuple[int, ...] | None:
     """`"1,2"` as `(1, 2)`; raises `UsageError` for anything but positive whole numbers."""
     if given is None:

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from scmkit.composing.blame import is_signal
-from scmkit.errors import ScmkitError, UsageError
-from scmkit_cli.options import Settings, by_plugin, parse_settings
+from scmkit.errors import ScmkitError
+from scmkit_cli.options import Settings, by_plugin, options_of, parse_settings
 from scmkit_cli.streams import alone, print_json
 from scmkit_cli.terminal import say
 
@@ -170,11 +170,8 @@ def check(
     from scmkit.testing import checks
 
     entry = find(name)
-    chosen = by_plugin(parse_settings(settings))
-    for other in chosen.keys() - {entry.name}:
-        raise UsageError(f"--set {other}.…: only options of '{entry.name}' are used here")
+    options = options_of(entry.name, settings)
     plugin = load(entry)
-    options = chosen.get(entry.name, {})
     if options:
         configure(plugin.config, options, entry.name)
     failed = 0

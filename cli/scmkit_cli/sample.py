@@ -8,7 +8,7 @@ import typer
 from scmkit.bounds import LARGEST, LAST_SEED
 from scmkit.errors import UsageError
 from scmkit_cli.guidance import Guidance, Guide, Interval, guided
-from scmkit_cli.options import Settings, by_plugin, class_names, class_of, parse_settings
+from scmkit_cli.options import Settings, class_names, class_of, options_of
 from scmkit_cli.terminal import say
 
 
@@ -68,7 +68,7 @@ def sample(
     recipe = loaded.recipe
     classes, names, index = recipe.data.num_classes, class_names(recipe), class_of(recipe, label)
     sampler = sampler or recipe.sampler
-    method = build_sampler(recipe, sampler, by_plugin(parse_settings(settings)).get(sampler))
+    method = build_sampler(recipe, sampler, options_of(sampler, settings) or None)
     count = steps or method.usual_steps[0]
     x = draw(
         guided(loaded, guidance, guide, guidance_interval),

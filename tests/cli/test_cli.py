@@ -127,6 +127,12 @@ def test_sample_to_picture(scmkit, run, tmp_path):
         picture.verify()
 
 
+def test_options_of_a_plugin_that_does_not_sample_are_refused(scmkit, run, tmp_path):
+    code, _, err = scmkit("sample", run, "--set", "ddim.x=1", "--out", tmp_path / "x.npy")
+    assert code != 0
+    assert "--set ddim.…: only options of 'consistency' are used here" in err
+
+
 def test_sample_with_another_sampler(scmkit, run, tmp_path):
     file = tmp_path / "x.npy"
     teacher = run / "teacher"

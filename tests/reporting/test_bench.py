@@ -9,10 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from scmkit_cli.bench_files import View, results_left
 from scmkit_cli.main import main
 from small_runs import Reporter
 
 from scmkit import Recipe, Run
+from scmkit.composing.environment import environment
 from scmkit.errors import (
     Interrupted,
     OptionError,
@@ -27,6 +29,7 @@ from scmkit.reporting.trials import (
     Cell,
     Plan,
     Result,
+    Setting,
     bench,
     bench_page,
     summarise,
@@ -105,6 +108,34 @@ def test_finished_runs_are_neither_trained_nor_measured_again(finished, monkeypa
     reporter = Reporter()
     assert bench(PLAN, out, reporter=reporter) == results
     assert reporter.names == []
+
+
+def test_ctrl_c_while_something_is_measured_says_how_to_go_on(finished, monkeypatch):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("scmkit.reporting.trials.measuring.evaluate", interrupted)
+    with pytest.raises(Interrupted, match=r"diffusion-0; run the same command again to continue"):
+        bench(dataclasses.replace(PLAN, n=32), finished[0], reporter=Reporter())
+
+
+def test_a_bench_that_goes_on_keeps_what_it_had_written_until_there_is_more(finished, tmp_path):
+    results = finished[2]
+    view = View(tmp_path, Setting(PLAN, {}, {}), None, environment("bench"), None)
+    view.update(results[:1])
+    assert results_left(tmp_path) == 1
+    again = dataclasses.replace(view, left=results_left(tmp_path))
+    written = (tmp_path / "bench.json").read_bytes()
+    again.update([dataclasses.replace(results[0], parameters=1)])
+    assert (tmp_path / "bench.json").read_bytes() == written
+    again.update(results)
+    assert results_left(tmp_path) == 2
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"results": 3}', "{"])
+def test_a_file_that_is_no_bench_has_left_nothing(tmp_path, text):
+    (tmp_path / "bench.json").write_text(text)
+    assert results_left(tmp_path) == 0
 
 
 def test_a_measurement_that_is_damaged_is_named(finished):

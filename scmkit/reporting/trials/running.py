@@ -64,8 +64,10 @@ def bench(
                 plan, out, recipes, cell, reporter or Bar(), progress, baselines=baselines
             )
             results.append(done)
-        except (Interrupted, Preempted) as stop:
-            raise type(stop)(
+        except (Interrupted, Preempted, KeyboardInterrupt) as stop:
+            # While something is measured, Ctrl-C is Python's own.
+            kind = Preempted if isinstance(stop, Preempted) else Interrupted
+            raise kind(
                 f"stopped in {out / cell.path}; run the same command again to continue"
             ) from stop
         except Exception as error:
