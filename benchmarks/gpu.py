@@ -1,9 +1,11 @@
 """Everything that wants a GPU, in stages of falling worth, each in a process of its own.
 
-    python benchmarks/gpu.py --out gpu                    # all of it, about an hour
+    python benchmarks/gpu.py --out gpu                    # all of it, about four hours
     python benchmarks/gpu.py --out gpu --budget 480       # what fits in eight minutes
     python benchmarks/gpu.py --out more --budget 480 --skip gpu/results.json     # the next eight
     python benchmarks/gpu.py --out f --stages f --budget 500 --data images.npz   # a training
+    python benchmarks/gpu.py --out g --stages g --budget 500 --data images.npz   # some of table one
+    python benchmarks/gpu.py --out h --stages g --budget 500 --data images.npz --skip g     # and more
     python benchmarks/gpu.py --list                       # stages, parts, estimates
     python benchmarks/gpu.py --rehearse --out rehearsal   # all of it in tiny, without a GPU
 
@@ -50,12 +52,13 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         metavar="RESULTS",
-        help="leave out parts that these results.json have done, for the same kernels on the same card",
+        help="leave out parts that these results.json, or those in these folders, have done, for the same "
+        "kernels on the same card; stage g takes its teacher from beside them",
     )
     parser.add_argument(
         "--data",
         metavar="PATH",
-        help="images of stage f: a store, or what `scmkit data import` takes, 28x28 or 32x32",
+        help="images of stages f and g: a store, or what `scmkit data import` takes, 28x28 or 32x32",
     )
     parser.add_argument("--rehearse", action="store_true", help="tiny sizes, without a GPU")
     parser.add_argument(
@@ -105,7 +108,7 @@ def main() -> int:
     if args.budget is not None and not args.budget > 0:
         refuse(f"--budget {args.budget:g}: give a number of seconds above 0")
     try:
-        stages, recorded = plan.chosen(args.stages), Recorded(args.skip)
+        stages, recorded = plan.chosen(args.stages), Recorded(args.skip, args.rehearse)
     except (ValueError, OSError) as error:
         refuse(error)
     if args.list:

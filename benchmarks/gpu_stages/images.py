@@ -1,7 +1,8 @@
-"""Images of stage f: a store of them on the way in, files of samples on the way out."""
+"""Images of stages f and g: a store of them on the way in; of f, files of samples on the way out."""
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -33,6 +34,17 @@ def store(given: str | None, folder: Path) -> Store:
     if (path / METADATA_FILE).is_file():
         return Store(path)
     return import_data(path, folder / "images.store")
+
+
+def noise(folder: Path) -> str:
+    """A file of something to rehearse with, in `folder`."""
+    rng, file = np.random.default_rng(0), folder / "noise.npz"
+    made: dict[str, Any] = {}
+    for split, n in (("train", 32), ("test", 8)):
+        made[f"x_{split}"] = rng.integers(0, 256, (n, 28, 28), np.uint8)
+        made[f"y_{split}"] = np.arange(n) % 3
+    np.savez(file, **made)
+    return str(file)
 
 
 def save(

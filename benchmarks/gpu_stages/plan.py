@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from gpu_stages.costs import METHODS
+
 STARTUP = 12.0
 """Seconds until a stage's process has the card."""
 
@@ -28,6 +30,8 @@ class Part:
     """Seconds it can make do with, for a part that takes what there is; 0 for one that cannot."""
     patience: float = 20.0
     """Seconds that it may take beyond twice its estimate."""
+    after: str | None = None
+    """The part of the same stage without whose results it cannot be done."""
 
     @property
     def needs(self) -> float:
@@ -47,6 +51,8 @@ class Stage:
     share: float
     """Of the budget, unless it is the last; what it leaves, later stages have."""
     parts: tuple[Part, ...]
+    by_kernels: bool = True
+    """Whether what it finds depends on the source of the attention kernels."""
 
     @property
     def seconds(self) -> float:
@@ -135,6 +141,33 @@ def _kernels() -> Iterator[Part]:
     yield Part("triton, real", 30, "gpu_stages.kernels:real", {"backend": "triton"})
 
 
+TABLE_STEPS = 3000
+"""Of every training of stage g."""
+
+DIFFUSION_STEP = 0.014
+"""Seconds of stage g's: half a teraflop in float32."""
+
+MEASURING = 60.0
+"""Seconds of compiling, sampling and measuring; metrics are computed on the CPU."""
+
+BASELINES = 40.0
+"""Seconds of the classifier's training and of what real data scores, which the first part has besides."""
+
+
+def _table() -> Iterator[Part]:
+    first = next(iter(METHODS))
+    for method, cost in METHODS.items():
+        seconds = MEASURING + TABLE_STEPS * DIFFUSION_STEP * cost
+        yield Part(
+            method,
+            round(seconds + BASELINES if method == first else seconds),
+            "gpu_stages.table:rows",
+            {"method": method},
+            rehearsed=method in (first, "scd"),
+            after=None if method == first else first,
+        )
+
+
 STAGES = (
     Stage(
         "a",
@@ -164,6 +197,13 @@ STAGES = (
         1.0,
         (Part("training", 465, "gpu_stages.train:rows", at_least=170),),
     ),
+    Stage(
+        "g",
+        "table one: every method trained under one budget, and what its samples score",
+        1.0,
+        (*_table(),),
+        by_kernels=False,
+    ),
 )
 
 
@@ -184,7 +224,8 @@ def schedule(stages: list[Stage], budget: float) -> list[tuple[Stage, list[Part]
         end = stage_end(stage, now, budget, last=i == len(stages) - 1)
         at, begun = now + STARTUP, []
         for part in stage.parts:
-            if at + part.needs <= end:
+            possible = part.after is None or part.after in [other.name for other in begun]
+            if possible and at + part.needs <= end:
                 begun.append(part)
                 at += min(part.seconds, end - at)
         now = at if begun else now

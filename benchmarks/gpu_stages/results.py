@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,9 @@ Row = dict[str, Any]
 
 DONE, FAILED, LEFT = "done", "failed", "not started"
 
-KERNELS = Path(__file__).parents[2] / "scmkit" / "fused_attention"
+FILE = "results.json"
+
+KERNELS = Path(__file__).parents[2] / "plugins" / "scmkit_attention"
 
 
 def kernels_digest() -> str:
@@ -50,27 +52,48 @@ class Results:
         return self.content["parts"]
 
 
+def read(given: Path) -> tuple[Path, dict[str, Any]]:
+    """A results.json, named itself or by its folder, and its content. Raises `OSError`, `ValueError`."""
+    file = given / FILE if given.is_dir() else given
+    content = json.loads(file.read_text())
+    if not isinstance(content, dict) or not {"kernels", "parts"} <= content.keys():
+        raise ValueError(f"{file} is no {FILE} of gpu.py")
+    return file, content
+
+
+def merged(entries: Iterable[Row]) -> dict[tuple[str, str], Row]:
+    """By stage and name, the newest of each part, a finished one before one that is not."""
+    found: dict[tuple[str, str], Row] = {}
+    for entry in entries:
+        key = entry["stage"], entry["part"]
+        if entry["status"] == DONE or found.get(key, {}).get("status") != DONE:
+            found[key] = entry
+    return found
+
+
 class Recorded:
-    """What earlier results hold of the same kernels on the same card; nothing of a rehearsal."""
+    """What earlier results hold of the same card; of rehearsals for a rehearsal, else of none."""
 
-    def __init__(self, files: Iterable[Path]) -> None:
-        self.found = [(file, json.loads(file.read_text())) for file in files]
-        for file, content in self.found:
-            if not isinstance(content, dict) or not {"kernels", "parts"} <= content.keys():
-                raise ValueError(f"{file} is no results.json of gpu.py")
+    def __init__(self, given: Iterable[Path], rehearsal: bool = False) -> None:
+        found = [read(path) for path in given]
+        self.found = [(f, c) for f, c in found if bool(c.get("rehearsal")) == rehearsal]
 
-    def parts(self, card: str | None) -> dict[tuple[str, str], Row]:
-        """By stage and name, the newest of each part, a finished one before one that is not."""
-        digest, found = kernels_digest(), {}
-        for file, content in self.found:
-            same = content["kernels"] == digest and content.get("card") == card
-            if not same or content.get("rehearsal"):
-                continue
-            for entry in content["parts"]:
-                key = entry["stage"], entry["part"]
-                if entry["status"] == DONE or found.get(key, {}).get("status") != DONE:
-                    found[key] = entry | {"file": file.name}
-        return found
+    def parts(self, card: str | None, lasting: Collection[str] = ()) -> dict[tuple[str, str], Row]:
+        """What is known of each part; of stages that are not `lasting` only for the kernels that are here."""
+        digest = kernels_digest()
+        return merged(
+            entry | {"file": file.name}
+            for file, content in self._on(card)
+            for entry in content["parts"]
+            if content["kernels"] == digest or entry["stage"] in lasting
+        )
+
+    def folders(self, card: str | None) -> list[str]:
+        """The folders of the results, where what was trained lies beside them."""
+        return [str(file.parent.resolve()) for file, _ in self._on(card)]
+
+    def _on(self, card: str | None) -> Iterator[tuple[Path, Row]]:
+        return ((file, content) for file, content in self.found if content.get("card") == card)
 
 
 def ceilings(entries: Iterable[Row]) -> dict[str, float]:

@@ -32,6 +32,8 @@ class Runner:
     data: str | None
     began: float = field(default_factory=time.monotonic)
     worker: Worker | None = None
+    earlier: list[str] = field(default_factory=list)
+    """Folders of earlier visits to the same card."""
     letter: str = ""
     """The stage whose process `worker` is."""
 
@@ -52,7 +54,10 @@ class Runner:
         if entry["status"] != DONE:
             return False
         self.results.content |= {k: entry["rows"][0][k] for k in ("card", "environment")}
-        known = self.recorded.parts(entry["rows"][0]["card"])
+        card = entry["rows"][0]["card"]
+        lasting = [stage.letter for stage in stages if not stage.by_kernels]
+        known = self.recorded.parts(card, lasting)
+        self.earlier = self.recorded.folders(card)
         self.results.content["earlier"] = [e for e in known.values() if e["status"] == DONE]
         for i, stage in enumerate(stages):
             wanted = [part for part in stage.parts if part is not CARD]
@@ -61,7 +66,8 @@ class Runner:
             before = {p.name: known.get((stage.letter, p.name), {}).get("status") for p in wanted}
             pending = [part for part in wanted if before[part.name] != DONE]
             # What failed before would most likely fail again, so the rest comes first.
-            pending.sort(key=lambda part: before[part.name] == FAILED)
+            awaited = {part.after for part in wanted}
+            pending.sort(key=lambda p: before[p.name] == FAILED and p.name not in awaited)
             end = stage_end(stage, self.now, self.budget, last=i == len(stages) - 1)
             self._stage(stage, pending, end)
         return True
@@ -73,6 +79,9 @@ class Runner:
         for part in parts:
             start = 0.0 if self.worker is not None and self.worker.alive else STARTUP
             left = end - self.now - start
+            if part.after is not None and not self._done(stage, part.after):
+                self.results.leave(stage.letter, part.name, f"waits for {part.after}")
+                continue
             if not self.rehearse and left < part.needs:
                 why = f"needs {part.needs + start:.0f} s of {max(0, end - self.now):.0f} s left"
                 self.results.leave(stage.letter, part.name, why)
@@ -86,6 +95,11 @@ class Runner:
             limit = min(left, REHEARSAL) if self.rehearse else part.limit(left)
             self._part(stage, part, limit + start)
 
+    def _done(self, stage: Stage, name: str) -> bool:
+        entries = [*self.results.content.get("earlier", ()), *self.results.parts]
+        of = [entry for entry in entries if (entry["stage"], entry["part"]) == (stage.letter, name)]
+        return any(entry["status"] == DONE for entry in of)
+
     def _close(self) -> None:
         if self.worker is not None:
             self.worker.close()
@@ -96,7 +110,7 @@ class Runner:
         started = self.now
         entry = self.results.begin(stage.letter, part.name)
         known = ceilings([*self.results.content.get("earlier", ()), *self.results.parts])
-        context = Context(self.rehearse, self.out, limit, self.data, known)
+        context = Context(self.rehearse, self.out, limit, self.data, self.earlier, known)
         request: dict[str, Any] = {"rows": part.rows, "given": part.given}
         request["context"] = asdict(context) | {"out": str(self.out)}
         try:

@@ -110,7 +110,7 @@ def rows(context: Context) -> Iterator[Row]:
     end = start + context.limit - RESERVED
     with TemporaryDirectory() as folder:
         here = Path(folder)
-        given = _noise(here) if context.rehearse else context.data
+        given = images.noise(here) if context.rehearse else context.data
         data = images.store(given, here)
         common = settings(data.shape) | (TINY if context.rehearse else {})
         source = str(data.path)
@@ -195,14 +195,3 @@ def drawn(run: Run, name: str, data: Store, sampler: str, steps: int, context: C
     line = f"{name}: {n} samples by {sampler}, {steps} steps, in {took:.1f} s: {', '.join(files)}"
     told = {"sampler": sampler, "steps": steps, "samples": n, "seconds": took, "files": files}
     return {"model": name, **told, "line": line}
-
-
-def _noise(folder: Path) -> str:
-    """Something to rehearse with."""
-    rng, file = np.random.default_rng(0), folder / "noise.npz"
-    made: dict[str, Any] = {}
-    for split, n in (("train", 32), ("test", 8)):
-        made[f"x_{split}"] = rng.integers(0, 256, (n, 28, 28), np.uint8)
-        made[f"y_{split}"] = np.arange(n) % 3
-    np.savez(file, **made)
-    return str(file)

@@ -28,6 +28,8 @@ class Context:
     """Seconds until it is killed."""
     data: str | None
     """Images to train on."""
+    earlier: list[str]
+    """Folders of earlier visits' results, the newest last."""
     ceilings: dict[str, float]
     """What the card attains: TFLOP/s by dtype, and `copy` in TB/s; as far as it was measured."""
 

@@ -5,15 +5,18 @@ import os
 import subprocess
 import sys
 import zipfile
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import counting
 import gpu_samples
+import gpu_table
 import jax
 import jax.numpy as jnp
+import method_steps
 import numpy as np
 import pytest
-from gpu_stages import images, plan, results, site
+from gpu_stages import costs, images, plan, results, site
 from gpu_stages.processes import PartFailed, Worker
 from gpu_stages.run import Runner, table
 from hypothesis import given
@@ -22,7 +25,8 @@ from hypothesis import strategies as st
 from scmkit import attention
 from scmkit.data import Store, StoreWriter
 from scmkit.data.store import from_uint8
-from scmkit.evaluation import DATA
+from scmkit.evaluation import DATA, Row
+from scmkit.reporting.trials import PRESETS, Cell, Result
 
 ROOT = Path(__file__).parents[2]
 
@@ -75,11 +79,11 @@ def runner(tmp_path, env, monkeypatch):
     return make
 
 
-def fake(name, seconds=5.0, **more):
-    return plan.Part(name, seconds, f"fake_parts:{name}", more)
+def fake(name, seconds=5.0, after=None, **more):
+    return plan.Part(name, seconds, f"fake_parts:{name}", more, after=after)
 
 
-@given(st.floats(1, 5000), st.sets(st.sampled_from("abcdef"), min_size=1))
+@given(st.floats(1, 5000), st.sets(st.sampled_from("abcdefg"), min_size=1))
 def test_nothing_is_begun_that_does_not_fit(budget, letters):
     stages = plan.chosen(",".join(letters))
     now = 0.0
@@ -97,8 +101,15 @@ def test_every_part_is_there_and_some_of_each_kind_are_rehearsed():
         assert len({part.name for part in stage.parts}) == len(stage.parts)
         kinds = {part.rows for part in stage.parts}
         assert kinds == {part.rows for part in stage.parts if part.rehearsed}
-    with pytest.raises(ValueError, match="no stage 'g'"):
-        plan.chosen("a,g")
+    with pytest.raises(ValueError, match="no stage 'h'"):
+        plan.chosen("a,h")
+
+
+def test_table_one_has_every_method_that_needs_no_stored_pairs():
+    assert sorted(costs.METHODS) == sorted(["diffusion", *method_steps.methods()])
+    first, *others = plan.STAGES[-1].parts
+    assert first.given == {"method": "diffusion"}
+    assert {part.after for part in others} == {first.name}
 
 
 def test_rows_are_kept_whatever_becomes_of_a_part(runner, monkeypatch):
@@ -131,18 +142,46 @@ def test_a_second_visit_does_the_next_thing(runner, tmp_path, monkeypatch):
     assert [e["part"] for e in found["earlier"]] == ["card", "good"]
     monkeypatch.setattr(results, "kernels_digest", lambda: "other")
     assert results.Recorded([first]).parts("here") == {}
+    assert ("b", "good") in results.Recorded([first]).parts("here", lasting=["b"])
     monkeypatch.undo()
+    assert list(results.KERNELS.rglob("*.py"))
     assert results.Recorded([first]).parts("another card") == {}
+    assert results.Recorded([first], rehearsal=True).parts("here") == {}
+    assert results.Recorded([first.parent]).folders("here") == [str(first.parent)]
+    assert results.Recorded([first.parent]).folders("another card") == []
     (tmp_path / "no.json").write_text("{}")
     with pytest.raises(ValueError, match=r"no.json is no results.json"):
         results.Recorded([tmp_path / "no.json"])
+
+
+def test_a_part_waits_for_the_one_it_builds_on(runner, tmp_path):
+    parts = [fake("bad"), fake("good", after="bad", n=1), fake("dies")]
+    found = runner(*parts, name="first")
+    by_name = {entry["part"]: entry for entry in found["parts"]}
+    assert by_name["good"]["status"] == "not started"
+    assert by_name["good"]["reason"] == "waits for bad"
+    # It comes first the next time, too, though it failed.
+    parts[0] = plan.Part("bad", 5, "fake_parts:good", {"n": 2})
+    skip = [tmp_path / "first"]
+    found = runner(*parts, name="second", skip=skip)
+    assert [entry["part"] for entry in found["parts"]] == ["card", "bad", "good", "dies"]
+    assert [e["status"] for e in found["parts"]] == [*["done"] * 3, "failed"]
+    (stage,) = plan.schedule([plan.Stage("b", "fake", 1.0, (fake("bad", 99), *parts[1:]))], 40)
+    assert [part.name for part in stage[1]] == ["dies"]
 
 
 def test_without_a_gpu_nothing_is_measured(tmp_path):
     with open(tmp_path / "log", "wb") as log:
         env = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'benchmarks'}"}
         worker = Worker(env, log)
-        told = {"rehearse": False, "out": "/", "limit": 1, "data": None, "ceilings": {}}
+        told = {
+            "rehearse": False,
+            "out": "/",
+            "limit": 1,
+            "data": None,
+            "earlier": [],
+            "ceilings": {},
+        }
         request = {"rows": "gpu_stages.card:card", "given": {}, "context": told}
         with pytest.raises(PartFailed, match="no GPU"):
             list(worker.rows(request, 60))
@@ -256,10 +295,65 @@ def test_samples_come_back_as_they_were_and_are_told_apart(tmp_path, monkeypatch
         images.load(tmp_path, "nobody")
 
 
+def visit(folder, *methods, teacher="t", **failed):
+    """What a visit leaves of stage g, of methods that are done and those that failed, with the reason."""
+    common = replace(PRESETS["one"], methods=(), data=(), seeds=1, curve=(1, 2))
+    parts = []
+    for method in methods:
+        first = method == "diffusion"
+        rows = [Row("real data", None, {"frechet-distance": 1.0})] if first else []
+        rows += [Row(f"{k}", k, {"frechet-distance": 5.0 / k}, steps=k) for k in (1, 2)]
+        own = {"parameters": 10, "teacher": "diffusion" if method == "scd" else None}
+        told = Result(Cell("/somewhere", f"trigflow,{method}", 0), tuple(rows), seconds=60.0, **own)
+        row = {"method": method, "plan": asdict(common), "teacher": teacher, "steps": 3000}
+        row |= {
+            "result": asdict(told),
+            "data": {"name": "x.npz", "shape": [3, 8, 8], "digest": "d"},
+        }
+        parts.append({"stage": "g", "part": method, "status": "done", "rows": [row], "seconds": 1})
+    for method, reason in failed.items():
+        parts.append({"stage": "g", "part": method, "status": "failed", "rows": [], "seconds": 1})
+        parts[-1]["reason"] = reason
+    content = {"kernels": "k", "card": "H200", "parts": parts}
+    folder.mkdir()
+    (folder / "results.json").write_text(json.dumps(content, default=sorted))
+    return str(folder)
+
+
+def test_visits_make_one_table(tmp_path, monkeypatch, capsys):
+    visits = [visit(tmp_path / "1", "diffusion", "sct", scd="killed", emd="NaN\nand more")]
+    visits.append(visit(tmp_path / "2", "scd"))
+    out = tmp_path / "table.json"
+    monkeypatch.setattr(sys, "argv", ["gpu_table.py", *visits, "--out", str(out)])
+    assert gpu_table.main() == 0
+    shown = capsys.readouterr().out
+    assert "x.npz, 3x8x8: 1000 steps" in shown
+    assert "3 of 46 methods, on H200" in shown
+    assert "| scd | 1 | 5 | 10 | 60 s + 60 s | 3.66 | 2.44 |" in shown
+    assert "| sct | 1 | 5 | 10 | 60 s | 2.85 | 2.04 |" in shown
+    assert "not in the table: emd: NaN\n" in shown
+    kept = json.loads(out.read_text())["results"]
+    assert [row["method"] for row in kept["methods"]] == ["diffusion", "scd", "sct"]
+    assert kept["left_out"]["emd"] == "NaN"
+    assert kept["left_out"]["ect"] == "not trained yet"
+
+
+def test_what_does_not_compare_makes_no_table(tmp_path, monkeypatch, capsys):
+    first, other = visit(tmp_path / "1", "diffusion"), visit(tmp_path / "2", "sct", teacher="u")
+    for visits, said in (
+        ([first, other], "'sct' has had another teacher than 'diffusion'"),
+        ([other], "no results of stage g's 'diffusion'"),
+        ([str(tmp_path / "3")], "3"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["gpu_table.py", *visits])
+        assert gpu_table.main() == 1
+        assert said in capsys.readouterr().err
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_rehearsal_runs_every_stage(tmp_path):
-    """Five minutes on two quiet cores."""
+    """Eight minutes on two quiet cores."""
     command = [
         sys.executable,
         ROOT / "benchmarks" / "gpu.py",
@@ -271,7 +365,7 @@ def test_the_rehearsal_runs_every_stage(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert {entry["stage"] for entry in found["parts"]} == set("abcdef")
+    assert {entry["stage"] for entry in found["parts"]} == set("abcdefg")
     assert {entry["status"] for entry in found["parts"]} == {"done"}
     assert "on a GPU, in 480 s:" in done.stdout
     files = {path.name for path in (tmp_path / "out").iterdir()}
@@ -280,4 +374,27 @@ def test_the_rehearsal_runs_every_stage(tmp_path):
         for name in ("teacher", "student")
         for end in (".safetensors", "-samples-0.npz")
     }
-    assert files == {"results.json", "log.txt", *models}
+    (classifier,) = {name for name in files if name.startswith("classifier-")}
+    assert files == {"results.json", "log.txt", *models, "table-teacher.safetensors", classifier}
+    # A second visit trains another method on the first one's teacher, in the same features, to the same end.
+    scd = found["parts"][-1]
+    measured = scd["rows"][0]["result"]["rows"]
+    scd |= {"status": "not started", "reason": "needs 121 s of 50 s left", "rows": []}
+    (tmp_path / "out" / "results.json").write_text(json.dumps(found))
+    command[-1:] = [tmp_path / "more", "--stages", "g", "--skip", tmp_path / "out"]
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stdout + done.stderr
+    again = json.loads((tmp_path / "more" / "results.json").read_text())
+    assert [entry["part"] for entry in again["parts"]] == ["card", "scd"]
+    values = [row["metrics"] for row in again["parts"][-1]["rows"][0]["result"]["rows"]]
+    assert values == [row["metrics"] for row in measured]
+    assert {path.name for path in (tmp_path / "more").iterdir()} == {"results.json", "log.txt"}
+    command = [
+        sys.executable,
+        ROOT / "benchmarks" / "gpu_table.py",
+        tmp_path / "out",
+        tmp_path / "more",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    assert "2 of 46 methods" in done.stdout
