@@ -2,12 +2,13 @@
 
 Every contestant is a process of its own, alive all the while; blocks of `--seconds` of CPU time alternate.
 The ratio is the median over rounds of the CPU time over that of PyTorch's diffusion step, or of its loop of
-as many DDIM steps. Pin it, and give a Python that has torch:
+as many DDIM steps. All run on one core, the first that this process may use; give a Python that has torch:
 
-    taskset -c 0 python benchmarks/cpu_peers.py --torch-python TORCH/bin/python --out peers.json
+    python benchmarks/cpu_peers.py --torch-python TORCH/bin/python --out peers.json
 """
 
 import argparse
+import os
 import statistics
 import sys
 from collections.abc import Callable
@@ -28,7 +29,7 @@ from scmkit.sampling import conditioning, draw, prior
 
 HERE = Path(__file__).parent
 SIZE = {"dit.width": 256, "dit.depth": 6, "dit.heads": 4, "dit.patch": 2}
-"""7.4 million parameters, 196 tokens."""
+"""7.37 million parameters with `adaln`, as the peer has; 196 tokens."""
 GROUPS = {
     "training": ("torch train", "scmkit diffusion", "scmkit sct", "scmkit scd"),
     "sampling, 1 step": ("torch sample 1", "scmkit ddim 1", "scmkit consistency 1"),
@@ -62,7 +63,7 @@ def contest(names: tuple[str, ...], args: argparse.Namespace) -> dict[str, Any]:
             "min": min(ratios),
             "max": max(ratios),
             "ms": 1e3 * statistics.median(r[name]["seconds"] for r in rounds),
-            "peak_mib": rounds[-1][name]["peak_mib"],
+            "process_peak_mib": rounds[-1][name]["peak_mib"],
         }
     return table
 
@@ -73,10 +74,13 @@ def ours(name: str, batch: int, sample_batch: int) -> Callable[[], Any]:
     with TemporaryDirectory() as folder:
         data = noise_store(Path(folder) / "store", SHAPE, 64)
         if not steps:
-            contestant = Contestant(["trigflow", what, "dit"], data, SHAPE, batch, SIZE)
+            settings = SIZE | {"train.clip": 1.0}
+            contestant = Contestant(
+                ["trigflow", what, "dit", "adaln"], data, SHAPE, batch, settings
+            )
             return lambda: contestant.run(0)
         loss = "sct" if what == "consistency" else "diffusion"
-        recipe = compose(["trigflow", loss, "dit"], SIZE, data=str(data))
+        recipe = compose(["trigflow", loss, "dit", "adaln"], SIZE, data=str(data))
         model, sampler = build_model(recipe, key=jr.key(0)), build_free(Slot.sampler, what, {})
         noise = prior(model, recipe.data, sample_batch, key=jr.key(0))
         cond = conditioning(recipe.data, sample_batch)
@@ -99,6 +103,7 @@ def main() -> None:
     if args.contestant:
         serve(ours(args.contestant, args.batch, args.sample_batch))
         return
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # Inherited by the contestants.
     results = {}
     for group, names in GROUPS.items():
         if args.only in (None, group):
@@ -107,7 +112,7 @@ def main() -> None:
             for name, row in table.items():
                 print(
                     f"  {name:<22} {row['ratio']:.2f} [{row['min']:.2f}, {row['max']:.2f}]"
-                    f"  {row['ms']:8.1f} ms  {row['peak_mib']:6.0f} MiB"
+                    f"  {row['ms']:8.1f} ms  {row['process_peak_mib']:6.0f} MiB"
                 )
     write(args.out, results)
 

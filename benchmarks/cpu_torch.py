@@ -54,6 +54,7 @@ class DiT(nn.Module):
         self.time = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.SiLU(), nn.Linear(WIDTH, WIDTH))
         self.blocks = nn.ModuleList(Block() for _ in range(DEPTH))
         self.norm = nn.LayerNorm(WIDTH, elementwise_affine=False, eps=1e-6)
+        self.modulation = nn.Linear(WIDTH, 2 * WIDTH)
         self.register_buffer("rates", torch.exp(torch.linspace(0, -math.log(1e4), WIDTH // 2)))
 
     def forward(self, x: Any, t: Any) -> Any:
@@ -64,7 +65,8 @@ class DiT(nn.Module):
         emb = F.silu(self.time(torch.cat([angles.sin(), angles.cos()], -1)))
         for block in self.blocks:
             h = block(h, emb)
-        h = self.last(self.norm(h)).view(b, g, g, p, p)
+        shift, scale = self.modulation(emb)[:, None].chunk(2, -1)
+        h = self.last(self.norm(h) * (1 + scale) + shift).view(b, g, g, p, p)
         return h.transpose(2, 3).reshape(b, 1, SIDE, SIDE)
 
 

@@ -12,7 +12,10 @@ from collections.abc import Callable
 
 
 def serve(work: Callable[[], object]) -> None:
-    """Call `work` for each number of seconds on a line of the input; answer with the CPU time of one call."""
+    """Call `work` for each number of seconds on a line of the input; answer with the CPU time of one call.
+
+    And with the peak memory of the process so far, in which imports and compiling are.
+    """
     work()
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:

@@ -44,7 +44,7 @@ class View:
 
     def update(self, results: list[Result]) -> None:
         """Writes what there is by now, unless an earlier call has left more."""
-        if len(results) > self.left:
+        if sum(result.error is None for result in results) > self.left:
             self.write(results)
 
     def write(self, results: list[Result]) -> None:
@@ -109,8 +109,9 @@ class View:
 
 
 def results_left(out: Path) -> int:
-    """How many results a bench has left below `out`; 0 where there are none that can be read."""
+    """How many results without error a bench has left below `out`; 0 where none can be read."""
     try:
-        return len(parse_json(read_bounded(out / "bench.json"))["results"])
+        found = parse_json(read_bounded(out / "bench.json"))["results"]
+        return sum(result["error"] is None for result in found)
     except (OSError, ValueError, LookupError, TypeError):
         return 0

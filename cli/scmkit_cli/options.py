@@ -88,7 +88,7 @@ def parse_settings(given: list[str] | None) -> dict[str, Any]:
     settings = {}
     for text in given or []:
         key, equals, value = text.partition("=")
-        if not equals or "." not in key:
+        if not equals or "." not in key.strip("."):
             raise OptionError(f"--set {text}: write it as PLUGIN.OPTION=VALUE")
         settings[key] = value
     return settings
@@ -104,11 +104,15 @@ def by_plugin(settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def options_of(name: str, given: list[str] | None) -> dict[str, Any]:
-    """The options in `--set` of the plugin `name`; raises `UsageError` for those of any other plugin."""
-    chosen = by_plugin(parse_settings(given))
-    for other in chosen.keys() - {name}:
-        raise UsageError(f"--set {other}.…: only options of '{name}' are used here")
-    return chosen.get(name, {})
+    """The options in `--set` of the plugin `name` or `PACKAGE:NAME`.
+
+    Raises `UsageError` for those of any other plugin.
+    """
+    chosen, own = by_plugin(parse_settings(given)), name.rpartition(":")[2]
+    for other in chosen:
+        if other != own:
+            raise UsageError(f"--set {other}.…: only options of '{own}' are used here")
+    return chosen.get(own, {})
 
 
 def counts(given: str | None, option: str = "--steps") -> tuple[int, ...] | None:

@@ -221,9 +221,10 @@ class Recipe:
 
     def recorded(self, name: str) -> tuple[str, Mapping[str, Any]]:
         """A recorded plugin as `PACKAGE:NAME`, and its options; another's name as it is, and none."""
-        if name not in self.plugins:
+        own = name.rpartition(":")[2]
+        if own not in self.plugins or name not in (own, self.reference(own)):
             return name, {}
-        return self.reference(name), self.plugins[name].config
+        return self.reference(own), self.plugins[own].config
 
     def replace(self, **changes: Any) -> "Recipe":
         """A copy with some fields changed."""

@@ -131,6 +131,18 @@ def test_options_of_a_plugin_that_does_not_sample_are_refused(scmkit, run, tmp_p
     code, _, err = scmkit("sample", run, "--set", "ddim.x=1", "--out", tmp_path / "x.npy")
     assert code != 0
     assert "--set ddim.…: only options of 'consistency' are used here" in err
+    assert scmkit("sample", run, "--set", ".x=1")[2].endswith("write it as PLUGIN.OPTION=VALUE\n")
+
+
+def test_a_sampler_is_the_same_with_its_package(scmkit, run, tmp_path):
+    drawn = []
+    for name in ("pf-ode", "scmkit:pf-ode"):
+        file = tmp_path / f"{len(drawn)}.npy"
+        given = ("--sampler", name, "--set", "pf-ode.solver=Euler", "--out", file)
+        code, _, err = scmkit("sample", run / "teacher", "--n", 2, "--steps", 3, *given)
+        assert code == 0, err
+        drawn.append(np.load(file))
+    np.testing.assert_array_equal(*drawn)
 
 
 def test_sample_with_another_sampler(scmkit, run, tmp_path):

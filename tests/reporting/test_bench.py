@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from scmkit_cli.bench_files import View, results_left
 from scmkit_cli.main import main
+from scmkit_cli.streams import stoppable
 from small_runs import Reporter
 
 from scmkit import Recipe, Run
@@ -19,6 +20,7 @@ from scmkit.errors import (
     Interrupted,
     OptionError,
     PluginError,
+    Preempted,
     RunError,
     ScmkitError,
     UsageError,
@@ -110,13 +112,22 @@ def test_finished_runs_are_neither_trained_nor_measured_again(finished, monkeypa
     assert reporter.names == []
 
 
-def test_ctrl_c_while_something_is_measured_says_how_to_go_on(finished, monkeypatch):
-    def interrupted(*args, **kwargs):
-        raise KeyboardInterrupt
+@pytest.mark.parametrize(
+    ("number", "kind"), [(signal.SIGINT, Interrupted), (signal.SIGTERM, Preempted)]
+)
+def test_a_stop_while_something_is_measured_says_how_to_go_on(finished, monkeypatch, number, kind):
+    """As the command takes signals; from Python, Ctrl-C is Python's own."""
 
-    monkeypatch.setattr("scmkit.reporting.trials.measuring.evaluate", interrupted)
-    with pytest.raises(Interrupted, match=r"diffusion-0; run the same command again to continue"):
+    def signalled(*args, **kwargs):
+        os.kill(os.getpid(), number)
+
+    monkeypatch.setattr("scmkit.reporting.trials.measuring.evaluate", signalled)
+    message = r"diffusion-0; run the same command again to continue"
+    with stoppable(), pytest.raises(kind, match=message):
         bench(dataclasses.replace(PLAN, n=32), finished[0], reporter=Reporter())
+    if number == signal.SIGINT:
+        with pytest.raises(kind, match=message):
+            bench(dataclasses.replace(PLAN, n=32), finished[0], reporter=Reporter())
 
 
 def test_a_bench_that_goes_on_keeps_what_it_had_written_until_there_is_more(finished, tmp_path):
@@ -132,7 +143,9 @@ def test_a_bench_that_goes_on_keeps_what_it_had_written_until_there_is_more(fini
     assert results_left(tmp_path) == 2
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"results": 3}', "{"])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"results": 3}', '{"results": "abc"}', '{"results": {"a": 1}}', "{"]
+)
 def test_a_file_that_is_no_bench_has_left_nothing(tmp_path, text):
     (tmp_path / "bench.json").write_text(text)
     assert results_left(tmp_path) == 0

@@ -1,6 +1,7 @@
 """Running a bench: every cell is trained, measured and kept; results that are there are taken as they are."""
 
 import dataclasses
+import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ import jax
 
 from scmkit.composing.footprint import count_parameters
 from scmkit.composing.recipe import PluginRecord, Recipe
-from scmkit.errors import Interrupted, Preempted, ScmkitError, UsageError
+from scmkit.errors import Interrupted, Preempted, ScmkitError, Stopped, UsageError
 from scmkit.evaluation import Row
 from scmkit.reporting.cost import training_seconds
 from scmkit.reporting.trials.measuring import measured
@@ -64,9 +65,9 @@ def bench(
                 plan, out, recipes, cell, reporter or Bar(), progress, baselines=baselines
             )
             results.append(done)
-        except (Interrupted, Preempted, KeyboardInterrupt) as stop:
-            # While something is measured, Ctrl-C is Python's own.
-            kind = Preempted if isinstance(stop, Preempted) else Interrupted
+        except (Interrupted, Preempted, Stopped, KeyboardInterrupt) as stop:
+            terminated = isinstance(stop, Stopped) and stop.number == signal.SIGTERM
+            kind = Preempted if terminated or isinstance(stop, Preempted) else Interrupted
             raise kind(
                 f"stopped in {out / cell.path}; run the same command again to continue"
             ) from stop
