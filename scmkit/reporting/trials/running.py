@@ -51,8 +51,8 @@ def bench(
     Finished runs and measurements are taken as they are, a run that was stopped is resumed, so that the same
     call continues a bench; metrics and numbers of steps that are new are measured on finished runs. A cell
     that fails loses no other: its result holds the error. `finished` is told all results after each cell.
-    Raises `UsageError` before any training for what cannot work, and `Interrupted` or `Preempted` after a
-    checkpoint was saved.
+    Raises `UsageError` before any training for what cannot work, and `Interrupted` or `Preempted` at a
+    signal; in training, after a checkpoint was saved.
     """
     out, recipes = plain_path(out), plan.checked()
     results: list[Result] = []
