@@ -25,8 +25,8 @@ def guarded(step: Step) -> GuardedStep:
     """The compiled step `((setting, batch, key, hold), state) -> (state, metrics, hold)`.
 
     Setting and state are packed; it donates `state`. Where `hold` is true, and where a loss or gradient norm
-    of any player is not finite, the state comes back unchanged and the returned `hold` is true. Given to the next step, it holds that one
-    too: the host looks at a step only after it has dispatched the next ones.
+    of any player is not finite, the state comes back unchanged and the returned `hold` is true. Given to the
+    next step, it holds that one too: the host looks at a step only after it has dispatched the next ones.
     """
 
     def one(given: Given, packed: State) -> tuple[State, StepMetrics, Bool[Array, ""]]:
