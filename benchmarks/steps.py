@@ -25,7 +25,7 @@ from jaxtyping import Array, Float
 from scmkit import Recipe, build, build_model, compose
 from scmkit.data import StoreWriter
 from scmkit.interfaces import AbstractNetwork, Conditioning, Sample
-from scmkit.training.guarded import guarded
+from scmkit.training.guarded import Given, guarded
 from scmkit.training.packed import pack
 from scmkit.training.setup import setting_of, state_before, step_of
 from scmkit.types import Key
@@ -59,7 +59,8 @@ class Contestant:
         assembly = eqx.tree_at(lambda a: a.model, assembly, model)
         self.state = pack(state_before(recipe, assembly))
         batch_of = Sample(jnp.ones((batch, *shape)))
-        self.given = (pack(setting_of(assembly)), batch_of, jr.key(1), jnp.zeros((), bool))
+        setting, hold = pack(setting_of(assembly)), jnp.zeros((), bool)
+        self.given = Given(setting, batch_of, jr.key(1), hold)
         self.source = guarded(step_of(recipe))
         self.step = self.source.lower(self.given, self.state).compile()  # pyright: ignore[reportFunctionMemberAccess]
 

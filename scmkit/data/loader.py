@@ -43,6 +43,7 @@ class Loader(Iterator[Batch]):
     - `start`: the index of the first batch.
     - `noise`: whether the noise of each sample is read, too, into `last_noise`; of the train split of data
         that is `paired`. So are the states from there to the sample, if there are any, into `last_states`.
+    - `part`: which part of every batch is read, and of how many equal ones; all of it by default.
     """
 
     last_noise: Noise | None = None
@@ -60,11 +61,16 @@ class Loader(Iterator[Batch]):
         *,
         start: int = 0,
         noise: bool = False,
+        part: tuple[int, int] = (0, 1),
     ) -> None:
         if batch_size < 1 or start < 0:
             raise ValueError(
                 f"batch_size={batch_size} must be positive and start={start} not negative"
             )
+        which, parts = part
+        if batch_size % parts or not 0 <= which < parts:
+            raise ValueError(f"batch_size={batch_size} has no part {which} of {parts} equal ones")
+        self._own = slice(batch_size // parts * which, batch_size // parts * (which + 1))
         self._dataset = dataset
         self._spec = spec
         self._batch_size = batch_size
@@ -105,7 +111,7 @@ class Loader(Iterator[Batch]):
 
     def _load(self, position: int) -> tuple[Batch, Noise | None, States | None]:
         with self._lock:
-            indices = self._indices(position)
+            indices = self._indices(position)[self._own]
             samples, labels = self._dataset.read(self._split, indices)
             noise = np.asarray(self._dataset.noise(indices), np.float32) if self._noise else None
             states = self._dataset.states(indices) if self._noise and self._dataset.times else None

@@ -33,7 +33,7 @@ class ByHand:
     dtype: Any = None
 
     def gather(self, tree: PyTree) -> PyTree:
-        """The divided arrays of a tree, whole; None for all else. `eqx.combine` with the tree completes it."""
+        """The divided arrays of a tree, whole, and None for all else: `eqx.combine` with the tree."""
         layout = self.layout
 
         def divided(leaf: Any) -> bool:

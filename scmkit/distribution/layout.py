@@ -68,6 +68,11 @@ class Layout:
         """The place of arrays that every device has whole."""
         return NamedSharding(self.mesh, PartitionSpec())
 
+    @property
+    def part(self) -> tuple[int, int]:
+        """Which part of the samples are this process's, and of how many: all have as many devices."""
+        return jax.process_index(), jax.process_count()
+
     def placed(self, tree: T) -> T:
         """A tree that this process holds whole, as do the others, with its arrays in their places."""
         return _mapped(lambda a: _spread(a, self.sharding(a)), tree)
@@ -85,7 +90,9 @@ class Layout:
     def samples(self, tree: T) -> T:
         """The rows of this process as its part of all processes' rows, in the order of the processes."""
         place = NamedSharding(self.mesh, self.rows)
-        return _mapped(lambda a: jax.make_array_from_process_local_data(place, np.asarray(a)), tree)
+        if place.is_fully_addressable:
+            return jax.device_put(tree, place)
+        return jax.tree.map(lambda a: jax.make_array_from_process_local_data(place, a), tree)
 
     def local(self, tree: T) -> T:
         """A tree whole, on the first device of every process. All processes take part."""

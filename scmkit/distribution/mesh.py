@@ -42,7 +42,8 @@ def mesh_of(text: str | None, devices: Any = None) -> Mesh:
 
     Raises `UsageError` where it does not fit the devices.
     """
-    devices = jax.devices() if devices is None else list(devices)
+    if devices is None:
+        devices = sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
     sides = parse_mesh(text, len(devices))
     return Mesh(np.array(devices).reshape(sides), (DATA, FSDP), axis_types=(AxisType.Auto,) * 2)
 

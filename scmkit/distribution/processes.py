@@ -2,11 +2,12 @@
 
 import json
 from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
-import jax
 from jax._src import distributed  # The store has no public door.
 
-from scmkit.errors import ScmkitError
+from scmkit.errors import ScmkitError, UsageError
 
 PATIENCE = 24 * 3600
 """Seconds that a process waits for the others. One that is gone is found much earlier, by the pulse."""
@@ -31,7 +32,7 @@ def joined() -> bool:
     return distributed.global_state.client is not None
 
 
-def store() -> "distributed.xla_client.DistributedRuntimeClient":
+def store() -> Any:
     """The store of short texts by name that all processes share; raises `RuntimeError` without others."""
     if (client := distributed.global_state.client) is None:
         raise RuntimeError("this process has not joined others")
@@ -64,3 +65,34 @@ def meet(name: str, error: BaseException | None = None, says: str = "") -> list[
         if one["error"] is not None:
             raise PeerFailed(f"process {i}: {one['error']}")
     return [one["says"] for one in all_said]
+
+
+def first() -> bool:
+    """Whether this is the process that writes what there is one of: recipe, metrics, pictures, reports."""
+    return index() == 0
+
+
+def by_first(name: str, function: Callable[[], str]) -> str:
+    """What the first process returns from a function, in every process, at the meeting `name`.
+
+    An error of it is raised in the first, and `PeerFailed` in the others.
+    """
+    if not first():
+        return meet(name)[0]
+    try:
+        said = function()
+    except BaseException as error:
+        meet(name, error)
+        raise
+    return meet(name, says=said)[0]
+
+
+def agree(name: str, what: str, mine: str) -> None:
+    """Raises `UsageError` in every process where they do not all come to a meeting with the same text."""
+    told = meet(name, says=mine)
+    for i, theirs in enumerate(told):
+        if theirs != told[0]:
+            raise UsageError(
+                f"process {i} has another {what} than process 0; start all processes with one command, on "
+                "the same files and versions"
+            )

@@ -5,8 +5,9 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from scmkit.distribution import processes
 from scmkit.errors import RunError
 from scmkit.storage.containment import check_depth, to_json
 from scmkit.storage.files import write_text
@@ -77,6 +78,25 @@ class MetricsFile:
             f"'{self._path}' cannot be written: {error.strerror}; free some space, then "
             f"`scmkit resume {self._whole}`"
         )
+
+
+class _Unwritten:
+    """The metrics of a process beside the first, which writes them."""
+
+    def rewind(self, step: int) -> None: ...
+    def write(self, line: Mapping[str, Any]) -> None: ...
+    def digest(self) -> dict[str, Any]:
+        return {}
+
+    def sync(self) -> None: ...
+    def close(self) -> None: ...
+
+
+def metrics_file(path: Path, step: int, *, whole: Path) -> MetricsFile:
+    """A run's metrics, opened as `MetricsFile` says; of several processes only the first one writes them."""
+    if processes.first():
+        return MetricsFile(path, step, whole=whole)
+    return cast(MetricsFile, _Unwritten())
 
 
 def changed(path: Path, digest: Mapping[str, Any]) -> bool:

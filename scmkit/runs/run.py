@@ -13,6 +13,7 @@ import numpy as np
 from scmkit.composing.build import build_model
 from scmkit.composing.recipe import Recipe, TeacherRecord
 from scmkit.composing.recipe_file import read_run_recipe
+from scmkit.distribution import processes
 from scmkit.errors import CheckpointError, OptionError, UsageError
 from scmkit.models.model import Model
 from scmkit.runs import checkpoint
@@ -59,8 +60,12 @@ class Run:
         return Run(Path(path), read_run_recipe(Path(path)))
 
     def write_recipe(self, recipe: Recipe) -> None:
-        """Replace the recipe, atomically, with the digest of its values beside them."""
-        write_text(self.path / "recipe.json", sealed_text(recipe))
+        """Replace the recipe, atomically, with the digest of its values beside them.
+
+        Of several processes, all of which have the same recipe, the first one writes it.
+        """
+        if processes.first():
+            write_text(self.path / "recipe.json", sealed_text(recipe))
         self.recipe = recipe
 
     def verify(self) -> list[Check]:

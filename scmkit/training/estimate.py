@@ -8,7 +8,6 @@ from jaxtyping import Array
 
 from scmkit.composing.recipe import Recipe, TeacherRecord
 from scmkit.plugin import Slot
-from scmkit.training.placement import devices_for
 from scmkit.training.progress import Reporter, duration
 
 FEW = 2e13
@@ -28,7 +27,7 @@ def announce(recipe: Recipe, flops: float, reporter: Reporter, *, begun: bool = 
     """
     if flops < FEW:
         return
-    speed = _devices(recipe) * product_speed(recipe.train.precision)
+    speed = jax.device_count() * product_speed(recipe.train.precision)
     seconds = flops / speed
     reporter.message(
         f"estimate        {flops:.2g} FLOP in matrix products and convolutions; at the {speed / 1e9:,.0f} "
@@ -55,12 +54,6 @@ def product_speed(precision: str, *, seconds: float = 0.1) -> float:
     timed(1)  # Compiles it.
     count = max(1, min(10_000, int(seconds / max(timed(1), 1e-6))))
     return 2 * side**3 * count / timed(count)
-
-
-def _devices(recipe: Recipe) -> int:
-    """How many devices a batch is split among."""
-    samples = recipe.train.batch_size // recipe.train.accumulate
-    return devices_for(samples, len(jax.local_devices()))
 
 
 def _shorter(recipe: Recipe, begun: bool) -> list[str]:

@@ -191,6 +191,20 @@ def _fault(
     return Fault(record["step"], loss, norm, samples, turns)
 
 
+def save_state(run: Run, record: dict[str, Any], state: TrainState) -> None:
+    """Write the state before a faulty step; every process takes part.
+
+    `record` has `step`, `loss` and `grad_norm` (as text: JSON has no NaN), `indices` and `rollbacks`.
+    Raises `CheckpointError` if it cannot be written.
+    """
+    checkpoint.save(run.path / FOLDER, record["step"], state, metadata=record, keep=KEPT)
+
+
+def report_path(run: Run, step: int) -> Path:
+    """Where the report of a faulty step goes."""
+    return run.path / FOLDER / f"{step:08d}.json"
+
+
 def save_fault(
     run: Run,
     record: dict[str, Any],
@@ -199,13 +213,10 @@ def save_fault(
     batch: Sample,
     key: Key,
 ) -> tuple[Fault, Path]:
-    """Write the state before a faulty step and the report; returns the fault and the report's path.
+    """Write the report of a faulty step whose state was saved; returns the fault and the report's path.
 
-    `record` has `step`, `loss` and `grad_norm` (as text: JSON has no NaN), `indices` and `rollbacks`.
-    Raises `CheckpointError` or `RunError` if it cannot be written.
+    `record` is as for `save_state`. Raises `RunError` if it cannot be written.
     """
-    folder = run.path / FOLDER
-    checkpoint.save(folder, record["step"], state, metadata=record, keep=KEPT)
     fault = _fault(record, run.recipe, state, setting, batch, key)
     shown = [
         sample
@@ -214,7 +225,7 @@ def save_fault(
         for sample in fault.samples
     ]
     turns = {name: [repr(value) for value in values] for name, values in fault.turns.items()}
-    report = folder / f"{record['step']:08d}.json"
+    report = report_path(run, record["step"])
     write_text(report, json.dumps(record | {"turns": turns, "samples": shown}, indent=1) + "\n")
     return fault, report
 

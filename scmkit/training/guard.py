@@ -13,11 +13,12 @@ import numpy as np
 from jaxtyping import Array, Bool
 
 from scmkit.data import Loader
+from scmkit.distribution import processes
 from scmkit.errors import NonFiniteError
 from scmkit.interfaces import Sample
 from scmkit.runs import checkpoint
 from scmkit.runs.run import Run
-from scmkit.training.faults import save_fault, step_key
+from scmkit.training.faults import report_path, save_fault, save_state, step_key
 from scmkit.training.packed import Packed
 from scmkit.training.placement import Placement
 from scmkit.training.progress import Reporter, unseen
@@ -140,9 +141,11 @@ class Guard:
             "rollbacks": self.record["rollbacks"],
         }
         with unseen(self.reporter):
-            fault, report = save_fault(
-                self.run, record, state, self.setting, faulty.batch, self.key
-            )
+            save_state(self.run, record, state)
+            local = self.placement.local((state, self.setting, faulty.batch, self.key))
+            if not processes.first():
+                return f"loss or gradient at step {faulty.step}", report_path(self.run, faulty.step)
+            fault, report = save_fault(self.run, record, *local)
         return f"the {fault.cause} at step {faulty.step}", report
 
     def _stopped(self, said: str, step: int, report: Path) -> NonFiniteError:
@@ -164,16 +167,17 @@ class Guard:
         """
         newest = checkpoint.newest_planned(self.run.checkpoints)
         if newest is not None:
-            restored = checkpoint.restore(newest, state)
-            return Restart(self.placement.everywhere(restored), checkpoint.metadata(newest))
+            restored = checkpoint.restore(newest, self.placement.layout.like(state))
+            return Restart(restored, checkpoint.metadata(newest))
         # Copied: jax may share a numpy array's memory, which the step would then donate.
         initial = jax.tree.map(_on_device, self._initial)
-        return Restart(self.placement.everywhere(initial), {})
+        return Restart(self.placement.placed(initial), {})
 
     def _begin_anew(self) -> None:
         """No step is in flight, and the next one is not held."""
         self._in_flight.clear()
-        self.key = step_key(self.settings.seed, self.record["rollbacks"])
+        key = step_key(self.settings.seed, self.record["rollbacks"])
+        self.key = self.placement.everywhere(key)
         # Placed as a step returns it, or the step would be compiled once more.
         self.hold = self.placement.everywhere(jnp.zeros((), bool))
 

@@ -4,25 +4,39 @@ import operator
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial, reduce
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, PyTree
+from jaxtyping import Array, Bool, Int, PyTree
 
 from scmkit.interfaces import Sample
+from scmkit.training.agreement import most
 from scmkit.training.packed import Packed
 from scmkit.training.state import TrainState
 from scmkit.training.step import Measured, Setting, Step, StepMetrics
 from scmkit.types import Key
 
-Given = tuple[Packed[Setting], Sample, Key, Bool[Array, ""]]
+
+class Given(NamedTuple):
+    """What each step is given besides the state."""
+
+    setting: Packed[Setting]
+    batch: Sample
+    key: Key
+    hold: Bool[Array, ""]
+    """Whether a step before this one was faulty."""
+    wishes: Int[Array, " devices"] | None = None
+    """The signal that the process of each device got, 0 for none; None for a process that is alone."""
+
+
 State = Packed[TrainState]
 GuardedStep = Callable[[Given, State], tuple[State, StepMetrics, Bool[Array, ""]]]
 
 
 def guarded(step: Step) -> GuardedStep:
-    """The compiled step `((setting, batch, key, hold), state) -> (state, metrics, hold)`.
+    """The compiled step `(given, state) -> (state, metrics, hold)`.
 
     Setting and state are packed; it donates `state`. Where `hold` is true, and where a loss or gradient norm
     of any player is not finite, the state comes back unchanged and the returned `hold` is true. Given to the
@@ -30,10 +44,9 @@ def guarded(step: Step) -> GuardedStep:
     """
 
     def one(given: Given, packed: State) -> tuple[State, StepMetrics, Bool[Array, ""]]:
-        setting, batch, key, hold = given
         state = packed.tree
-        measured = step.measure(setting.tree, batch, key, state)
-        hold = hold | _faulty(measured)
+        measured = step.measure(given.setting.tree, given.batch, given.key, state)
+        hold = given.hold | _faulty(measured)
 
         def update(state: TrainState) -> TrainState:
             # Of what came before it, all that changes without other players.
@@ -44,7 +57,10 @@ def guarded(step: Step) -> GuardedStep:
             after = _selected(hold, state, update(measured.state))
         else:
             after = unless(hold, update, state)
-        return packed.holding(after), measured.metrics, hold
+        metrics = replace(measured.metrics, stop=most(given.wishes))
+        if step.hands is not None:
+            metrics, hold = step.hands.layout.shown((metrics, hold))
+        return packed.holding(after), metrics, hold
 
     return eqx.filter_jit(one, donate="all-except-first")
 

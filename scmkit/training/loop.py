@@ -3,6 +3,7 @@
 import contextlib
 import math
 from pathlib import Path
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -10,18 +11,20 @@ import jax.numpy as jnp
 from scmkit.composing.build import Assembly, build_free
 from scmkit.composing.datasets import dataset_of
 from scmkit.data import Loader
+from scmkit.distribution import processes
 from scmkit.interfaces import AbstractTracker, Conditioning, Sample
 from scmkit.plugin import Slot
 from scmkit.runs import checkpoint
-from scmkit.runs.metrics import METRICS, MetricsFile
+from scmkit.runs.metrics import METRICS, MetricsFile, metrics_file
 from scmkit.runs.provenance import RECORD
 from scmkit.runs.run import Run
 from scmkit.sampling import save_png
+from scmkit.training.agreement import Agreement
 from scmkit.training.data_record import check_noted, noted
 from scmkit.training.fixed import check_fixed, noted_fixed
 from scmkit.training.freed import return_freed_memory
 from scmkit.training.guard import IN_FLIGHT, Guard
-from scmkit.training.guarded import guarded
+from scmkit.training.guarded import Given, guarded
 from scmkit.training.metric_means import Window
 from scmkit.training.pace import Pace
 from scmkit.training.packed import pack
@@ -43,18 +46,28 @@ class Trainer:
     """
 
     def __init__(
-        self, run: Run, assembly: Assembly, reporter: Reporter, stop: StopRequests, *, whole: Path
+        self,
+        run: Run,
+        assembly: Assembly,
+        reporter: Reporter,
+        stop: StopRequests,
+        *,
+        whole: Path,
+        mesh: str | None = None,
     ) -> None:
         recipe, settings = run.recipe, run.recipe.train
         self.run, self.settings, self.reporter = run, settings, reporter
-        self.stop, self.whole = stop, whole
+        self.whole, self.placement = whole, Placement(settings, mesh)
+        self.stop = Agreement(stop, self.placement.layout)
         self.dataset = dataset_of(recipe)
         noise = recipe.data.paired and assembly.coupling is not None
         self.loader = Loader(
-            self.dataset, recipe.data, settings.batch_size, settings.seed, noise=noise
+            *(self.dataset, recipe.data, settings.batch_size, settings.seed),
+            noise=noise,
+            part=self.placement.layout.part,
         )
         self.schedule, self.stages = schedule_of(recipe), (0, *recipe.stages)
-        self.step_fn = guarded(step_of(recipe))
+        self.step_fn = guarded(step_of(recipe, self.placement.hands))
         state, saved, setting = state_before(recipe, assembly), {}, setting_of(assembly)
         self.noted = noted_fixed(setting.fixed)
         # A copy on the host, as the step donates the state.
@@ -64,11 +77,10 @@ class Trainer:
             saved = checkpoint.metadata(latest)
             check_noted(run, saved)
             check_fixed(recipe, self.noted, saved)
-            state = checkpoint.restore(latest, state)
+            state = checkpoint.restore(latest, self.placement.layout.like(state))
             self.loader.restore(saved["loader"])
-        self.placement = Placement(settings.batch_size // settings.accumulate, reporter)
-        placed: TrainState = self.placement.everywhere(state)
-        setting = self.placement.everywhere(setting)
+        placed: TrainState = self.placement.placed(state)
+        setting = self.placement.placed(setting)
         self.packed, self.setting = pack(placed), pack(setting)
         self.step = int(placed.step)
         self.guard = Guard(
@@ -78,7 +90,7 @@ class Trainer:
         )
         self.trackers: list[AbstractTracker] = [
             build_free(Slot.tracker, recipe.reference(n), recipe.plugins[n].config, run.path)
-            for n in recipe.trackers
+            for n in (recipe.trackers if processes.first() else ())
         ]
         self.window, self.pace = Window(saved.get("window")), Pace()
         self.varieties: list[float] = []
@@ -101,20 +113,23 @@ class Trainer:
         with contextlib.ExitStack() as closing:
             for tracker in self.trackers:
                 closing.callback(tracker.close)
-            log = MetricsFile(self.run.path / "metrics.jsonl", self.step, whole=self.whole)
+            log = metrics_file(self.run.path / "metrics.jsonl", self.step, whole=self.whole)
             closing.callback(log.close)
             closing.callback(self.reporter.stop)
             self.reporter.start(self.run.path.name, self.step, settings.steps)
             closing.enter_context(self.loader)
             while self.step < settings.steps:
                 self._advance()
-                last, stopped = self.step == settings.steps, stop.received is not None
+                last = self.step == settings.steps
                 logged = last or self.step % settings.log_every == 0
                 drawn = last or self._due(settings.sample_every)
                 planned = last or self._due(settings.checkpoint_every)
                 # Whatever is written here must not come of a fault that nobody has seen yet.
-                written = logged or drawn or planned or stopped
+                written = logged or drawn or planned or stop.received is not None
                 if not self._look(log, leave=0 if written else IN_FLIGHT):
+                    continue
+                stopped = stop.received is not None
+                if stopped and not written and not self._look(log, leave=0):
                     continue
                 if logged:
                     self._log(log)
@@ -139,11 +154,10 @@ class Trainer:
     def _advance(self) -> None:
         """Dispatch one step on the next batch."""
         x0, labels = next(self.loader)
-        cond = Conditioning(None if labels is None else jnp.asarray(labels))
-        stored = (self.loader.last_noise, self.loader.last_states)
-        eps, states = (None if a is None else jnp.asarray(a) for a in stored)
-        batch = Sample(*self.placement.by_sample((jnp.asarray(x0), cond, eps, states)))
-        given = (self.setting, batch, self.guard.key, self.guard.hold)
+        rows = (x0, labels, self.loader.last_noise, self.loader.last_states)
+        x0, labels, eps, states = cast(Any, self.placement.by_sample(rows))
+        batch = Sample(x0, Conditioning(labels), eps, states)
+        given = Given(self.setting, batch, self.guard.key, self.guard.hold, self.stop.wish())
         self.packed, metrics, hold = self.step_fn(given, self.packed)
         if self.pace.start():
             return_freed_memory()  # Of compiling the step.
@@ -160,6 +174,7 @@ class Trainer:
         for metrics in good:
             self.window.add(metrics)
             self.pace.count()
+            self.stop.heard(cast(Any, metrics.stop))
         if restart is not None:
             self.packed = self.packed.holding(restart.state)
             self.step = int(restart.state.step)
@@ -211,7 +226,10 @@ class Trainer:
     def _draw(self) -> None:
         # The first picture compiles the sampler.
         with self.pace.paused(), unseen(self.reporter):
-            shown = picture(self.state.generator.ema, self.run.recipe, self.dataset)
+            model = self.placement.local(self.state.generator.ema)
+            if not processes.first():
+                return
+            shown = picture(model, self.run.recipe, self.dataset)
             save_png(preview_path(self.run.path, self.step), shown.pixels)
             for tracker in self.trackers:
                 tracker.image(self.step, "samples", shown.pixels)

@@ -1,9 +1,10 @@
 """How training opens a run's directory: locked, cleared of what a crash left, its recipe checked."""
 
 import contextlib
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
+from scmkit.distribution import processes
 from scmkit.errors import UsageError
 from scmkit.runs import recovery
 from scmkit.runs.provenance import standing
@@ -11,6 +12,26 @@ from scmkit.runs.run import Run
 from scmkit.storage.files import make_directory, refuse_links
 from scmkit.storage.locks import DirectoryLock
 from scmkit.training.progress import Reporter
+
+
+@contextlib.contextmanager
+def opened(
+    path: Path, reporter: Reporter, prepare: Callable[[Path], None], read: Collection[str] = ()
+) -> Iterator[None]:
+    """Keep other trainings from a run's directory, and have it prepared before anything is read in it.
+
+    Of several processes the first one locks and prepares, and the others wait for it; its errors are raised
+    in all. Raises `RunError` as `locked` does.
+    """
+    with contextlib.ExitStack() as held:
+
+        def lock() -> str:
+            held.enter_context(locked(path, reporter, read))
+            prepare(path)
+            return ""
+
+        processes.by_first("open", lock)
+        yield
 
 
 @contextlib.contextmanager

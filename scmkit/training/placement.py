@@ -1,40 +1,57 @@
-"""On which devices training keeps its arrays: the state on all of them, of each batch a part on each."""
+"""On which devices training keeps its arrays, and what passes between them in a step."""
 
 from typing import TypeVar
 
-import equinox as eqx
 import jax
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from scmkit.training.progress import Reporter
+from scmkit.composing.recipe import Recipe
+from scmkit.distribution.gradient import ByHand
+from scmkit.distribution.layout import Layout
+from scmkit.distribution.mesh import check_batch, mesh_of
+from scmkit.settings import TrainingSettings
 
 T = TypeVar("T")
 
 
-class Placement:
-    """The most local devices among which the samples of a batch, or micro-batch, divide evenly."""
+def check_mesh(recipe: Recipe, mesh: str | None) -> None:
+    """Raises `UsageError` where a mesh, such as `data=8,fsdp=8`, fits neither devices nor batches.
 
-    def __init__(self, samples: int, reporter: Reporter) -> None:
-        devices = jax.local_devices()
-        used = devices_for(samples, len(devices))
-        if used < len(devices):
-            reporter.message(
-                f"{samples} samples at a time do not divide among {len(devices)} devices: training on "
-                f"{used}; choose train.batch_size / train.accumulate as a multiple of {len(devices)}"
-            )
-        mesh = jax.make_mesh((used,), ("data",), (AxisType.Auto,), devices=devices[:used])
-        self._everywhere = NamedSharding(mesh, PartitionSpec())
-        self._by_sample = NamedSharding(mesh, PartitionSpec("data"))
+    A teacher's that is yet to be trained is one of them.
+    """
+    devices = mesh_of(mesh).size
+    for one in (recipe, recipe.teacher):
+        if isinstance(one, Recipe):
+            check_batch(one.train.batch_size, one.train.accumulate, devices)
+
+
+class Placement:
+    """All devices of all processes: the state divided as the mesh says, of each batch a part on each.
+
+    **Arguments:**
+
+    - `settings`: of the training.
+    - `mesh`: such as `data=8,fsdp=8`; all devices for data by default.
+
+    Raises `UsageError` where the mesh does not fit the devices or a batch cannot be divided among them.
+    """
+
+    def __init__(self, settings: TrainingSettings, mesh: str | None = None) -> None:
+        self.layout = Layout(mesh_of(mesh))
+        check_batch(settings.batch_size, settings.accumulate, self.layout.devices)
+        self.hands = ByHand(self.layout) if self.layout.devices > 1 else None
+
+    def placed(self, tree: T) -> T:
+        """A tree that every process holds whole, with its arrays in their places."""
+        return self.layout.placed(tree)
 
     def everywhere(self, tree: T) -> T:
-        """A tree whose arrays are whole on every device that is used."""
-        return eqx.filter_shard(tree, self._everywhere)
+        """A tree whose arrays are whole on every device."""
+        return self.layout.everywhere(tree)
 
     def by_sample(self, tree: T) -> T:
-        """A tree of arrays, each divided among the devices along its first axis."""
-        return jax.device_put(tree, self._by_sample)
+        """The rows of this process's samples, divided among its devices."""
+        return self.layout.samples(tree)
 
-
-def devices_for(samples: int, available: int) -> int:
-    """The most devices of those available among which the samples divide evenly."""
-    return max(count for count in range(1, available + 1) if samples % count == 0)
+    def local(self, tree: T) -> T:
+        """A tree whose arrays are whole on this process's first device; all processes take part."""
+        return tree if jax.device_count() == 1 else self.layout.local(tree)

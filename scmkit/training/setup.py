@@ -11,6 +11,7 @@ import optax
 from scmkit.composing.build import Assembly
 from scmkit.composing.cast import GENERATOR
 from scmkit.composing.recipe import Recipe
+from scmkit.distribution.gradient import ByHand
 from scmkit.training.ema import parse_ema
 from scmkit.training.fixed import fixed_of, trained_of
 from scmkit.training.optimizer import build_optimizer, learning_rate
@@ -66,9 +67,9 @@ def rules_of(recipe: Recipe) -> dict[str, Rules]:
     return rules
 
 
-def step_of(recipe: Recipe) -> Step:
-    """The training step of a recipe."""
-    return Step(rules_of(recipe), recipe.train.steps)
+def step_of(recipe: Recipe, hands: ByHand | None = None) -> Step:
+    """The training step of a recipe, where `hands` are given for arrays that are divided among devices."""
+    return Step(rules_of(recipe), recipe.train.steps, hands)
 
 
 def state_before(recipe: Recipe, assembly: Assembly) -> TrainState:

@@ -4,7 +4,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 
 import equinox as eqx
 import jax
@@ -13,9 +13,12 @@ import jax.random as jr
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
+from scmkit.distribution.gradient import ByHand
 from scmkit.interfaces import (
+    AbstractBatchLoss,
     AbstractCoupling,
     AbstractEMA,
+    AbstractGroupLoss,
     AbstractModel,
     AbstractProposal,
     AbstractTangentEstimator,
@@ -24,9 +27,11 @@ from scmkit.interfaces import (
     Scene,
     constrain,
 )
-from scmkit.training.objective import objective
+from scmkit.training.objective import Trained, objective
 from scmkit.training.state import Player, TrainState, trainable
 from scmkit.types import Key, Keys, Scalar
+
+T = TypeVar("T")
 
 NOISE_BINS = (0.1, 0.5, 2.0)
 """Edges, in noise-to-signal ratio, of the bins by which metrics are logged."""
@@ -49,6 +54,8 @@ class StepMetrics(eqx.Module):
     means: dict[str, Scalar]
     sums: dict[str, Float[Array, " bins"]]
     counts: Float[Array, " bins"]
+    stop: Int[Array, ""] | None = None
+    """The signal after which training is to stop, 0 for none; None where the only process knows it."""
 
 
 @dataclass(frozen=True)
@@ -109,10 +116,13 @@ class Step:
 
     - `rules`: how each player is updated, by its name.
     - `steps`: the length of the training.
+    - `hands`: what passes between devices, where arrays are divided among several. Each array that losses see
+        is gathered once for each value it takes.
     """
 
     rules: Mapping[str, Rules]
     steps: int
+    hands: ByHand | None = None
 
     def __call__(
         self, setting: Setting, batch: Sample, key: Key, state: TrainState
@@ -123,72 +133,152 @@ class Step:
 
     def begin(self, setting: Setting, batch: Sample, key: Key, state: TrainState) -> Begun:
         """The first part of a step: a batch coupled and remembered, and the turns of all other players."""
+        return self._begin(setting, batch, key, state)[0]
+
+    def _begin(
+        self, setting: Setting, batch: Sample, key: Key, state: TrainState
+    ) -> tuple[Begun, Setting, TrainState]:
+        """The same, and the setting and what losses see of the state with every array whole."""
         key = jr.fold_in(key, state.step)
         if setting.coupling is not None:
             batch = setting.coupling(batch, key=jr.fold_in(key, zlib.crc32(b"coupling")))
         memories = {name: memory.remember(batch) for name, memory in state.memories.items()}
         state, told = TrainState(state.step, state.players, memories), {}
+        setting, gathered = self._whole(setting), self._gathered(_seen(state))
         for name, rules in self.rules.items():
             if name != "generator":
                 turns = jr.split(jr.fold_in(key, zlib.crc32(name.encode())), rules.updates)
-                state, values, norms = self._turns(name, setting, batch, turns, state)
+                state, gathered, values, norms = self._turns(
+                    name, setting, batch, turns, state, gathered
+                )
                 told |= {f"{name}/loss": values, f"{name}/grad_norm": norms}
-        return Begun(batch, state, told, jr.split(key, batch.x0.shape[0]))
+        keys = jr.split(key, batch.x0.shape[0])
+        return Begun(batch, state, told, keys), setting, _completed(gathered, state)
 
     def measure(self, setting: Setting, batch: Sample, key: Key, state: TrainState) -> Measured:
         """All of a step but the generator's update."""
-        batch, state, turns, keys = self.begin(setting, batch, key, state)
-        (value, (metrics, ratio)), grads = self._gradient("generator", setting, batch, keys, state)
+        begun, setting, whole = self._begin(setting, batch, key, state)
+        (value, (metrics, ratio)), grads = self._gradient(
+            "generator", setting, begun.batch, begun.keys, whole
+        )
         means = {"loss": value, "grad_norm": optax.tree.norm(grads)}
-        means |= {name: jnp.mean(values) for name, values in turns.items()}
-        return Measured(state, turns, grads, _metrics(means, metrics, ratio))
+        means |= {name: jnp.mean(values) for name, values in begun.turns.items()}
+        return Measured(begun.state, begun.turns, grads, _metrics(means, metrics, ratio))
 
     def update(self, state: TrainState, grads: PyTree) -> TrainState:
         """The last part of a step: the state after the generator's update by its gradient."""
         count = state.step + 1
         moved = _updated(self.rules["generator"], state.generator, grads, count, state.step)
-        return TrainState(count, state.players | {"generator": moved}, state.memories)
+        after = TrainState(count, state.players | {"generator": moved}, state.memories)
+        return after if self.hands is None else self.hands.layout.constrained(after)
 
     def _turns(
-        self, name: str, setting: Setting, batch: Sample, turns: Keys, state: TrainState
-    ) -> tuple[TrainState, Float[Array, " updates"], Float[Array, " updates"]]:
+        self,
+        name: str,
+        setting: Setting,
+        batch: Sample,
+        turns: Keys,
+        state: TrainState,
+        gathered: TrainState | None,
+    ) -> tuple[TrainState, TrainState | None, Float[Array, " updates"], Float[Array, " updates"]]:
         """All updates of one player before the generator's, and their losses and gradient norms."""
         arrays, rest = eqx.partition(state, eqx.is_array)
         rules = self.rules[name]
 
-        def turn(carry: tuple[PyTree, Int[Array, ""]], key: Key) -> Any:
-            state, done = eqx.combine(carry[0], rest), carry[1]
+        def turn(carry: tuple[PyTree, PyTree, Int[Array, ""]], key: Key) -> Any:
+            state, own, done = eqx.combine(carry[0], rest), carry[1], carry[2]
             keys = jr.split(key, batch.x0.shape[0])
-            (value, _), grads = self._gradient(name, setting, batch, keys, state)
+            whole = _completed(_with(gathered, name, own), state)
+            (value, _), grads = self._gradient(name, setting, batch, keys, whole)
             count = state.step * rules.updates + done + 1
             restart = jnp.where(done == 0, state.step, -1)  # A stage begins with its first turn.
             moved = _updated(rules, state.players[name], grads, count, restart)
+            if self.hands is not None:
+                moved = self.hands.layout.constrained(moved)
+            own = self._gathered(_seen_of(moved))
             after = TrainState(state.step, state.players | {name: moved}, state.memories)
-            return (eqx.filter(after, eqx.is_array), done + 1), (value, optax.tree.norm(grads))
+            return (eqx.filter(after, eqx.is_array), own, done + 1), (value, optax.tree.norm(grads))
 
-        (arrays, _), (values, norms) = jax.lax.scan(turn, (arrays, jnp.zeros((), jnp.int32)), turns)
-        return eqx.combine(arrays, rest), values, norms
+        own = None if gathered is None else gathered.players[name]
+        start = (arrays, own, jnp.zeros((), jnp.int32))
+        (arrays, own, _), (values, norms) = jax.lax.scan(turn, start, turns)
+        return eqx.combine(arrays, rest), _with(gathered, name, own), values, norms
 
     def _gradient(
         self, name: str, setting: Setting, batch: Sample, keys: Keys, state: TrainState
     ) -> Any:
-        """The mean loss of one player with what is logged of it, and its gradient."""
-        player, accumulate = state.players[name], self.rules[name].accumulate
-        scene = scene_of(setting, state, self.steps)
+        """The mean loss of one player with what is logged of it, and its gradient; all arrays are whole."""
+        player = state.players[name]
         trained, fixed = (player.model, player.loss), setting.fixed.get(name)
-        gradient = eqx.filter_value_and_grad(objective, has_aux=True)
-        if accumulate == 1:
-            return gradient(trained, scene, batch, keys, fixed)
+        differentiate = partial(_differentiate, self.rules[name].accumulate)
+        given = (trained, scene_of(setting, state, self.steps), batch, keys, fixed)
+        if self.hands is None:
+            return differentiate(*given)
+        if self.meets(name, player.loss, batch.x0.shape[0]):
+            out, grads = differentiate(*given)
+            return out, self.hands.layout.constrained(grads)
+        return self.hands.gradient(differentiate)(*given)
 
-        def add(total: PyTree, part: tuple[Sample, Keys]) -> tuple[PyTree, PyTree]:
-            (value, aux), grads = gradient(trained, scene, *part, fixed)
-            return jax.tree.map(jnp.add, total, (value, grads)), aux
+    def meets(self, name: str, loss: AnyLoss, samples: int) -> bool:
+        """Whether samples of several devices meet in the loss of a player, so that XLA divides its work."""
+        if isinstance(loss, AbstractGroupLoss) and self.hands is not None:
+            own = samples // self.hands.layout.devices // self.rules[name].accumulate
+            return own % loss.group != 0
+        return isinstance(loss, AbstractBatchLoss)
 
-        micro = jax.tree.map(lambda a: a.reshape(accumulate, -1, *a.shape[1:]), (batch, keys))
-        zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, trainable(trained)))
-        total, aux = jax.lax.scan(add, zero, micro)
-        value, grads = jax.tree.map(lambda a: a / accumulate, total)
-        return (value, jax.tree.map(jnp.ravel, aux)), grads
+    def _gathered(self, tree: T) -> T | None:
+        """What of a tree is divided among devices, whole; None for the rest."""
+        return None if self.hands is None else self.hands.gather(tree)
+
+    def _whole(self, tree: T) -> T:
+        return _completed(self._gathered(tree), tree)
+
+
+def _differentiate(
+    accumulate: int,
+    trained: Trained,
+    scene: Scene,
+    batch: Sample,
+    keys: Keys,
+    fixed: AnyLoss | None,
+) -> Any:
+    """The mean of a loss over a batch with what is logged of it, and its gradient, over micro-batches."""
+    gradient = eqx.filter_value_and_grad(objective, has_aux=True)
+    if accumulate == 1:
+        return gradient(trained, scene, batch, keys, fixed)
+
+    def add(total: PyTree, part: tuple[Sample, Keys]) -> tuple[PyTree, PyTree]:
+        (value, aux), grads = gradient(trained, scene, *part, fixed)
+        return jax.tree.map(jnp.add, total, (value, grads)), aux
+
+    micro = jax.tree.map(lambda a: a.reshape(accumulate, -1, *a.shape[1:]), (batch, keys))
+    zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, trainable(trained)))
+    total, aux = jax.lax.scan(add, zero, micro)
+    value, grads = jax.tree.map(lambda a: a / accumulate, total)
+    return (value, jax.tree.map(jnp.ravel, aux)), grads
+
+
+def _completed(gathered: Any, tree: T) -> T:
+    """A tree with what is gathered of it in its place."""
+    return cast(T, eqx.combine(gathered, tree))
+
+
+def _seen_of(player: Player) -> Player:
+    """What losses see of a player: all but its optimizer's state and its average."""
+    return Player(player.model, player.loss, None, None, player.followers)
+
+
+def _seen(state: TrainState) -> TrainState:
+    """The same of a state."""
+    players = {name: _seen_of(player) for name, player in state.players.items()}
+    return TrainState(state.step, players, state.memories)
+
+
+def _with(gathered: TrainState | None, name: str, own: Any) -> TrainState | None:
+    """What is gathered of a state, with another value of one player."""
+    if gathered is None:
+        return None
+    return TrainState(gathered.step, gathered.players | {name: own}, gathered.memories)
 
 
 def scene_of(setting: Setting, state: TrainState, steps: int) -> Scene:

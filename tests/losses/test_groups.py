@@ -31,7 +31,7 @@ from scmkit.interfaces import (
     Sample,
 )
 from scmkit.testing.oracles import Gaussian
-from scmkit.training.guarded import guarded
+from scmkit.training.guarded import Given, guarded
 from scmkit.training.objective import losses
 from scmkit.training.packed import pack
 from scmkit.training.setup import setting_of, state_before, step_of
@@ -92,18 +92,18 @@ import equinox as eqx, jax, jax.random as jr
 from scmkit import build, compose
 from scmkit.interfaces import Sample
 from scmkit.training.placement import Placement
-from scmkit.training.progress import Silent
 from scmkit.training.setup import setting_of, state_before, step_of
 for devices, parts in ((1, 1), (1, 2), (4, 1)):
     settings = dict(eval(sys.argv[1])) | {"train.batch_size": 8, "train.accumulate": parts}
     recipe = compose(["imm"], settings, data="gmm")
     assembly = build(recipe, key=jr.key(0))
     batch = Sample(0.5 * jr.normal(jr.key(1), (8, 1)))
+    hands = None
     if devices == 4:
         assert len(jax.devices()) == 4
-        place = Placement(8, Silent())
-        assembly, batch = place.everywhere(assembly), place.by_sample(batch)
-    step = eqx.filter_jit(step_of(recipe))
+        place = Placement(recipe.train)
+        assembly, batch, hands = place.placed(assembly), place.by_sample(batch), place.hands
+    step = eqx.filter_jit(step_of(recipe, hands))
     means = step(setting_of(assembly), batch, jr.key(2), state_before(recipe, assembly))[1].means
     print(float(means["loss"]), float(means["grad_norm"]))
 """
@@ -327,7 +327,7 @@ def test_the_bank_is_filled_by_training_and_not_by_a_step_that_is_held():
     seen = []
     for n, hold in enumerate((False, False, True)):
         batch = Sample(0.5 * jr.normal(jr.key(n), (8, 1)))
-        given = (pack(setting_of(assembly)), batch, jr.key(2), jnp.asarray(hold))
+        given = Given(pack(setting_of(assembly)), batch, jr.key(2), jnp.asarray(hold))
         state = step(given, state)[0]
         seen.append(int(state.tree.memories["bank"].seen.sum()))
     assert seen == [8, 16, 16]

@@ -1,4 +1,4 @@
-"""Players, groups, class sets and stages on one, two and four devices: the same losses."""
+"""Players, groups, class sets and stages on one device and on meshes of two and four: the same losses."""
 
 import json
 import os
@@ -11,9 +11,10 @@ PROGRAM = """
 import json, sys
 import equinox as eqx, jax, jax.numpy as jnp, jax.random as jr
 from scmkit import build, compose
+from scmkit.distribution.gradient import ByHand
+from scmkit.distribution.layout import Layout
+from scmkit.distribution.mesh import mesh_of
 from scmkit.interfaces import Conditioning, Sample
-from scmkit.training.placement import Placement
-from scmkit.training.progress import Silent
 from scmkit.training.setup import setting_of, state_before, step_of
 method, settings = json.loads(sys.argv[1])
 small = {"mlp.width": 16, "mlp.depth": 1, "mlp.embedding_dim": 8, "positional.channels": 8}
@@ -23,14 +24,15 @@ teacher = build(compose(["diffusion"], small, data="digits"), key=jr.key(5)).mod
 shape, cond = recipe.data.shape, Conditioning(jnp.arange(8) % 3)
 devices = jax.local_devices()
 assert len(devices) == 4
-for count in (1, 2, 4):
-    jax.local_devices = lambda: devices[:count]
-    place = Placement(8, Silent())
-    assembly = place.everywhere(build(recipe, key=jr.key(0), teacher=teacher))
-    setting, state = setting_of(assembly), state_before(recipe, assembly)
-    step, lines = eqx.filter_jit(step_of(recipe)), []
+for text in ("data=1", "data=2", "data=2,fsdp=2", "fsdp=4"):
+    mesh = mesh_of(text, devices[: 1 if text == "data=1" else 2 if text == "data=2" else 4])
+    layout = Layout(mesh, least=64)
+    assembly = build(recipe, key=jr.key(0), teacher=teacher)
+    setting = layout.placed(setting_of(assembly))
+    state = layout.placed(state_before(recipe, assembly))
+    step, lines = eqx.filter_jit(step_of(recipe, ByHand(layout) if mesh.size > 1 else None)), []
     for i in range(6):
-        batch = place.by_sample(Sample(0.5 * jr.normal(jr.key(i), (8, *shape)), cond))
+        batch = layout.samples(Sample(0.5 * jr.normal(jr.key(i), (8, *shape)), cond))
         state, metrics = step(setting, batch, jr.key(9), state)
         lines.append({name: float(value) for name, value in metrics.means.items()})
     print(json.dumps(lines))
@@ -57,7 +59,7 @@ def test_every_player_has_the_losses_of_one_device(method, settings, players):
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     one, *others = map(json.loads, done.stdout.splitlines())
-    assert len(others) == 2
+    assert len(others) == 3
     assert {name.split("/")[0] for name in one[0] if "/" in name} == players
     for other in others:
         for mine, its in zip(one, other, strict=True):

@@ -25,7 +25,7 @@ from scmkit.errors import OptionError, PluginError, UsageError
 from scmkit.interfaces import AbstractBatchLoss, LossOutput, Sample
 from scmkit.plugin import Slot
 from scmkit.runs import checkpoint
-from scmkit.training.guarded import guarded
+from scmkit.training.guarded import Given, guarded
 from scmkit.training.packed import pack
 from scmkit.training.pipeline import resume
 from scmkit.training.setup import rules_of, schedule_of, setting_of, state_before, step_of
@@ -74,7 +74,7 @@ def stepped(recipe, n, *, loss=None, player=None):
     )
     for i in range(n):
         batch = Sample(jr.normal(jr.key(i), (8, 1)))
-        given = (setting, batch, jr.key(7), jnp.zeros((), bool))
+        given = Given(setting, batch, jr.key(7), jnp.zeros((), bool))
         state, metrics, held = step(given, state)
         before.append(jax.device_get(state.tree))
     return before, metrics, held
