@@ -13,6 +13,9 @@ from scmkit_cli.streams import alone, print_json
 from scmkit_cli.tables import aligned
 from scmkit_cli.terminal import say
 
+FEW = 1e6
+"""Bytes whose passing is not worth a line of the table."""
+
 if TYPE_CHECKING:
     from scmkit import Recipe
     from scmkit.planning import Plan
@@ -24,7 +27,8 @@ def plan(
     recipe: Annotated[
         Path | None,
         typer.Argument(
-            metavar="RECIPE", help="A .toml or .json file as `scmkit train --recipe` takes it, or a run."
+            metavar="RECIPE",
+            help="A .toml or .json file as `scmkit train --recipe` takes it, or a run.",
         ),
     ] = None,
     devices: Annotated[int, typer.Option(min=1, max=65536, help="The number of devices.")] = 8,
@@ -47,7 +51,9 @@ def plan(
     data: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME|PATH", help="A data set. Default: the recipe's, else digits.", show_default=False
+            metavar="NAME|PATH",
+            help="A data set. Default: the recipe's, else digits.",
+            show_default=False,
         ),
     ] = None,
     shape: Annotated[
@@ -71,7 +77,9 @@ def plan(
     """
     # What has no use is refused before anything slow.
     if shape is not None and data is not None:
-        raise UsageError("--shape describes samples of which there is no data set; leave out --data")
+        raise UsageError(
+            "--shape describes samples of which there is no data set; leave out --data"
+        )
     if classes is not None and shape is None:
         raise UsageError("--classes goes with --shape")
     given = parse_settings(settings)
@@ -94,7 +102,9 @@ def plan(
         say(line)
 
 
-def _composed(recipe: Path | None, named: tuple[str, ...], given: dict[str, Any], data: Any) -> "Recipe":
+def _composed(
+    recipe: Path | None, named: tuple[str, ...], given: dict[str, Any], data: Any
+) -> "Recipe":
     """The recipe that `scmkit train` would compose, on data that need not be there."""
     from scmkit import compose
     from scmkit.composing.recipe_file import RecipeFile, override, read_recipe
@@ -129,23 +139,26 @@ def _lines(found: "Plan") -> Iterator[str]:
     yield f"  {_verdict(found)}: {share:.0%} of {_gb(target.memory)}"
     yield ""
     yield "a step of a device, at the least"
-    rows = [("products", f"{found.flops / 1e12:.3g} TFLOP", "", found.computing)]
-    rows += [
-        (one.kind, f"{_gb(one.bytes)}", f"among {len(one.group)}", found.exchanging(one))
-        for one in found.collectives
-        if one.sent
+    steps = [
+        ("products", f"{found.flops / 1e12:.3g} TFLOP", "", found.multiplying),
+        ("update", _gb(2 * found.memory.changing), "", found.updating),
     ]
-    yield from aligned([[f"  {a}", f"{b:>12}", c, f"{_ms(s):>10}"] for a, b, c, s in rows])
+    steps += [
+        (one.kind, _gb(one.bytes), f"among {len(one.group)}", found.exchanging(one))
+        for one in found.collectives
+        if one.bytes > FEW
+    ]
+    yield from aligned([[f"  {a}", f"{b:>12}", c, f"{_ms(s):>10}"] for a, b, c, s in steps])
     low, high = found.step_seconds
-    yield f"  together          {_ms(low)} if passing is hidden behind products, {_ms(high)} if nothing is"
+    yield f"  together: {_ms(low)} where computing hides all that passes, {_ms(high)} where nothing"
     yield ""
     fast, slow = found.images_per_second
     yield f"{'at most':<15} {slow:,.0f} to {fast:,.0f} samples a second"
     least, most = found.device_hours
     yield f"{'at the least':<15} {least:,.0f} to {most:,.0f} device-hours for {found.steps:,} steps"
     yield ""
-    yield "Temporary memory is that of XLA's program for CPUs, with attention unfused and bfloat16 in part as"
-    yield "float32: a GPU's differs, and is often less. Real steps take two or three times the least."
+    yield "Temporary memory is that of XLA's program for CPUs, with attention unfused and bfloat16 in part"
+    yield "as float32: a GPU's differs, and is often less. No device reaches its full speed."
 
 
 def _verdict(found: "Plan") -> str:

@@ -102,7 +102,9 @@ def program_costs(text: str) -> ProgramCosts:
 
     total = of(program.entry)
     flops = total.pop(FLOPS, 0.0)
-    return ProgramCosts(flops, tuple(Collective(*what, much) for what, much in total.items()))
+    return ProgramCosts(
+        flops, tuple(Collective(kind, group, much) for (kind, group), much in total.items())
+    )
 
 
 def _own(program: Program, one: Instruction) -> dict[Any, float]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import AbstractMesh
 from jaxtyping import PyTree
 
@@ -96,20 +97,16 @@ def lasting(kinds: Kinds, split: Split) -> dict[str, float]:
 def nearest(
     kinds: Kinds, planned: Split, memory: Memory, batch_size: int, target: Target
 ) -> Split | None:
-    """The least change that fits: more of `fsdp`, else more micro-batches, else both; None where nothing does.
+    """The least change that fits: a larger `fsdp`, else more micro-batches, else both; None where none does.
 
     Activations are taken to shrink with the micro-batch, and all else of the temporary memory to stay.
     """
     n = planned.devices
     wider = [
-        replace(planned, data=n // m, fsdp=m)
-        for m in range(planned.fsdp + 1, n + 1)
-        if n % m == 0
+        replace(planned, data=n // m, fsdp=m) for m in range(planned.fsdp + 1, n + 1) if n % m == 0
     ]
     finer = [
-        k
-        for k in range(planned.accumulate + 1, batch_size // n + 1)
-        if batch_size % (n * k) == 0
+        k for k in range(planned.accumulate + 1, batch_size // n + 1) if batch_size % (n * k) == 0
     ]
     tries = [*wider, *(replace(s, accumulate=k) for s in (planned, *wider[-1:]) for k in finer)]
     for split in tries:
@@ -148,7 +145,7 @@ def _bytes(tree: PyTree, layout: Layout) -> Iterator[float]:
 
 
 def _itemsize(leaf: Any) -> int:
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return 8  # Two words of 32 bits.
     return leaf.dtype.itemsize
 

@@ -57,10 +57,14 @@ class Plan:
         return self.memory.fits(self.target)
 
     @property
-    def computing(self) -> float:
-        """The least seconds of a step: products at their full speed, then the state read and written once."""
-        products = self.flops / self.target.products[self.precision]
-        return products + 2 * self.memory.changing / self.target.bandwidth
+    def multiplying(self) -> float:
+        """The least seconds of a step's matrix products and convolutions."""
+        return self.flops / self.target.products[self.precision]
+
+    @property
+    def updating(self) -> float:
+        """The least seconds in which what a step changes is read once and written once."""
+        return 2 * self.memory.changing / self.target.bandwidth
 
     def exchanging(self, one: Collective) -> float:
         """The least seconds of what passes in one way."""
@@ -74,7 +78,8 @@ class Plan:
     @property
     def step_seconds(self) -> tuple[float, float]:
         """The least seconds of a step: where computing hides all that passes, and where it hides nothing."""
-        return max(self.computing, self.passing), self.computing + self.passing
+        computing = self.multiplying + self.updating
+        return max(computing, self.passing), computing + self.passing
 
     @property
     def device_hours(self) -> tuple[float, float]:
@@ -115,7 +120,8 @@ class Plan:
             "remedy": None if self.remedy is None else asdict(self.remedy),
             "flops": self.flops,
             "collectives": passed,
-            "computing_seconds": self.computing,
+            "multiplying_seconds": self.multiplying,
+            "updating_seconds": self.updating,
             "passing_seconds": self.passing,
             "step_seconds": self.step_seconds,
             "images_per_second": self.images_per_second,
@@ -146,7 +152,8 @@ def plan(recipe: Recipe, *, devices: int, mesh: str | None = None, target: str =
         network=recipe.slots[Slot.network],
         loss=recipe.slots[Slot.loss],
         parameters={
-            name: sum(leaf.size for leaf in shapes_of(player.model)) for name, player in players.items()
+            name: sum(leaf.size for leaf in shapes_of(player.model))
+            for name, player in players.items()
         },
         split=split,
         target=kind,

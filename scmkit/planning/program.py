@@ -75,7 +75,9 @@ def compiled_step(recipe: Recipe, given: Skeleton, layout: Layout) -> Any:
     lying = _placed(given.setting, layout), _placed(given.state, layout)
     shapes, rest = eqx.partition(lying, is_shape)
     rows = jax.sharding.NamedSharding(layout.mesh, layout.rows)
-    batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=rows), given.batch)
+    batch = jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=rows), given.batch
+    )
 
     def one(setting: PyTree, batch: Sample, state: PyTree) -> Any:
         setting, state = eqx.combine((setting, state), rest)
@@ -113,7 +115,7 @@ def _batch(recipe: Recipe, paired: bool) -> Sample:
     def rows(*sides: int) -> Any:
         return jax.ShapeDtypeStruct((n, *sides), jnp.float32)
 
-    label = jax.ShapeDtypeStruct((n,), jnp.int32) if data.num_classes else None
+    label: Any = jax.ShapeDtypeStruct((n,), jnp.int32) if data.num_classes else None
     return Sample(
         rows(*data.shape),
         Conditioning(label),
