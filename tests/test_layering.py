@@ -26,7 +26,7 @@ LAYERS = [
     {"sampling"},
     {"runs"},
     {"training"},
-    {"evaluation", "editing"},
+    {"evaluation", "editing", "planning"},
     {"reporting"},
     {"testing"},
 ]

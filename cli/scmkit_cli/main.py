@@ -17,6 +17,7 @@ from scmkit_cli import (
     edit,
     evaluate,
     likelihood,
+    plan,
     plugins,
     replay,
     report,
@@ -51,6 +52,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("train")(train.train)
+app.command("plan")(plan.plan)
 app.command("resume")(resume.resume)
 app.command("replay")(replay.replay)
 app.command("sample")(sample.sample)

@@ -9,6 +9,7 @@ from scmkit.errors import OptionError, ScmkitError, UsageError
 
 if TYPE_CHECKING:
     from scmkit import Recipe
+    from scmkit.interfaces import DataSpec
 
 Settings = Annotated[
     list[str] | None,
@@ -124,3 +125,21 @@ def counts(given: str | None, option: str = "--steps") -> tuple[int, ...] | None
     if not all(p.strip().isdecimal() and len(p) < 10 and int(p) > 0 for p in parts):
         raise UsageError(f"{option} {given}: give positive whole numbers, such as 1,2")
     return tuple(map(int, parts))
+
+
+def parse_shape(text: str) -> tuple[int, ...]:
+    """`"3,64,64"` as `(3, 64, 64)`; raises `UsageError` for anything but positive whole numbers."""
+    try:
+        sides = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        sides = ()
+    if not sides or min(sides) < 1:
+        raise UsageError(f"--shape {text}: give positive whole numbers, such as 3,64,64")
+    return sides
+
+
+def samples_of(shape: tuple[int, ...], classes: int) -> "DataSpec":
+    """The description of data of which no more is known than its shape and the number of its classes."""
+    from scmkit.interfaces import DataSpec
+
+    return DataSpec("none", shape, classes, (0.0,) * shape[0], (1.0,) * shape[0])

@@ -12,6 +12,7 @@ from scmkit.composing.loading import load
 from scmkit.composing.recipe import Recipe
 from scmkit.composing.slots import RECIPE_SLOTS
 from scmkit.errors import OptionError, RunError, UsageError, brief
+from scmkit.interfaces import DataSpec
 from scmkit.plugin import OPTIONAL_SLOTS, Slot
 from scmkit.storage.containment import exists, parse_json, parse_toml, read_bounded
 
@@ -47,6 +48,8 @@ class RecipeFile:
     data: str | None = None
     complete: bool = False
     """Whether it is a run's, with settings of every part: those of parts replaced do not matter."""
+    spec: DataSpec | None = None
+    """What a run records of its data."""
 
 
 def read_recipe(path: Path) -> RecipeFile:
@@ -78,7 +81,9 @@ def _of_run(recipe: Recipe) -> RecipeFile:
     slots[Slot.sampler] = recipe.sampler
     named = [f"{slot}={recipe.reference(name)}" for slot, name in slots.items()]
     trackers = map(recipe.reference, recipe.trackers)
-    return RecipeFile((*named, *trackers), flatten(settings), recipe.data.source, complete=True)
+    return RecipeFile(
+        (*named, *trackers), flatten(settings), recipe.data.source, complete=True, spec=recipe.data
+    )
 
 
 def _by_hand(raw: Mapping[str, Any]) -> RecipeFile:

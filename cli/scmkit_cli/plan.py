@@ -1,0 +1,186 @@
+"""`scmkit plan`."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from scmkit.bounds import LARGEST
+from scmkit.errors import UsageError
+from scmkit_cli.options import Settings, parse_settings, parse_shape, samples_of
+from scmkit_cli.streams import alone, print_json
+from scmkit_cli.tables import aligned
+from scmkit_cli.terminal import say
+
+FEW = 1e6
+"""Bytes whose passing is not worth a line of the table."""
+
+if TYPE_CHECKING:
+    from scmkit import Recipe
+    from scmkit.planning import Plan
+    from scmkit.planning.memory import Split
+
+
+def plan(
+    context: typer.Context,
+    recipe: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="RECIPE",
+            help="A .toml or .json file as `scmkit train --recipe` takes it, or a run.",
+        ),
+    ] = None,
+    devices: Annotated[int, typer.Option(min=1, max=65536, help="The number of devices.")] = 8,
+    mesh: Annotated[
+        str | None,
+        typer.Option(
+            metavar="data=N,fsdp=M",
+            help="How they are divided between samples and weights. Default: all for samples.",
+            show_default=False,
+        ),
+    ] = None,
+    target: Annotated[
+        str, typer.Option(metavar="NAME", help="a100-80gb, h100, h200, b200 or tpu-v5p.")
+    ] = "h100",
+    plugin: Annotated[
+        list[str] | None,
+        typer.Option("--plugin", "-p", metavar="NAME", help="As of `scmkit train`. Repeatable."),
+    ] = None,
+    settings: Settings = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|PATH",
+            help="A data set. Default: the recipe's, else digits.",
+            show_default=False,
+        ),
+    ] = None,
+    shape: Annotated[
+        str | None,
+        typer.Option(metavar="C,H,W", help="The shape of samples, where there is no data set yet."),
+    ] = None,
+    classes: Annotated[
+        int | None, typer.Option(min=0, max=LARGEST, help="Their number of classes. Default: 0.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", callback=alone, help="One JSON object.")
+    ] = False,
+) -> None:
+    """Say what a training would take on devices that are not here.
+
+    The step is compiled as training compiles it, which takes seconds, or minutes for large networks, and no
+    more memory than the compiler's. Times are bounds: a device at full speed, which no device reaches.
+
+    Example: scmkit plan -p trigflow -p scd -p edm2 --set edm2.preset=xxl --set train.batch_size=2048
+    --shape 4,64,64 --classes 1000 --devices 256 --mesh data=32,fsdp=8
+    """
+    # What has no use is refused before anything slow.
+    if shape is not None and data is not None:
+        raise UsageError(
+            "--shape describes samples of which there is no data set; leave out --data"
+        )
+    if classes is not None and shape is None:
+        raise UsageError("--classes goes with --shape")
+    given = parse_settings(settings)
+    described = None if shape is None else samples_of(parse_shape(shape), classes or 0)
+
+    from scmkit.distribution.mesh import parse_mesh
+    from scmkit.planning import plan, pretend
+    from scmkit.planning.hardware import target_of
+
+    target_of(target)
+    parse_mesh(mesh, devices)
+    pretend(devices)
+    composed = _composed(recipe, tuple(plugin or ()), given, described or data)
+    say(f"compiling a step for {devices} devices; this takes minutes for large networks", err=True)
+    found = plan(composed, devices=devices, mesh=mesh, target=target)
+    if as_json:
+        print_json(context, found.to_json())
+        return
+    for line in _lines(found):
+        say(line)
+
+
+def _composed(
+    recipe: Path | None, named: tuple[str, ...], given: dict[str, Any], data: Any
+) -> "Recipe":
+    """The recipe that `scmkit train` would compose, on data that need not be there."""
+    from scmkit import compose
+    from scmkit.composing.recipe_file import RecipeFile, override, read_recipe
+
+    if recipe is None:
+        return compose(named, given, data=data or "digits")
+    file: RecipeFile = read_recipe(recipe / "recipe.json" if recipe.is_dir() else recipe)
+    file = override(file, named)
+    base = file.settings if file.complete else {}
+    given = given if file.complete else {**file.settings, **given}
+    data = data or file.spec or file.data or "digits"
+    return compose(file.plugins, given, data=data, base=base)
+
+
+def _lines(found: "Plan") -> Iterator[str]:
+    target, split = found.target, found.split
+    counts = ", ".join(
+        f"{n / 1e6:,.1f}M" + ("" if name == "generator" else f" ({name})")
+        for name, n in found.parameters.items()
+    )
+    per = found.batch_size // found.devices // split.accumulate
+    micro = f" in {split.accumulate} micro-batches" if split.accumulate > 1 else ""
+    yield f"{'network':<15} {found.network} with {found.loss}, {counts} parameters, {found.precision}"
+    yield f"{'devices':<15} {found.devices} {target.name}, {split.mesh}"
+    yield f"{'batch':<15} {found.batch_size:,}{micro}, {per} samples at a time on a device"
+    yield ""
+    yield "memory of a device"
+    rows = [*found.memory.lasting.items(), ("temporary", found.memory.temporary)]
+    rows.append(("together", found.memory.total))
+    yield from aligned([[f"  {kind}", f"{_gb(size):>10}"] for kind, size in rows])
+    share = found.memory.total / target.memory
+    yield f"  {_verdict(found)}: {share:.0%} of {_gb(target.memory)}"
+    yield ""
+    yield "a step of a device, at the least"
+    steps = [
+        ("products", f"{found.flops / 1e12:.3g} TFLOP", "", found.multiplying),
+        ("update", _gb(2 * found.memory.changing), "", found.updating),
+    ]
+    steps += [
+        (one.kind, _gb(one.bytes), f"among {len(one.group)}", found.exchanging(one))
+        for one in found.collectives
+        if one.bytes > FEW
+    ]
+    yield from aligned([[f"  {a}", f"{b:>12}", c, f"{_ms(s):>10}"] for a, b, c, s in steps])
+    low, high = found.step_seconds
+    yield f"  together: {_ms(low)} where computing hides all that passes, {_ms(high)} where nothing"
+    yield ""
+    fast, slow = found.images_per_second
+    yield f"{'at most':<15} {slow:,.0f} to {fast:,.0f} samples a second"
+    least, most = found.device_hours
+    yield f"{'at the least':<15} {least:,.0f} to {most:,.0f} device-hours for {found.steps:,} steps"
+    yield ""
+    yield "Temporary memory is that of XLA's program for CPUs, with attention unfused and bfloat16 in part"
+    yield "as float32: a GPU's differs, and is often less. No device reaches its full speed."
+
+
+def _verdict(found: "Plan") -> str:
+    if found.fits:
+        return "fits"
+    if found.remedy is None:
+        return "does not fit, nor with any mesh or micro-batch"
+    return f"does not fit; {_written(found.split, found.remedy)} would"
+
+
+def _written(planned: "Split", remedy: "Split") -> str:
+    parts = []
+    if remedy.mesh != planned.mesh:
+        parts.append(f"--mesh {remedy.mesh}")
+    if remedy.accumulate != planned.accumulate:
+        parts.append(f"--set train.accumulate={remedy.accumulate}")
+    return " ".join(parts)
+
+
+def _gb(size: float) -> str:
+    return f"{size / 1e9:,.2f} GB" if size >= 1e7 else f"{size / 1e6:,.2f} MB"
+
+
+def _ms(seconds: float) -> str:
+    return f"{1000 * seconds:,.2f} ms"
