@@ -17,6 +17,7 @@ LAYERS = [
     {"telling"},
     {"terminal"},
     {"types", "bounds", "errors", "kinds"},
+    {"distribution"},
     {"storage"},
     {"interfaces", "settings"},
     {"arguments", "weights", "players"},
