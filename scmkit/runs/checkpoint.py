@@ -75,8 +75,8 @@ def restore(path: Path, like: PyTree, *, prefix: str = "") -> PyTree:
 
     Each process reads the parts that its devices are to hold, from any number of files. Where leaves are to
     be spread over several processes, all of them call this; each checks a share of the files, and an error of
-    one is raised in all. Raises `CheckpointError`, which names the file or leaf, if anything is missing, altered,
-    left over or of another shape or dtype.
+    one is raised in all. Raises `CheckpointError`, which names the file or leaf, if anything is missing,
+    altered, left over or of another shape or dtype.
     """
     structure = jtu.tree_structure(like)
     leaves = dict(named_leaves(like))
