@@ -129,9 +129,11 @@ def _send(parts: Any) -> None:
 
 
 def _copy(data: Any) -> np.ndarray:
-    """A copy on the host; what comes from a device with memory of its own is one already."""
-    own = isinstance(data, jax.Array) and data.sharding.device_set.pop().platform != "cpu"
-    return np.asarray(data) if own else np.array(data)
+    """A copy on the host. What comes from memory of a device's own is one already."""
+    there = isinstance(data, jax.Array) and data.sharding.memory_kind == "device"
+    if there and all(device.platform != "cpu" for device in data.devices()):
+        return np.asarray(data)
+    return np.array(data)
 
 
 def create_arrays(root: Path, arrays: Mapping[str, Plan]) -> list[str]:
