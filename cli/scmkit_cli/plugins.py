@@ -1,5 +1,6 @@
 """`scmkit plugins`."""
 
+import contextlib
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -155,6 +156,17 @@ def _typed(value: object) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
+def _two_devices() -> None:
+    """Make two devices of the CPU, where nothing has said how many there are, for the checks that need two."""
+    import os
+
+    import jax
+
+    if "device_count" not in os.environ.get("XLA_FLAGS", ""):
+        with contextlib.suppress(RuntimeError):  # Devices are there already.
+            jax.config.update("jax_num_cpu_devices", 2)
+
+
 @app.command()
 def check(
     name: Annotated[str, typer.Argument(help="NAME or PACKAGE:NAME.")],
@@ -171,6 +183,7 @@ def check(
 
     entry = find(name)
     options = options_of(entry.name, settings)
+    _two_devices()
     plugin = load(entry)
     if options:
         configure(plugin.config, options, entry.name)

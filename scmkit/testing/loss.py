@@ -15,6 +15,9 @@ import numpy as np
 from scmkit.composing.build import named_key
 from scmkit.composing.cast import cast_of
 from scmkit.composing.slots import class_name
+from scmkit.distribution.gradient import ByHand
+from scmkit.distribution.layout import Layout
+from scmkit.distribution.mesh import mesh_of
 from scmkit.interfaces import (
     AbstractBatchLoss,
     AbstractGroupLoss,
@@ -32,6 +35,7 @@ from scmkit.testing.memory import remembered
 from scmkit.testing.numeric import arrays_of
 from scmkit.testing.reference import reference_model
 from scmkit.testing.workbench import Bench, Case
+from scmkit.training.gradient import gradient_of
 from scmkit.training.objective import Trained, frozen, losses
 from scmkit.types import Keys, Scalar
 
@@ -72,13 +76,16 @@ class Losing:
 
     def at(self, step: int, player: str, seed: int = 0) -> tuple[LossOutput, Trained]:
         """A player's losses and gradients at a step of training."""
-        scene = eqx.tree_at(
+        keys = jr.split(jr.key(seed), self.n)
+        return batch_loss(self.players[player], self.scene_at(step), self.batch, keys)
+
+    def scene_at(self, step: int) -> Scene:
+        """What losses look at, at a step of training."""
+        return eqx.tree_at(
             lambda s: (s.step, s.progress),
             self.scene,
             (jnp.asarray(step, jnp.int32), jnp.asarray(0.0 if step == EARLY else 0.999)),
         )
-        keys = jr.split(jr.key(seed), self.n)
-        return batch_loss(self.players[player], scene, self.batch, keys)
 
     @cached_property
     def late(self) -> dict[str, tuple[LossOutput, Trained]]:
@@ -145,6 +152,24 @@ def the_order_of_a_batch_is_nothing(given: Losing) -> None:
         require_close(
             jnp.mean(two.value), jnp.mean(one.value), f"{name}: the mean loss of a turned batch"
         )
+
+
+def one_and_two_devices_give_one_gradient(given: Losing) -> None:
+    """Where there are two devices, as `scmkit plugins check` makes them on a CPU."""
+    devices = max(jax.devices(), jax.devices("cpu"), key=len)
+    if len(devices) < 2:
+        return
+    layout = Layout(mesh_of("fsdp=2", devices[:2]), least=1)
+    hands, scene = ByHand(layout), given.scene_at(LATE)
+    keys = jr.split(jr.key(0), given.n)
+    for name, (_, gradients) in given.late.items():
+        trained = given.players[name]
+        call = (trained, scene, given.batch, keys, None)
+        differentiate = gradient_of(trained[1], given.n, 1, hands)
+        _, divided = eqx.filter_jit(differentiate)(*layout.everywhere(call))
+        pairs = zip(arrays_of(divided), arrays_of(gradients), strict=True)
+        for i, (two, one) in enumerate(pairs):
+            require_close(two, one, f"{name}: gradient {i} on two devices")
 
 
 def noise_of_a_coupling_is_taken_as_declared(given: Losing) -> None:
@@ -233,6 +258,7 @@ FAMILY = Family(
         the_key_decides,
         the_order_of_a_batch_is_nothing,
         noise_of_a_coupling_is_taken_as_declared,
+        one_and_two_devices_give_one_gradient,
     ),
     (Case("vector"), Case("labeled-edm-image", shape=(1, 8, 8), num_classes=4, noise="edm")),
 )

@@ -15,10 +15,8 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from scmkit.distribution.gradient import ByHand
 from scmkit.interfaces import (
-    AbstractBatchLoss,
     AbstractCoupling,
     AbstractEMA,
-    AbstractGroupLoss,
     AbstractModel,
     AbstractProposal,
     AbstractTangentEstimator,
@@ -27,7 +25,7 @@ from scmkit.interfaces import (
     Scene,
     constrain,
 )
-from scmkit.training.objective import Trained, objective
+from scmkit.training.gradient import gradient_of
 from scmkit.training.state import Player, TrainState, trainable
 from scmkit.types import Key, Keys, Scalar
 
@@ -208,23 +206,10 @@ class Step:
         self, name: str, setting: Setting, batch: Sample, keys: Keys, state: TrainState
     ) -> Any:
         """The mean loss of one player with what is logged of it, and its gradient; all arrays are whole."""
-        player = state.players[name]
-        trained, fixed = (player.model, player.loss), setting.fixed.get(name)
-        differentiate = partial(_differentiate, self.rules[name].accumulate)
-        given = (trained, scene_of(setting, state, self.steps), batch, keys, fixed)
-        if self.hands is None:
-            return differentiate(*given)
-        if self.meets(name, player.loss, batch.x0.shape[0]):
-            out, grads = differentiate(*given)
-            return out, self.hands.layout.constrained(grads)
-        return self.hands.gradient(differentiate)(*given)
-
-    def meets(self, name: str, loss: AnyLoss, samples: int) -> bool:
-        """Whether samples of several devices meet in the loss of a player, so that XLA divides its work."""
-        if isinstance(loss, AbstractGroupLoss) and self.hands is not None:
-            own = samples // self.hands.layout.devices // self.rules[name].accumulate
-            return own % loss.group != 0
-        return isinstance(loss, AbstractBatchLoss)
+        player, accumulate = state.players[name], self.rules[name].accumulate
+        trained, scene = (player.model, player.loss), scene_of(setting, state, self.steps)
+        differentiate = gradient_of(player.loss, batch.x0.shape[0], accumulate, self.hands)
+        return differentiate(trained, scene, batch, keys, setting.fixed.get(name))
 
     def _gathered(self, tree: T) -> T | None:
         """What of a tree is divided among devices, whole; None for the rest."""
@@ -232,30 +217,6 @@ class Step:
 
     def _whole(self, tree: T) -> T:
         return _completed(self._gathered(tree), tree)
-
-
-def _differentiate(
-    accumulate: int,
-    trained: Trained,
-    scene: Scene,
-    batch: Sample,
-    keys: Keys,
-    fixed: AnyLoss | None,
-) -> Any:
-    """The mean of a loss over a batch with what is logged of it, and its gradient, over micro-batches."""
-    gradient = eqx.filter_value_and_grad(objective, has_aux=True)
-    if accumulate == 1:
-        return gradient(trained, scene, batch, keys, fixed)
-
-    def add(total: PyTree, part: tuple[Sample, Keys]) -> tuple[PyTree, PyTree]:
-        (value, aux), grads = gradient(trained, scene, *part, fixed)
-        return jax.tree.map(jnp.add, total, (value, grads)), aux
-
-    micro = jax.tree.map(lambda a: a.reshape(accumulate, -1, *a.shape[1:]), (batch, keys))
-    zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, trainable(trained)))
-    total, aux = jax.lax.scan(add, zero, micro)
-    value, grads = jax.tree.map(lambda a: a / accumulate, total)
-    return (value, jax.tree.map(jnp.ravel, aux)), grads
 
 
 def _completed(gathered: Any, tree: T) -> T:
