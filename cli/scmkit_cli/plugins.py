@@ -157,7 +157,7 @@ def _typed(value: object) -> str:
 
 
 def _two_devices() -> None:
-    """Make two devices of the CPU, where nothing has said how many there are, for the checks that need two."""
+    """Make two devices of the CPU for checks that need them, where nothing says how many there are."""
     import os
 
     import jax
