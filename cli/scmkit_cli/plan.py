@@ -85,7 +85,7 @@ def plan(
     given = parse_settings(settings)
     described = None if shape is None else samples_of(parse_shape(shape), classes or 0)
 
-    from scmkit.distribution.mesh import parse_mesh
+    from scmkit.distribution.mesh import check_batch, parse_mesh
     from scmkit.planning import plan, pretend
     from scmkit.planning.hardware import target_of
 
@@ -93,6 +93,7 @@ def plan(
     parse_mesh(mesh, devices)
     pretend(devices)
     composed = _composed(recipe, tuple(plugin or ()), given, described or data)
+    check_batch(composed.train.batch_size, composed.train.accumulate, devices)
     say(f"compiling a step for {devices} devices; this takes minutes for large networks", err=True)
     found = plan(composed, devices=devices, mesh=mesh, target=target)
     if as_json:
