@@ -1,6 +1,7 @@
 """What share of training does saving a checkpoint once a minute take, and of which parts?
 
-A save is timed whole; of it apart: SHA-256 of its files, and fsync, as the difference to a save without.
+A save is timed whole; of it apart: SHA-256 of its files, and fsync, as the difference to a save without;
+beside it the time that training waits for a save that goes on while it trains.
 The state is that of Adam with an EMA: four arrays a parameter, in float32.
 """
 
@@ -17,6 +18,7 @@ import jax.numpy as jnp
 from common import write
 
 from scmkit.runs import checkpoint
+from scmkit.runs.saver import Saver
 
 INTERVAL = 60.0
 LEAVES = 40
@@ -39,11 +41,14 @@ def measure(parameters: int, saves: int, folder: Path) -> dict[str, float]:
     each = parameters // LEAVES
     state = {str(i): jnp.full((4, each), 0.5, jnp.float32) for i in range(LEAVES)}
     jax.block_until_ready(state)
-    whole, unsynced, hashed = [], [], []
+    whole, unsynced, hashed, held = [], [], [], []
+    saver = Saver()
     real = os.fsync
     for number in range(1, saves + 1):
         whole.append(seconds(lambda n=number: checkpoint.save(folder, 2 * n - 1, state, keep=1)))
         hashed.append(seconds(lambda: hash_all(checkpoint.latest(folder))))
+        held.append(seconds(lambda n=number: saver.save(folder, 2 * n - 1, state, keep=1)))
+        saver.wait()
         os.fsync = lambda descriptor: None
         try:
             unsynced.append(seconds(lambda n=number: checkpoint.save(folder, 2 * n, state, keep=1)))
@@ -54,6 +59,7 @@ def measure(parameters: int, saves: int, folder: Path) -> dict[str, float]:
         "parameters": parameters,
         "state_bytes": 16 * each * LEAVES,
         "save_seconds": save,
+        "held_seconds_beside_training": statistics.median(held),
         "fsync_seconds": max(0.0, save - statistics.median(unsynced)),
         "sha256_seconds_one_thread": statistics.median(hashed),
         "share_at_60_s": save / (INTERVAL + save),
@@ -76,7 +82,8 @@ def main() -> None:
         row = rows[-1]
         print(
             f"{parameters / 1e6:8.1f}M  {row['state_bytes'] / 2**20:8.1f} MiB  "
-            f"save {row['save_seconds']:.3f} s  fsync {row['fsync_seconds']:.3f} s  "
+            f"save {row['save_seconds']:.3f} s  "
+            f"held {row['held_seconds_beside_training']:.3f} s  fsync {row['fsync_seconds']:.3f} s  "
             f"sha256 {row['sha256_seconds_one_thread']:.3f} s  "
             f"{100 * row['share_at_60_s']:.2f} %"
         )

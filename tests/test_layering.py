@@ -18,6 +18,8 @@ LAYERS = [
     {"terminal"},
     {"types", "bounds", "errors", "kinds"},
     {"storage", "distribution"},
+||||||| cbc77d6
+    {"storage"},
     {"interfaces", "settings"},
     {"arguments", "weights", "players"},
     {"models"},

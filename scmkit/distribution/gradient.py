@@ -87,7 +87,9 @@ class ByHand:
         if axis is None:
             return jax.lax.pmean(gradient, BOTH)
         part = jax.lax.psum_scatter(gradient, FSDP, scatter_dimension=axis, tiled=True)
-        return jax.lax.psum(part, DATA) / self.layout.devices
+        if self.layout.mesh.shape[DATA] > 1:
+            part = jax.lax.psum(part, DATA)
+        return part / self.layout.devices
 
     def _mapped(self, function: Callable[..., Any], given: Any, returned: Any) -> Any:
         return jax.shard_map(

@@ -123,6 +123,7 @@ def _spread(leaf: Any, sharding: NamedSharding) -> PyTree:
     if _is_key(leaf):
         return jr.wrap_key_data(_spread(jr.key_data(leaf), sharding), impl=jr.key_impl(leaf))
     if sharding.is_fully_addressable:
-        return jax.device_put(leaf, sharding)
+        # Copied: the step donates its state, and one buffer may be in state and setting.
+        return jax.device_put(leaf, sharding, may_alias=False)
     host = np.asarray(leaf)
     return jax.make_array_from_callback(host.shape, sharding, lambda at: host[at])

@@ -1,10 +1,10 @@
 """Checkpoints: any pytree of arrays as a directory of zarr3 arrays, written whole or not at all.
 
 `DIRECTORY/00001000/` holds one array per leaf under `arrays/`, named after the leaf's place in the
-tree, and `COMMIT.json` with the SHA-256 of every file. Any zarr3 reader can open the arrays.
+tree, and `COMMIT.json` with the SHA-256 of every file. An array has a file for each part that it is divided
+into on the devices. Any zarr3 reader can open the arrays.
 """
 
-import shutil
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,29 +12,15 @@ from typing import Any, TypeVar
 import jax.tree_util as jtu
 from jaxtyping import PyTree
 
+from scmkit.distribution import processes
 from scmkit.errors import CheckpointError
-from scmkit.runs.arrays import (
-    FOLDER,
-    describe,
-    is_saved,
-    named_leaves,
-    read_arrays,
-    short,
-    write_arrays,
-)
-from scmkit.runs.checkpoint_directory import (
-    DAMAGED,
-    PLANNED,
-    TEMPORARY,
-    clean,
-    complete,
-    is_planned,
-    put_in_place,
-    remove_older,
-)
-from scmkit.runs.manifest import NOTES, Damage, Manifest, commit, read_manifest, verify
+from scmkit.runs.array_reader import is_shared, read_arrays
+from scmkit.runs.array_writer import plans
+from scmkit.runs.arrays import FOLDER, describe, is_saved, named_leaves
+from scmkit.runs.checkpoint_directory import complete, is_planned
+from scmkit.runs.manifest import NOTES, Damage, Manifest, read_manifest, verify
+from scmkit.runs.saving import Saving, together
 from scmkit.storage.containment import parse_json, read_bounded
-from scmkit.storage.files import make_durably
 
 T = TypeVar("T")
 
@@ -51,13 +37,14 @@ def save(
 ) -> Path:
     """Write the arrays of `tree` to `directory/STEP`, and keep the newest `keep` planned checkpoints.
 
-    At every moment the disk holds a complete checkpoint, the old or the new one. One process at a time may
-    save to a directory. Returns the checkpoint's path.
+    At every moment the disk holds a complete checkpoint, the old or the new one. One training at a time may
+    save to a directory; where several processes train together all of them save, to a disk that they share,
+    and each writes a part. Returns the checkpoint's path.
 
     **Arguments:**
 
-    - `tree`: jax arrays on any local devices, typed PRNG keys and numpy arrays are saved; leaves
-        that are no arrays are not.
+    - `tree`: jax arrays on any devices, typed PRNG keys and numpy arrays are saved; leaves that are no
+        arrays are not. What a process holds by itself must be the same in all processes.
     - `metadata`: anything that JSON can hold; `metadata(path)` gives it back.
     - `keep`: how many planned checkpoints to keep, this one included; 0 keeps all. Checkpoints of later steps
         always stay.
@@ -68,26 +55,11 @@ def save(
 
     Raises `CheckpointError` if the checkpoint cannot be written; earlier ones are then untouched.
     """
-    target = directory / f"{step:08d}"
-    temporary = directory / f"{TEMPORARY}{target.name}"
-    try:
-        make_durably(directory)
-        clean(directory)
-        temporary.mkdir()
-        leaves = write_arrays(temporary, tree)
-        noted = {} if planned else {PLANNED: False}
-        commit(temporary, step, {**(metadata or {}), **noted}, leaves, notes)
-        put_in_place(temporary, target)
-        shutil.rmtree(directory / f"{DAMAGED}{target.name}", ignore_errors=True)
-        remove_older(directory, step, keep)
-    except (OSError, ValueError, TypeError) as error:
-        raise CheckpointError(
-            f"checkpoint {target} cannot be written ({short(error)}); free some space or choose "
-            "another directory, earlier checkpoints are untouched"
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return target
+    saving = Saving(directory, step, metadata or {}, notes, keep, planned)
+    with saving.reporting():
+        arrays = plans(tree)
+    saving.write(arrays)
+    return saving.target
 
 
 def restore(path: Path, like: PyTree, *, prefix: str = "") -> PyTree:
@@ -101,8 +73,10 @@ def restore(path: Path, like: PyTree, *, prefix: str = "") -> PyTree:
     - `prefix`: the name of a subtree, such as `"players/generator/ema"`, to read nothing else; `like` is
         then that subtree.
 
-    Raises `CheckpointError`, which names the file or leaf, if anything is missing, altered, left
-    over or of another shape or dtype.
+    Each process reads the parts that its devices are to hold, from any number of files. Where leaves are to
+    be spread over several processes, all of them call this; each checks a share of the files, and an error of
+    one is raised in all. Raises `CheckpointError`, which names the file or leaf, if anything is missing,
+    altered, left over or of another shape or dtype.
     """
     structure = jtu.tree_structure(like)
     leaves = dict(named_leaves(like))
@@ -117,10 +91,20 @@ def restore(path: Path, like: PyTree, *, prefix: str = "") -> PyTree:
     _compare(path, saved, wanted)
     try:
         folder = f"{FOLDER}/{prefix}".rstrip("/")
-        verify(path, {n: file for n, file in content.files.items() if _is_under(n, folder)})
-        values = read_arrays(path, wanted, saved)
+        files = {n: file for n, file in content.files.items() if _is_under(n, folder)}
+        if any(map(is_shared, wanted.values())):
+            mine = [*files][processes.index() :: processes.count()]
+            with together("restore/verified"):
+                verify(path, {name: files[name] for name in mine})
+            with together("restore/read"):
+                values = read_arrays(path, wanted, saved)
+        else:
+            verify(path, files)
+            values = read_arrays(path, wanted, saved)
     except Damage as error:
         raise damaged(path, error) from error
+    except processes.PeerFailed as error:
+        raise CheckpointError(f"{path} cannot be restored ({error})") from error
     return jtu.tree_unflatten(structure, (leaves | values).values())
 
 

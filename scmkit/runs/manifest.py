@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -45,15 +45,13 @@ def commit(
     step: int,
     metadata: Mapping[str, Any],
     leaves: dict[str, dict[str, Any]],
+    files: dict[str, dict[str, Any]],
     notes: Mapping[str, Any] | None = None,
 ) -> None:
-    """Make every file under `root` durable, then write the notes, if any, and the manifest.
+    """Write the notes, if any, and the manifest of files that are durable, and make all names durable.
 
     Raises `OSError` where the disk fails, `TypeError` or `ValueError` if metadata is not JSON.
     """
-    with ThreadPoolExecutor(_THREADS) as pool:
-        paths = [path.relative_to(root).as_posix() for path in sorted(_files(root))]
-        files = dict(zip(paths, pool.map(lambda name: _record(root / name), paths), strict=True))
     # Through JSON once, so that what is hashed is what a reader will see (tuples are lists there).
     plain = json.loads(json.dumps(dict(metadata), allow_nan=False))
     document = asdict(Manifest(step, plain, leaves, files)) | {"format": FORMAT}
@@ -62,6 +60,12 @@ def commit(
     write_durably(root / MANIFEST, _seal(document)[0])
     with ThreadPoolExecutor(_THREADS) as pool:
         list(pool.map(sync_directory, [Path(folder) for folder, _, _ in os.walk(root)]))
+
+
+def sealed(root: Path, names: Collection[str]) -> dict[str, dict[str, Any]]:
+    """Make files under `root` durable, and return their records for the manifest. Raises `OSError`."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return dict(zip(names, pool.map(lambda name: _record(root / name), names), strict=True))
 
 
 def read_manifest(root: Path) -> tuple[Manifest, str]:
@@ -122,10 +126,6 @@ def verify(root: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
         for name, problem in zip(files, problems, strict=True):
             if problem:
                 raise Damage(f"file '{name}' {problem}")
-
-
-def _files(root: Path) -> Iterator[Path]:
-    return (path for path in root.rglob("*") if path.is_file())
 
 
 def _record(path: Path) -> dict[str, Any]:

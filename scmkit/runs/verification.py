@@ -11,7 +11,7 @@ from scmkit.composing.recipe import Recipe, TeacherRecord
 from scmkit.composing.recipe_file import read_run_recipe
 from scmkit.errors import ScmkitError
 from scmkit.runs import checkpoint
-from scmkit.runs.arrays import read_arrays
+from scmkit.runs.array_reader import read_arrays
 from scmkit.runs.checkpoint_directory import DAMAGED
 from scmkit.runs.manifest import Damage, read_manifest
 from scmkit.runs.metrics import METRICS, changed, read_lines

@@ -18,6 +18,7 @@ from scmkit.errors import NonFiniteError
 from scmkit.interfaces import Sample
 from scmkit.runs import checkpoint
 from scmkit.runs.run import Run
+from scmkit.runs.saver import Saver
 from scmkit.training.faults import report_path, save_fault, save_state, step_key
 from scmkit.training.packed import Packed
 from scmkit.training.placement import Placement
@@ -68,6 +69,7 @@ class Guard:
         loader: Loader,
         setting: Setting,
         placement: Placement,
+        saver: Saver,
         reporter: Reporter,
         *,
         initial: TrainState | None,
@@ -77,6 +79,7 @@ class Guard:
         of the checkpoint from which the run goes on."""
         self.run, self.settings, self.loader, self.setting = run, run.recipe.train, loader, setting
         self.placement, self.reporter, self._initial = placement, reporter, initial
+        self.saver = saver
         self.record = dict(record or {"row": 0, "last": 0, "rollbacks": 0})
         self._in_flight: deque[_Dispatched] = deque()
         self._begin_anew()
@@ -111,6 +114,7 @@ class Guard:
     def _answer(self, faulty: _Dispatched, metrics: StepMetrics, state: TrainState) -> Restart:
         """Stop, skip or roll back at a faulty step."""
         record, settings = self.record, self.settings
+        self.saver.wait()  # What is said of checkpoints below is said of those on disk.
         said, report = self._report(faulty, metrics, state)
         record["row"] += 1
         record["last"] = max(record["last"], faulty.step)

@@ -18,6 +18,7 @@ from scmkit.runs import checkpoint
 from scmkit.runs.metrics import METRICS, MetricsFile, metrics_file
 from scmkit.runs.provenance import RECORD
 from scmkit.runs.run import Run
+from scmkit.runs.saver import Saver
 from scmkit.sampling import save_png
 from scmkit.training.agreement import Agreement
 from scmkit.training.data_record import check_noted, noted
@@ -83,8 +84,9 @@ class Trainer:
         setting = self.placement.placed(setting)
         self.packed, self.setting = pack(placed), pack(setting)
         self.step = int(placed.step)
+        self.saver = Saver()
         self.guard = Guard(
-            *(run, self.loader, setting, self.placement, reporter),
+            *(run, self.loader, setting, self.placement, self.saver, reporter),
             initial=initial,
             record=saved.get("faults"),
         )
@@ -111,6 +113,7 @@ class Trainer:
         settings, stop = self.settings, self.stop
         # One thing that fails to close must not keep the others from flushing.
         with contextlib.ExitStack() as closing:
+            closing.callback(self.saver.wait)
             for tracker in self.trackers:
                 closing.callback(tracker.close)
             log = metrics_file(self.run.path / "metrics.jsonl", self.step, whole=self.whole)
@@ -141,6 +144,7 @@ class Trainer:
                 if planned or stopped:
                     saved = self._save(log, planned=planned)
                     if stopped and not last:
+                        self.saver.wait()
                         raise stop.error(
                             f"stopped at step {self.step}, saved to {saved}; "
                             f"continue with `scmkit resume {self.whole}`"
@@ -206,7 +210,7 @@ class Trainer:
     def _save(self, log: MetricsFile, *, planned: bool) -> Path:
         with self.pace.paused():
             log.sync()
-            return checkpoint.save(
+            return self.saver.save(
                 self.run.checkpoints,
                 self.step,
                 self.state,
