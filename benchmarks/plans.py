@@ -34,6 +34,8 @@ def commands() -> dict[str, tuple[str, ...]]:
     found["dit-xl data=32,fsdp=8"] = (*DIT, "--devices", "256", "--mesh", "data=32,fsdp=8")
     found["dit-xl data=256"] = (*DIT, "--devices", "256")
     found["edm2-xxl data=256"] = (*EDM2, "--set", "edm2.preset=xxl", "--devices", "256")
+    wide = (*EDM2, "--set", "edm2.preset=xxl", "--devices", "256", "--mesh", "data=4,fsdp=64")
+    found["edm2-xxl data=4,fsdp=64"] = wide
     found["edm2-s data=256"] = (*EDM2, "--devices", "256")
     found["edm2-s on 8"] = (*EDM2, "--devices", "8")
     found["edm2-s on 8, accumulate=8"] = (*found["edm2-s on 8"], "--set", "train.accumulate=8")
@@ -93,6 +95,31 @@ def table(results: dict[str, Any]) -> Iterator[str]:
         )
 
 
+def tensor_table(results: dict[str, Any]) -> Iterator[str]:
+    """What tensor parallelism over the eight devices of a node would pass in the place of whole weights."""
+    from scmkit.planning import TARGETS
+
+    yield "| network | whole weights | sum activations instead | equal at | all at data=256 |"
+    yield "| --- | --- | --- | --- | --- |"
+    for name, one in results.items():
+        network, _, mesh = name.partition(" ")
+        whole = results.get(f"{network} data=256")
+        if mesh != "data=32,fsdp=8":
+            continue
+        weights = sum(
+            passed["seconds"]
+            for passed in one["collectives"]
+            if passed["kind"] in ("all-gather", "reduce-scatter")
+        )
+        a_sample = 8 * one["summed_bytes_per_sample"] * 2 * 7 / 8 / TARGETS[one["target"]].near
+        samples = one["batch_size"] // 256
+        plain = f"{1000 * whole['passing_seconds']:.1f} ms" if whole else ""
+        yield (
+            f"| {network} | {1000 * weights:.1f} ms | {1000 * samples * a_sample:.1f} ms "
+            f"| {weights / a_sample:.1f} samples a device | {plain} |"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path)
@@ -117,7 +144,7 @@ def main() -> None:
             **json.loads(done.stdout),
         }
         write(args.out, results)
-    for line in table(results):
+    for line in (*table(results), "", *tensor_table(results)):
         print(line)
 
 

@@ -1,5 +1,6 @@
 """`scmkit plan`."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -93,6 +94,8 @@ def plan(
     given = parse_settings(settings)
     described = None if shape is None else samples_of(parse_shape(shape), classes or 0)
 
+    # XLA calls a compilation of two minutes an error; it reads this as it is loaded.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from scmkit.distribution.mesh import check_batch, parse_mesh
     from scmkit.planning import plan, pretend
     from scmkit.planning.hardware import target_of
@@ -118,7 +121,7 @@ def _composed(
     data: Any,
     teacher: str | None,
 ) -> "Recipe":
-    """The recipe that `scmkit train` would compose, on data that need not be there; a run's own is as it is."""
+    """The recipe that `scmkit train` would compose, on data that need not be there, or that of a run."""
     from scmkit import compose
     from scmkit.composing.recipe import TeacherRecord
     from scmkit.composing.recipe_file import RecipeFile, override, read_recipe, read_run_recipe
