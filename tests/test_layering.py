@@ -17,8 +17,7 @@ LAYERS = [
     {"telling"},
     {"terminal"},
     {"types", "bounds", "errors", "kinds"},
-    {"storage", "distribution"},
-||||||| cbc77d6
+    {"distribution"},
     {"storage"},
     {"interfaces", "settings"},
     {"arguments", "weights", "players"},

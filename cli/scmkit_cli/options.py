@@ -29,6 +29,17 @@ OnNonfinite = Annotated[
     ),
 ]
 
+Mesh = Annotated[
+    str | None,
+    typer.Option(
+        metavar="data=N,fsdp=M",
+        help="How the devices of all processes are used: samples are divided among all N x M, weights and "
+        "what goes with them among each M. May be another one at every resume. Default: all for data, with "
+        "the weights whole on each.",
+        show_default=False,
+    ),
+]
+
 Metrics = Annotated[
     list[str] | None,
     typer.Option(

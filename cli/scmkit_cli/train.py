@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from scmkit_cli.options import OnNonfinite, Settings, parse_settings
+from scmkit_cli.options import Mesh, OnNonfinite, Settings, parse_settings
 
 
 def train(
@@ -53,6 +53,7 @@ def train(
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
     on_nonfinite: OnNonfinite = None,
+    mesh: Mesh = None,
     name: Annotated[str | None, typer.Option(help="Name of the run. Default: made up.")] = None,
     out: Annotated[Path, typer.Option(help="Where runs go.")] = Path("runs"),
 ) -> None:
@@ -85,4 +86,4 @@ def train(
     data = data or file.data or "digits"
     composed = compose(file.plugins, given, data=data, teacher=teacher, base=base)
     print_recipe(composed)
-    print_finished(train(composed, out=out, name=name))
+    print_finished(train(composed, out=out, name=name, mesh=mesh))

@@ -75,11 +75,11 @@ class Layout:
 
     def placed(self, tree: T) -> T:
         """A tree that this process holds whole, as do the others, with its arrays in their places."""
-        return _mapped(lambda a: _spread(a, self.sharding(a)), tree)
+        return _mapped(lambda a: spread(a, self.sharding(a)), tree)
 
     def everywhere(self, tree: T) -> T:
         """The same with every array whole on every device."""
-        return _mapped(lambda a: _spread(a, self.whole), tree)
+        return _mapped(lambda a: spread(a, self.whole), tree)
 
     def like(self, tree: T) -> T:
         """The shapes of a tree's arrays with their places, as `checkpoint.restore` takes them."""
@@ -119,9 +119,10 @@ def _is_key(leaf: Any) -> bool:
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _spread(leaf: Any, sharding: NamedSharding) -> PyTree:
+def spread(leaf: Any, sharding: NamedSharding) -> PyTree:
+    """An array that every process has whole, or a key, in the places that a sharding says."""
     if _is_key(leaf):
-        return jr.wrap_key_data(_spread(jr.key_data(leaf), sharding), impl=jr.key_impl(leaf))
+        return jr.wrap_key_data(spread(jr.key_data(leaf), sharding), impl=jr.key_impl(leaf))
     if sharding.is_fully_addressable:
         # Copied: the step donates its state, and one buffer may be in state and setting.
         return jax.device_put(leaf, sharding, may_alias=False)

@@ -13,6 +13,7 @@ from scmkit.arguments import as_count, as_labels, as_seed, as_strength
 from scmkit.composing.blame import blaming
 from scmkit.composing.build import build_free
 from scmkit.composing.conformity import checked, expect_array, expect_kind
+from scmkit.distribution.spread import Spread
 from scmkit.errors import UsageError
 from scmkit.interfaces import (
     UNCONDITIONED,
@@ -30,15 +31,27 @@ BATCH = 512
 """Samples drawn at once."""
 
 
+_SPREAD = Spread()
+
+
 @eqx.filter_jit
 def _draw(
-    model: AbstractModel,
-    sampler: AbstractSampler,
+    shared: tuple[AbstractModel, AbstractSampler, int | Int[Array, ""]],
     noise: Float[Array, "n *shape"],
     cond: Conditioning,
-    steps: int | Int[Array, ""],
     keys: Keys,
 ) -> SamplerOutput:
+    return _SPREAD.each(_drawn)(shared, noise, cond, keys)
+
+
+def _drawn(
+    shared: tuple[AbstractModel, AbstractSampler, int | Int[Array, ""]],
+    noise: Float[Array, "n *shape"],
+    cond: Conditioning,
+    keys: Keys,
+) -> SamplerOutput:
+    model, sampler, steps = shared
+
     def one(noise: Array, cond: Conditioning, key: Key) -> SamplerOutput:
         out = sampler(checked(model), noise, cond, steps=steps, key=key)
         expect_kind(sampler, "sampler", out, SamplerOutput)
@@ -70,19 +83,20 @@ def draw(
     steps: int,
     key: Key,
 ) -> SamplerOutput:
-    """The samples that the given noise leads to, in the model's units, `BATCH` at a time.
+    """The samples that the given noise leads to, in the model's units, `BATCH` at a time on each device.
 
-    Samplers with `traces_steps` are compiled once for all numbers of steps. Raises `UsageError` for less
-    than one step, and for conditions of another number of samples.
+    Several processes draw together, and each gets all samples. Samplers with `traces_steps` are compiled once
+    for all numbers of steps. Raises `UsageError` for less than one step, and for conditions of another number
+    of samples.
     """
-    given_steps = steps_for(sampler, steps)
+    shared = _SPREAD.shared((model, sampler, steps_for(sampler, steps)))
     _expect_each(cond, noise.shape[0])
     keys = jr.split(key, noise.shape[0])
 
     def some(noise: Array, cond: Conditioning, keys: Keys) -> SamplerOutput:
-        return _draw(model, sampler, noise, cond, given_steps, keys)
+        return _SPREAD.joined(_draw(shared, *_SPREAD.divided((noise, cond, keys))))
 
-    return in_batches(some, (noise, cond, keys), BATCH)
+    return in_batches(some, (noise, cond, keys), BATCH, devices=_SPREAD.devices)
 
 
 def draw_batches(
@@ -97,13 +111,15 @@ def draw_batches(
     key: Key,
 ) -> Iterator[SamplerOutput]:
     """What `draw` gives for `prior(model, data, n, key=noise_key)`, a batch of `BATCH` at a time."""
-    given_steps = steps_for(sampler, steps)
+    shared = _SPREAD.shared((model, sampler, steps_for(sampler, steps)))
     _expect_each(cond, n)
 
     def some(noise_keys: Keys, cond: Conditioning, keys: Keys) -> SamplerOutput:
-        return _draw(model, sampler, _prior(model, data, noise_keys), cond, given_steps, keys)
+        given = (_prior(model, data, noise_keys), cond, keys)
+        return _SPREAD.joined(_draw(shared, *_SPREAD.divided(given)))
 
-    return each_batch(some, (jr.split(noise_key, n), cond, jr.split(key, n)), BATCH)
+    args = (jr.split(noise_key, n), cond, jr.split(key, n))
+    return each_batch(some, args, BATCH, devices=_SPREAD.devices)
 
 
 def _expect_each(cond: Conditioning, n: int) -> None:

@@ -230,10 +230,11 @@ class Trainer:
     def _draw(self) -> None:
         # The first picture compiles the sampler.
         with self.pace.paused(), unseen(self.reporter):
+            # Every process draws its part of the samples.
             model = self.placement.local(self.state.generator.ema)
+            shown = picture(model, self.run.recipe, self.dataset)
             if not processes.first():
                 return
-            shown = picture(model, self.run.recipe, self.dataset)
             save_png(preview_path(self.run.path, self.step), shown.pixels)
             for tracker in self.trackers:
                 tracker.image(self.step, "samples", shown.pixels)
