@@ -38,7 +38,7 @@ def commands() -> dict[str, tuple[str, ...]]:
     found["edm2-xxl data=4,fsdp=64"] = wide
     found["edm2-s data=256"] = (*EDM2, "--devices", "256")
     found["edm2-s on 8"] = (*EDM2, "--devices", "8")
-    found["edm2-s on 8, accumulate=8"] = (*found["edm2-s on 8"], "--set", "train.accumulate=8")
+    found["edm2-s on 8, accumulate=4"] = (*found["edm2-s on 8"], "--set", "train.accumulate=4")
     return found
 
 
