@@ -1,5 +1,6 @@
 """`scmkit plan`."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -63,6 +64,14 @@ def plan(
     classes: Annotated[
         int | None, typer.Option(min=0, max=LARGEST, help="Their number of classes. Default: 0.")
     ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN",
+            help="A trained run, or 'none', as of `scmkit train`. Default: one like the student.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", callback=alone, help="One JSON object.")
     ] = False,
@@ -85,14 +94,17 @@ def plan(
     given = parse_settings(settings)
     described = None if shape is None else samples_of(parse_shape(shape), classes or 0)
 
-    from scmkit.distribution.mesh import parse_mesh
+    # XLA calls a compilation of two minutes an error; it reads this as it is loaded.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    from scmkit.distribution.mesh import check_batch, parse_mesh
     from scmkit.planning import plan, pretend
     from scmkit.planning.hardware import target_of
 
     target_of(target)
     parse_mesh(mesh, devices)
     pretend(devices)
-    composed = _composed(recipe, tuple(plugin or ()), given, described or data)
+    composed = _composed(recipe, tuple(plugin or ()), given, described or data, teacher)
+    check_batch(composed.train.batch_size, composed.train.accumulate, devices)
     say(f"compiling a step for {devices} devices; this takes minutes for large networks", err=True)
     found = plan(composed, devices=devices, mesh=mesh, target=target)
     if as_json:
@@ -103,20 +115,31 @@ def plan(
 
 
 def _composed(
-    recipe: Path | None, named: tuple[str, ...], given: dict[str, Any], data: Any
+    recipe: Path | None,
+    named: tuple[str, ...],
+    given: dict[str, Any],
+    data: Any,
+    teacher: str | None,
 ) -> "Recipe":
-    """The recipe that `scmkit train` would compose, on data that need not be there."""
+    """The recipe that `scmkit train` would compose, on data that need not be there, or that of a run."""
     from scmkit import compose
-    from scmkit.composing.recipe_file import RecipeFile, override, read_recipe
+    from scmkit.composing.recipe import TeacherRecord
+    from scmkit.composing.recipe_file import RecipeFile, override, read_recipe, read_run_recipe
 
-    if recipe is None:
-        return compose(named, given, data=data or "digits")
-    file: RecipeFile = read_recipe(recipe / "recipe.json" if recipe.is_dir() else recipe)
-    file = override(file, named)
+    if recipe is not None and recipe.is_dir() and not (named or given or data or teacher):
+        own = read_run_recipe(recipe)
+        if isinstance(own.teacher, TeacherRecord):
+            # A teacher inside the run is recorded relative to it.
+            own = own.replace(teacher=TeacherRecord(str(recipe / own.teacher.path)))
+        return own
+    file = RecipeFile(named, {})
+    if recipe is not None:
+        path = recipe / "recipe.json" if recipe.is_dir() else recipe
+        file = override(read_recipe(path), named)
     base = file.settings if file.complete else {}
     given = given if file.complete else {**file.settings, **given}
     data = data or file.spec or file.data or "digits"
-    return compose(file.plugins, given, data=data, base=base)
+    return compose(file.plugins, given, data=data, teacher=teacher, base=base)
 
 
 def _lines(found: "Plan") -> Iterator[str]:
@@ -153,9 +176,9 @@ def _lines(found: "Plan") -> Iterator[str]:
     yield f"  together: {_ms(low)} where computing hides all that passes, {_ms(high)} where nothing"
     yield ""
     fast, slow = found.images_per_second
-    yield f"{'at most':<15} {slow:,.0f} to {fast:,.0f} samples a second"
+    yield f"{'at most':<15} {_count(slow)} to {_count(fast)} samples a second"
     least, most = found.device_hours
-    yield f"{'at the least':<15} {least:,.0f} to {most:,.0f} device-hours for {found.steps:,} steps"
+    yield f"{'at the least':<15} {_count(least)} to {_count(most)} device-hours for {found.steps:,} steps"
     yield ""
     yield "Temporary memory is that of XLA's program for CPUs, with attention unfused and bfloat16 in part"
     yield "as float32: a GPU's differs, and is often less. No device reaches its full speed."
@@ -176,6 +199,10 @@ def _written(planned: "Split", remedy: "Split") -> str:
     if remedy.accumulate != planned.accumulate:
         parts.append(f"--set train.accumulate={remedy.accumulate}")
     return " ".join(parts)
+
+
+def _count(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def _gb(size: float) -> str:

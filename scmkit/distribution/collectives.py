@@ -88,8 +88,8 @@ def program_costs(text: str) -> ProgramCosts:
     program = parse(text)
 
     @cache
-    def of(computation: str) -> Counter[Any]:
-        total: Counter[Any] = Counter()
+    def of(computation: str) -> Any:
+        total: Any = Counter()
         for one in program.computations[computation]:
             total.update(_own(program, one))
             if one.opcode.endswith(("-done", "-update")):

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from scmkit.distribution.mesh import DATA, FSDP
@@ -29,11 +29,11 @@ class Layout:
 
     **Attributes:**
 
-    - `mesh`: the devices, with axes `data` and `fsdp`.
+    - `mesh`: the devices, with axes `data` and `fsdp`; or those axes alone, to ask for the rule.
     - `least`: arrays of fewer elements are whole on every device, as are those of which no axis divides.
     """
 
-    mesh: Mesh
+    mesh: Mesh | AbstractMesh
     least: int = LEAST
 
     @property

@@ -109,7 +109,7 @@ def target_of(name: str) -> Target:
     """The target of a name; raises `UsageError` where there is none."""
     if name not in TARGETS:
         raise UsageError(
-            f"--target {name}: there is no such device{did_you_mean(name, TARGETS)}; there are "
-            f"{', '.join(TARGETS)}"
+            f"--target {name}: there is no such device{did_you_mean(name, TARGETS)} "
+            f"(devices: {', '.join(TARGETS)})"
         )
     return TARGETS[name]

@@ -152,5 +152,4 @@ def _itemsize(leaf: Any) -> int:
 
 def _layout(split: Split) -> Layout:
     """The rule on a mesh without devices."""
-    mesh: Any = AbstractMesh((split.data, split.fsdp), (DATA, FSDP))
-    return Layout(mesh)
+    return Layout(AbstractMesh((split.data, split.fsdp), (DATA, FSDP)))
