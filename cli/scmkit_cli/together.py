@@ -1,0 +1,95 @@
+"""Commands that several processes run together: who joins, who prints, and how all of them end."""
+
+import contextlib
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from socket import gethostname
+
+from scmkit.distribution.surroundings import Place, place
+from scmkit.errors import Interrupted, Preempted
+
+TOGETHER = ("train", "resume")
+"""The commands whose processes join those they were started with; all others run by themselves."""
+
+
+@contextlib.contextmanager
+def together(
+    argv: Sequence[str], debug: bool, explained: Callable[[BaseException], tuple[int, str | None]]
+) -> Iterator[None]:
+    """While entered, this process is one of those that it was started with, if there are any.
+
+    **Arguments:**
+
+    - `argv`: the command line.
+    - `debug`: whether the traceback of an error is shown.
+    - `explained`: the exit code and the line of an error.
+    """
+    command = next((word for word in argv if not word.startswith("-")), "")
+    found = place() if command in TOGETHER else None
+    if found is None:
+        yield
+        return
+    from scmkit.distribution import pulse
+    from scmkit.distribution.joining import join
+
+    try:
+        with _only_first_speaks(found):
+            join(found)
+            with _exit_of_zero() as exited:
+                yield
+            pulse.finish()
+    except BaseException as error:
+        code, line = explained(error)
+        if line is not None and found.index:
+            line = line.replace("error: ", f"error: process {found.index} (host {gethostname()}): ", 1)
+        shown = traceback.format_exc() if debug and line else line or ""
+        pulse.leave(code, str(error), shown, _wait(error, found))
+    if exited:
+        raise exited[0]
+
+
+@contextlib.contextmanager
+def _exit_of_zero() -> Iterator[list[SystemExit]]:
+    """Keeps the `SystemExit` of a command that ends well, until the others have ended, too."""
+    exited: list[SystemExit] = []
+    try:
+        yield exited
+    except SystemExit as error:
+        if error.code:
+            raise
+        exited.append(error)
+
+
+def _wait(error: BaseException, found: Place) -> float:
+    """For how many seconds another process may have had the same error, or be the cause of this one."""
+    from jax.errors import JaxRuntimeError
+
+    from scmkit.distribution import pulse
+    from scmkit.distribution.processes import PeerFailed
+
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(cause):
+            return pulse.verdict()
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(error, PeerFailed):
+        return 10
+    if found.index and isinstance(error, Interrupted | Preempted):
+        return 10
+    return 2 if found.index else 0
+
+
+@contextlib.contextmanager
+def _only_first_speaks(found: Place) -> Iterator[None]:
+    """Of several processes only the first prints; what ends them is told past these streams."""
+    if found.index == 0:
+        yield
+        return
+    with (
+        open(os.devnull, "w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+    ):
+        yield

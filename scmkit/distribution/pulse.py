@@ -1,0 +1,300 @@
+"""The pulse: a process that is dead, frozen, cut off or stuck is named within a minute, and all others end.
+
+Every process writes a beat into the coordinator's store every few seconds. Process 0, which has the store,
+looks whether the others' change; the others look whether its own does, and whether the store answers at all.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from scmkit.distribution import ending
+from scmkit.distribution.ending import COMMON, ROOM, Note, note_in, settled
+from scmkit.distribution.processes import count, index, joined, store
+from scmkit.errors import Preempted, UsageError
+
+
+@dataclass(frozen=True)
+class Patience:
+    """After how many seconds others are given up.
+
+    **Attributes:**
+
+    - `silence`: without a beat.
+    - `stuck`: without a step, while all others wait for it.
+    """
+
+    silence: float = 30
+    stuck: float = 600
+
+    @property
+    def beat(self) -> float:
+        """The seconds between two beats."""
+        return self.silence / 15
+
+    @property
+    def verdict(self) -> float:
+        """The seconds in which it is known who is gone, if anybody is."""
+        return 1.5 * self.silence
+
+    @staticmethod
+    def of_environment(environment: Mapping[str, str] = os.environ) -> "Patience":
+        """As `SCMKIT_SILENCE` and `SCMKIT_STUCK` say. Raises `UsageError` where they are no numbers."""
+        given = {"silence": "SCMKIT_SILENCE", "stuck": "SCMKIT_STUCK"}
+        found = {field: environment[name] for field, name in given.items() if name in environment}
+        try:
+            patience = Patience(**{field: float(text) for field, text in found.items()})
+        except ValueError:
+            patience = Patience(silence=0)
+        if not (0 < patience.silence < 1e6 and 0 < patience.stuck < 1e6):
+            raise UsageError(f"{' and '.join(given[field] for field in found)}: seconds above 0")
+        return patience
+
+
+@dataclass
+class Peer:
+    """What is known of a process.
+
+    **Attributes:**
+
+    - `host`, `pid`: where it runs.
+    - `beat`, `changed`: its newest beat, and when that came.
+    - `step`, `moved`: the step it has come to, if it trains and others may wait for it, and when it did.
+    """
+
+    host: str
+    pid: int
+    beat: int
+    changed: float
+    step: int | None
+    moved: float
+
+    def hear(self, beat: int, step: int | None, now: float) -> None:
+        """Take note of what the store says of it."""
+        if beat != self.beat:
+            self.beat, self.changed = beat, now
+        if step != self.step or step is None:
+            self.step, self.moved = step, now
+
+
+def silent(peers: Mapping[int, Peer], now: float, patience: Patience) -> list[int]:
+    """Who has no beat."""
+    late = {i: now - peer.changed for i, peer in peers.items()}
+    if max(late.values(), default=0) <= patience.silence:
+        return []
+    # Those of one host go at once, and are not heard of at slightly different times.
+    return [i for i, seconds in late.items() if seconds > patience.silence - 2 * patience.beat]
+
+
+def stuck(peers: Mapping[int, Peer], now: float, patience: Patience) -> list[int]:
+    """Who is behind all that wait for it, and has not moved for too long."""
+    steps = {i: peer.step for i, peer in peers.items() if peer.step is not None}
+    if len(steps) < len(peers) or len(set(steps.values())) < 2:
+        return []
+    behind = [i for i, step in steps.items() if step == min(steps.values())]
+    return [i for i in behind if now - peers[i].moved > patience.stuck]
+
+
+class Pulse:
+    """The pulse of this process.
+
+    **Attributes:**
+
+    - `patience`: after which times others are given up.
+    - `step`: the step that this process has come to.
+    - `apart`: how many things it does for which others wait rightly.
+    - `remedy`: what to do when training has ended.
+    """
+
+    def __init__(self, patience: Patience) -> None:
+        self.patience = patience
+        self.step: int | None = None
+        self.apart = 0
+        self.remedy = "start the same command again"
+        self._peers: dict[int, Peer] = {}
+        self._beat = 0
+        self._contact = time.monotonic()
+        self._stopped = threading.Event()
+        self._own: str | None = None  # An error that is told even if another process had one before.
+
+    def start(self, wait: int) -> None:
+        """Wait until all processes have a pulse, and start it."""
+        self._tell()
+        store().wait_at_barrier(ROOM, 1000 * wait)
+        self._listen(ROOM)
+        first = self._peers[0].host
+        elsewhere = [i for i, peer in self._peers.items() if i and peer.host != first]
+        # When the coordinator is gone, those on its host may be, and nobody can ask who is left.
+        self._speaker = min(elsewhere, default=1)
+        if index():
+            self._peers = {0: self._peers[0]}
+        for loop in (self._beating, self._watching):
+            threading.Thread(target=loop, daemon=True).start()
+
+    def stop(self) -> None:
+        """From now on nobody is given up."""
+        self._stopped.set()
+
+    def leave(self, code: int, says: str, shown: str | None = None, wait: float = 0) -> NoReturn:
+        """End this process with an error, and with it all others.
+
+        **Arguments:**
+
+        - `code`: the exit code.
+        - `says`: the error.
+        - `shown`: what is printed, by default the error.
+        - `wait`: seconds in which it may turn out that another process is the cause.
+        """
+        self._own = (shown or says) if code == UsageError.code else None
+        time.sleep(wait)
+        mine = Note(index(), code, says)
+        stands = settled(mine)
+        if stands != mine:
+            self._follow(stands)
+        self._end(code, shown or says)
+
+    def _end(self, code: int, shown: str | None) -> NoReturn:
+        now = time.monotonic()
+        gone = silent(self._peers, now, self.patience)
+        living = [i for i in self._peers if i != index() and i not in gone]
+        ending.end(code, shown, living, 3 * self.patience.beat + 2)
+
+    def _follow(self, note: Note) -> NoReturn:
+        other = self._own is not None and note.says not in self._own
+        self._end(note.code, self._own if other else None)
+
+    def _tell(self) -> None:
+        self._beat += 1
+        beat = {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "beat": self._beat,
+            "step": None if self.apart else self.step,
+        }
+        store().key_value_set(_place(index()), json.dumps(beat), allow_overwrite=True)
+
+    def _listen(self, room: str) -> None:
+        told = dict(store().key_value_dir_get(room))
+        now = time.monotonic()
+        for i in range(count()):
+            if (text := told.get(_place(i))) is None:
+                continue
+            beat = json.loads(text)
+            if i not in self._peers:
+                self._peers[i] = Peer(**beat, changed=now, moved=now)
+            self._peers[i].hear(beat["beat"], beat["step"], now)
+        self._contact = now
+        if (note := note_in(told)) is not None:
+            self._follow(note)
+
+    def _beating(self) -> None:
+        room = COMMON if index() else ROOM
+        while not self._stopped.wait(self.patience.beat):
+            # An error is silence: it is for the watching thread to say for how long.
+            with contextlib.suppress(RuntimeError):
+                self._tell()
+                self._listen(room)
+
+    def _watching(self) -> None:
+        """Look at clocks only, since a call of a store that is gone may never return."""
+        before = time.monotonic()
+        while not self._stopped.wait(self.patience.beat / 2):
+            now = time.monotonic()
+            if now - before > self.patience.silence / 2:
+                # This process itself was stopped, and its clocks say nothing of the others.
+                self._contact = now
+                for peer in self._peers.values():
+                    peer.changed = peer.moved = now
+            before = now
+            self._judge(now)
+
+    def _judge(self, now: float) -> None:
+        unanswered = now - self._contact
+        if unanswered > self.patience.silence:
+            if index():
+                shown = self._verdict([0], f"has not been heard of for {unanswered:.0f} s")
+                ending.end(Preempted.code, shown if index() == self._speaker else None)
+            return
+        others = {i: peer for i, peer in self._peers.items() if i != index()}
+        if gone := silent(others, self._contact, self.patience):
+            seconds = max(self._contact - others[i].changed for i in gone)
+            self._give_up(gone, f"has not been heard of for {seconds:.0f} s")
+        if behind := stuck(self._peers, self._contact, self.patience):
+            at = self._peers[behind[0]]
+            seconds = self._contact - at.moved
+            self._give_up(behind, f"is stuck: others have waited {seconds:.0f} s at step {at.step}")
+
+    def _give_up(self, who: list[int], why: str) -> NoReturn:
+        self.leave(Preempted.code, self._verdict(who, why))
+
+    def _verdict(self, who: list[int], why: str) -> str:
+        named = [f"process {i} (host {(p := self._peers[i]).host}, pid {p.pid})" for i in who[:4]]
+        more = f" and {len(who) - 4} more" if len(who) > 4 else ""
+        return (
+            f"error: {', '.join(named)}{more} {why}; every process stops: {self.remedy}"
+        )
+
+
+def _place(process: int) -> str:
+    return f"{ROOM}/own/{process}" if process else f"{COMMON}/beat"
+
+
+_pulse: Pulse | None = None
+
+
+def start(patience: Patience, wait: int) -> None:
+    """Start the pulse of a process that has joined others; all must have done so within `wait` seconds."""
+    global _pulse
+    _pulse = Pulse(patience)
+    _pulse.start(wait)
+
+
+def at(step: int) -> None:
+    """The training loop has come to a step. Who stays behind all others for long is stuck."""
+    if _pulse is not None:
+        _pulse.step = step
+
+
+@contextlib.contextmanager
+def apart() -> Iterator[None]:
+    """While entered this process does something of its own, for which others may wait as long as it takes."""
+    if _pulse is None:
+        yield
+        return
+    _pulse.apart += 1
+    try:
+        yield
+    finally:
+        _pulse.apart -= 1
+
+
+def resumable(run: Path) -> None:
+    """From now on there is a checkpoint of the run, with which training can be continued."""
+    if _pulse is not None:
+        _pulse.remedy = f"continue with `scmkit resume {run}`"
+
+
+def leave(code: int, says: str, shown: str | None = None, wait: float = 0) -> NoReturn:
+    """End this process with an error and with it all others, as `Pulse.leave` does."""
+    if _pulse is None or not joined():
+        ending.end(code, shown or says)
+    _pulse.leave(code, says, shown, wait)
+
+
+def verdict() -> float:
+    """The seconds in which it turns out whether another process is the cause of an error."""
+    return 0 if _pulse is None else _pulse.patience.verdict
+
+
+def finish() -> None:
+    """Wait until all processes have come to their end, and stop the pulse."""
+    if _pulse is not None and count() > 1:
+        ending.meet_at_the_end()
+        _pulse.stop()
