@@ -17,7 +17,7 @@ LAYERS = [
     {"telling"},
     {"terminal"},
     {"types", "bounds", "errors", "kinds"},
-    {"storage"},
+    {"storage", "distribution"},
     {"interfaces", "settings"},
     {"arguments", "weights", "players"},
     {"models"},

@@ -95,7 +95,7 @@ def main() -> None:
     # Also accepted behind the command, where people put it after an error.
     argv = [a for a in sys.argv[1:] if a != "--debug"]
     try:
-        with prepared(), together(argv, debug, _explained), stoppable():
+        with together(argv, debug, _explained), prepared(), stoppable():
             app(args=argv, prog_name="scmkit")
     except (Exception, Stopped) as error:
         if debug and not isinstance(error, Stopped | BrokenPipeError):

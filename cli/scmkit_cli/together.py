@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import re
+import sys
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -43,7 +45,9 @@ def together(
     except BaseException as error:
         code, line = explained(error)
         if line is not None and found.index:
-            line = line.replace("error: ", f"error: process {found.index} (host {gethostname()}): ", 1)
+            line = line.replace(
+                "error: ", f"error: process {found.index} (host {gethostname()}): ", 1
+            )
         shown = traceback.format_exc() if debug and line else line or ""
         pulse.leave(code, str(error), shown, _wait(error, found))
     if exited:
@@ -62,21 +66,24 @@ def _exit_of_zero() -> Iterator[list[SystemExit]]:
         exited.append(error)
 
 
-def _wait(error: BaseException, found: Place) -> float:
-    """For how many seconds another process may have had the same error, or be the cause of this one."""
-    from jax.errors import JaxRuntimeError
+_RUNTIME = re.compile(
+    "(UNKNOWN|INTERNAL|UNAVAILABLE|ABORTED|CANCELLED|DEADLINE|FAILED_PRECONDITION)"
+)
+"""How errors of XLA begin that a lost process may cause; JAX makes errors of several types of them."""
 
+
+def _wait(error: BaseException, found: Place) -> float:
+    """For how many seconds another process may tell the same error, or turn out to be the cause of this one."""
     from scmkit.distribution import pulse
     from scmkit.distribution.processes import PeerFailed
 
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(cause):
+        if _RUNTIME.match(str(cause)):
             return pulse.verdict()
         cause = cause.__cause__ or cause.__context__
-    if isinstance(error, PeerFailed):
-        return 10
-    if found.index and isinstance(error, Interrupted | Preempted):
+    agreed = found.index and isinstance(error, Interrupted | Preempted)
+    if agreed or isinstance(error, PeerFailed):
         return 10
     return 2 if found.index else 0
 
@@ -84,12 +91,14 @@ def _wait(error: BaseException, found: Place) -> float:
 @contextlib.contextmanager
 def _only_first_speaks(found: Place) -> Iterator[None]:
     """Of several processes only the first prints; what ends them is told past these streams."""
-    if found.index == 0:
-        yield
-        return
-    with (
-        open(os.devnull, "w") as nowhere,
-        contextlib.redirect_stdout(nowhere),
-        contextlib.redirect_stderr(nowhere),
-    ):
+    with contextlib.ExitStack() as entered:
+        output = entered.enter_context(open(os.devnull, "w"))
+        if found.index:
+            entered.enter_context(contextlib.redirect_stderr(output))
+        elif sys.stdout is not None:
+            output = open(os.dup(1), "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors)
+            entered.enter_context(output)
+        entered.enter_context(contextlib.redirect_stdout(output))
+        # Libraries below Python tell on standard output whom they have connected to.
+        os.dup2(2 if "NCCL_DEBUG" in os.environ else os.open(os.devnull, os.O_WRONLY), 1)
         yield

@@ -65,7 +65,9 @@ def settled(note: Note) -> Note:
 _ending = threading.Lock()
 
 
-def end(code: int, shown: str | None, living: Collection[int] = (), patience: float = 0) -> NoReturn:
+def end(
+    code: int, shown: str | None, living: Collection[int] = (), patience: float = 0
+) -> NoReturn:
     """End this process at once, whatever its other threads do.
 
     **Arguments:**

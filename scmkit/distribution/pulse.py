@@ -17,7 +17,7 @@ from typing import NoReturn
 
 from scmkit.distribution import ending
 from scmkit.distribution.ending import COMMON, ROOM, Note, note_in, settled
-from scmkit.distribution.processes import count, index, joined, store
+from scmkit.distribution.processes import PATIENCE, count, index, joined, store
 from scmkit.errors import Preempted, UsageError
 
 
@@ -122,12 +122,14 @@ class Pulse:
         self._beat = 0
         self._contact = time.monotonic()
         self._stopped = threading.Event()
-        self._own: str | None = None  # An error that is told even if another process had one before.
+        self._own: str | None = (
+            None  # An error that is told even if another process had one before.
+        )
 
-    def start(self, wait: int) -> None:
+    def start(self) -> None:
         """Wait until all processes have a pulse, and start it."""
         self._tell()
-        store().wait_at_barrier(ROOM, 1000 * wait)
+        store().wait_at_barrier(ROOM, 1000 * PATIENCE)
         self._listen(ROOM)
         first = self._peers[0].host
         elsewhere = [i for i, peer in self._peers.items() if i and peer.host != first]
@@ -237,9 +239,7 @@ class Pulse:
     def _verdict(self, who: list[int], why: str) -> str:
         named = [f"process {i} (host {(p := self._peers[i]).host}, pid {p.pid})" for i in who[:4]]
         more = f" and {len(who) - 4} more" if len(who) > 4 else ""
-        return (
-            f"error: {', '.join(named)}{more} {why}; every process stops: {self.remedy}"
-        )
+        return f"error: {', '.join(named)}{more} {why}; every process stops: {self.remedy}"
 
 
 def _place(process: int) -> str:
@@ -249,11 +249,11 @@ def _place(process: int) -> str:
 _pulse: Pulse | None = None
 
 
-def start(patience: Patience, wait: int) -> None:
-    """Start the pulse of a process that has joined others; all must have done so within `wait` seconds."""
+def start(patience: Patience) -> None:
+    """Start the pulse of a process that has joined others, once all have."""
     global _pulse
     _pulse = Pulse(patience)
-    _pulse.start(wait)
+    _pulse.start()
 
 
 def at(step: int) -> None:

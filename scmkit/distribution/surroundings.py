@@ -76,9 +76,7 @@ def _slurm(env: Mapping[str, str]) -> Place | None:
     address = f"{''.join(nodes.groups(''))}:{_port(env, _number(env, 'SLURM_JOB_ID'))}"
     alone = env.get("SLURM_STEP_NUM_NODES") == count
     index = _number(env, "SLURM_PROCID")
-    return Place(
-        index, int(count), env.get(ADDRESS, address), _device(env, "SLURM_LOCALID", alone)
-    )
+    return Place(index, int(count), env.get(ADDRESS, address), _device(env, "SLURM_LOCALID", alone))
 
 
 def _open_mpi(env: Mapping[str, str]) -> Place | None:

@@ -104,6 +104,6 @@ def be_told() -> None:
 
 
 if __name__ == "__main__":
-    with prepared(), together(["train"], False, _explained), stoppable():
+    with together(["train"], False, _explained), prepared(), stoppable():
         globals()[sys.argv[1]]()
         sys.exit(0)
