@@ -4,7 +4,6 @@ import contextlib
 import os
 import re
 import sys
-import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from socket import gethostname
@@ -73,7 +72,7 @@ _RUNTIME = re.compile(
 
 
 def _wait(error: BaseException, found: Place) -> float:
-    """For how many seconds another process may tell the same error, or turn out to be the cause of this one."""
+    """For how many seconds another process may tell the same error, or turn out to be its cause."""
     from scmkit.distribution import pulse
     from scmkit.distribution.processes import PeerFailed
 
@@ -96,8 +95,9 @@ def _only_first_speaks(found: Place) -> Iterator[None]:
         if found.index:
             entered.enter_context(contextlib.redirect_stderr(output))
         elif sys.stdout is not None:
-            output = open(os.dup(1), "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors)
-            entered.enter_context(output)
+            own = os.dup(sys.stdout.fileno())
+            as_before = {"encoding": sys.stdout.encoding, "errors": sys.stdout.errors}
+            output = entered.enter_context(open(own, "w", **as_before))
         entered.enter_context(contextlib.redirect_stdout(output))
         # Libraries below Python tell on standard output whom they have connected to.
         os.dup2(2 if "NCCL_DEBUG" in os.environ else os.open(os.devnull, os.O_WRONLY), 1)

@@ -1,4 +1,4 @@
-"""Calls of the store, none of which may hold a process up: where the coordinator is gone they never return."""
+"""Calls of the store that hold no process up: where the coordinator is gone they never return."""
 
 import threading
 from collections.abc import Callable

@@ -7,6 +7,7 @@ import jax
 
 from scmkit.distribution import ending, pulse
 from scmkit.distribution.calls import Unanswered, within
+from scmkit.distribution.peers import Patience
 from scmkit.distribution.relay import relay
 from scmkit.distribution.surroundings import Place
 from scmkit.errors import RunError
@@ -18,7 +19,10 @@ _NEVER = 10**7
 """Seconds after which XLA kills a process that waits; our own limits end it in order before."""
 
 
-def join(place: Place, patience: pulse.Patience | None = None, wait: float = WAIT) -> None:
+_NO_PROXY = "no_grpc_proxy"
+
+
+def join(place: Place, patience: Patience | None = None, wait: float = WAIT) -> None:
     """Join the other processes, before JAX looks for its devices, and start the pulse.
 
     Where not all have come in time this process ends, since XLA would kill it.
@@ -31,7 +35,7 @@ def join(place: Place, patience: pulse.Patience | None = None, wait: float = WAI
 
     Raises `RunError` where the coordinator cannot start here.
     """
-    patience = patience or pulse.Patience.of_environment()
+    patience = patience or Patience.of_environment()
     host, port = place.coordinator
     bound = os.environ.get("JAX_COORDINATOR_BIND_ADDRESS", f"[::]:{port}")
     if place.index == 0:
@@ -39,8 +43,8 @@ def join(place: Place, patience: pulse.Patience | None = None, wait: float = WAI
     # The coordinator's own process ends with it; all others are kept from being killed.
     near = relay(host, port) if place.index else port
     # gRPC would look for this machine's own port by way of a proxy, and JAX warns of one.
-    exempt = (os.environ.get("no_grpc_proxy", os.environ.get("no_proxy", "")), "127.0.0.1")
-    os.environ["no_grpc_proxy"] = ",".join(filter(None, exempt))
+    exempt = (os.environ.get(_NO_PROXY, os.environ.get("no_proxy", "")), "127.0.0.1")
+    os.environ[_NO_PROXY] = ",".join(filter(None, exempt))
     jax.config.update("jax_check_proxy_envs", False)
 
     def meet() -> None:

@@ -37,9 +37,9 @@ def launch(
     - `devices`: of each process: parts of the CPU, or GPUs; None for the whole CPU, or one GPU.
     - `grace`: seconds that processes have to end when one has failed.
     """
-    port = _free_port()
+    port = free_port()
     running = [
-        _start(command, _environment(i, processes, devices, port), i) for i in range(processes)
+        _start(command, environment(i, processes, devices, port), i) for i in range(processes)
     ]
     readers = [_prefixed(process, i) for i, process in enumerate(running) if process.stdout]
     with _passed_on(running):
@@ -49,7 +49,8 @@ def launch(
     return code
 
 
-def _environment(i: int, processes: int, devices: int | None, port: int) -> dict[str, str]:
+def environment(i: int, processes: int, devices: int | None, port: int) -> dict[str, str]:
+    """What the environment of process `i` has, with which it joins the others at a port of this machine."""
     address, own = f"127.0.0.1:{port}", devices or 1
     given = {
         COUNT: str(processes),
@@ -81,8 +82,9 @@ def _start(command: Sequence[str], environment: dict[str, str], i: int) -> subpr
 
 def _prefixed(process: subprocess.Popen[str], i: int) -> threading.Thread:
     def read(lines: IO[str]) -> None:
-        for line in lines:
-            print(f"[{i}] {line}", end="", file=Unfailing(sys.stderr), flush=True)
+        with lines:
+            for line in lines:
+                print(f"[{i}] {line.rstrip()}", file=Unfailing(sys.stderr), flush=True)
 
     reader = threading.Thread(target=read, args=(process.stdout,), daemon=True)
     reader.start()
@@ -110,23 +112,25 @@ def _passed_on(running: Sequence[subprocess.Popen[str]]) -> Iterator[None]:
 
 def _first_failure(running: Sequence[subprocess.Popen[str]], grace: float) -> int:
     """Wait for all processes; the exit code of the first to fail, after which the others have a grace."""
-    first, until = 0, float("inf")
-    asked = False
-    while any(process.poll() is None for process in running):
-        codes = [process.returncode for process in running if process.returncode]
-        if codes and not first:
-            first, until = codes[0], time.monotonic() + grace
+    first, until, asked = 0, float("inf"), False
+    while left := [process for process in running if process.poll() is None]:
+        if not first and (first := _failure(running)):
+            until = time.monotonic() + grace
         if time.monotonic() > until:
-            for process in running:
-                if process.poll() is None:
-                    process.kill() if asked else process.terminate()
+            for process in left:
+                process.kill() if asked else process.terminate()
             asked, until = True, time.monotonic() + 10
         time.sleep(0.1)
-    first = first or next((process.returncode for process in running if process.returncode), 0)
+    first = first or _failure(running)
     return first if first >= 0 else 128 - first
 
 
-def _free_port() -> int:
+def _failure(running: Sequence[subprocess.Popen[str]]) -> int:
+    return next((process.returncode for process in running if process.returncode), 0)
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens at."""
     with socket.socket() as trying:
         trying.bind(("127.0.0.1", 0))
         return trying.getsockname()[1]

@@ -2,8 +2,8 @@
 
 import json
 from collections import Counter
+from typing import Any
 
-import jax
 from jax._src import distributed  # The store has no public door.
 
 from scmkit.distribution.calls import within
@@ -32,7 +32,7 @@ def joined() -> bool:
     return distributed.global_state.client is not None
 
 
-def store() -> "distributed.xla_client.DistributedRuntimeClient":
+def store() -> Any:
     """The store of short texts by name that all processes share; raises `RuntimeError` without others."""
     if (client := distributed.global_state.client) is None:
         raise RuntimeError("this process has not joined others")

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from scmkit.distribution.launch import _environment, _free_port
+from scmkit.distribution.launch import environment, free_port
 
 PROGRAM = Path(__file__).with_name("program.py")
 
@@ -25,18 +25,18 @@ class Job:
     ) -> None:
         directory.mkdir(exist_ok=True)
         self.directory = directory
-        port = _free_port()
-        given = environments or [_environment(i, count, 1, port) for i in range(count)]
-        kept = {k: v for k, v in os.environ.items() if k not in ("SCMKIT_PROCESSES", "XLA_FLAGS")}
+        port = free_port()
+        given = environments or [environment(i, count, 1, port) for i in range(count)]
+        kept = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
         self.processes = [
             subprocess.Popen(
                 [*(prefixes[i] if prefixes else ()), sys.executable, PROGRAM, thing, directory],
-                env=kept | dict(environment),
+                env=kept | dict(own),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
             )
-            for i, environment in enumerate(given)
+            for i, own in enumerate(given)
         ]
 
     def pids(self, timeout: float = 60) -> list[int]:
@@ -60,3 +60,4 @@ class Job:
         finally:
             for process in self.processes:
                 process.kill()
+                process.communicate()

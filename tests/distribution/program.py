@@ -1,4 +1,4 @@
-"""A program of several processes that does one thing, as `scmkit train` would meet it: `program.py THING DIR`."""
+"""A program of several processes, which does one thing as `scmkit train` would: `program.py THING DIR`."""
 
 import os
 import sys
@@ -92,8 +92,8 @@ def stop_together() -> None:
 
 
 def end_well() -> None:
-    print(f"result of {index()} of {count()}")
-    print("progress", file=sys.stderr)
+    sys.stdout.write(f"result of {index()} of {count()}\n")
+    sys.stderr.write("progress\n")
     time.sleep(index())
 
 

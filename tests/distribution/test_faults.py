@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from job import Job
 
-from scmkit.distribution.pulse import Patience, Peer, silent, stuck
+from scmkit.distribution.peers import Patience, Peer, silent, stuck
 from scmkit.errors import UsageError
 
 SILENCE = 4
