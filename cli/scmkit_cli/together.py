@@ -10,6 +10,7 @@ from socket import gethostname
 
 from scmkit.distribution.surroundings import Place, place
 from scmkit.errors import Interrupted, Preempted
+from scmkit_cli.streams import stoppable
 
 TOGETHER = ("train", "resume")
 """The commands whose processes join those they were started with; all others run by themselves."""
@@ -37,7 +38,8 @@ def together(
 
     try:
         with _only_first_speaks(found):
-            join(found)
+            with stoppable():
+                join(found)
             with _exit_of_zero() as exited:
                 yield
             pulse.finish()

@@ -38,11 +38,11 @@ def launch(
     - `grace`: seconds that processes have to end when one has failed.
     """
     port = free_port()
-    running = [
-        _start(command, environment(i, processes, devices, port), i) for i in range(processes)
-    ]
-    readers = [_prefixed(process, i) for i, process in enumerate(running) if process.stdout]
+    running: list[subprocess.Popen[str]] = []
     with _passed_on(running):
+        for i in range(processes):
+            running.append(_start(command, environment(i, processes, devices, port), i))
+        readers = [_prefixed(process, i) for i, process in enumerate(running) if i]
         code = _first_failure(running, grace)
     for reader in readers:
         reader.join(timeout=5)

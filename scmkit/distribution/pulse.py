@@ -41,9 +41,8 @@ class Pulse:
         self._beat = 0
         self._contact = time.monotonic()
         self._stopped = threading.Event()
-        self._own: str | None = (
-            None  # An error that is told even if another process had one before.
-        )
+        # An error that is told even if another process had one before.
+        self._own: str | None = None
 
     def start(self) -> None:
         """Wait until all processes have a pulse, and start it."""

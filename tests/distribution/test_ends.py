@@ -10,6 +10,7 @@ import pytest
 from job import Job
 
 from scmkit.distribution.joining import join
+from scmkit.distribution.launch import free_port
 from scmkit.distribution.surroundings import Place
 from scmkit.errors import RunError
 
@@ -82,7 +83,7 @@ def test_who_waits_in_vain_for_others_to_start_says_so(who: int, tmp_path: Path)
     program = (
         "from scmkit.distribution.joining import join\n"
         "from scmkit.distribution.surroundings import Place\n"
-        f"join(Place({who}, 2, '127.0.0.1:34715'), wait=2)"
+        f"join(Place({who}, 2, '127.0.0.1:{free_port()}'), wait=2)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 1

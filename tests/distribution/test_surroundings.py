@@ -10,6 +10,7 @@ import pytest
 from jax._src.clusters import OmpiCluster, SlurmCluster
 from job import Job
 
+from scmkit.distribution.launch import free_port
 from scmkit.distribution.surroundings import Place, place
 from scmkit.errors import UsageError
 
@@ -19,7 +20,7 @@ CLUSTER = Path(__file__).parents[2] / "examples" / "cluster"
 def slurm(index: int, count: int, nodes: str = "localhost", **more: str) -> dict[str, str]:
     """What `srun` sets."""
     return {
-        "SLURM_JOB_ID": "4711",
+        "SLURM_JOB_ID": str(os.getpid()),
         "SLURM_STEP_NODELIST": nodes,
         "SLURM_STEP_NUM_NODES": "1",
         "SLURM_STEP_NUM_TASKS": str(count),
@@ -147,7 +148,7 @@ def test_two_of_slurm_join(tmp_path: Path) -> None:
 
 
 def test_two_of_open_mpi_join(tmp_path: Path) -> None:
-    given = [open_mpi(i, 2, 2, PMIX_NAMESPACE="prterun-2") for i in range(2)]
+    given = [open_mpi(i, 2, 2, PMIX_NAMESPACE=f"prterun-{os.getpid()}") for i in range(2)]
     assert joined(tmp_path, given) == "result of 0 of 2\n"
 
 
@@ -158,7 +159,7 @@ def test_two_of_the_example_jobset_join(tmp_path: Path) -> None:
     for name, path in re.findall(r"- name: ([A-Z_]+)\n.*\n.*\n +fieldPath: (.*)", text):
         given[name] = annotations[path.rpartition("/")[2].rstrip("']")]
     assert given["SCMKIT_PROCESSES"] == re.search(r"parallelism: (\d+)", text)[1]  # pyright: ignore
-    given["SCMKIT_PROCESSES"] = "2"
+    given |= {"SCMKIT_PROCESSES": "2", "JAX_COORDINATOR_PORT": str(free_port())}
     hosts = tmp_path / "hosts"
     hosts.write_text("127.0.0.1 localhost digits-workers-0-0.digits\n")
     mounted = f"mount --bind {hosts} /etc/hosts && exec "
