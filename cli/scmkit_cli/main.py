@@ -16,6 +16,7 @@ from scmkit_cli import (
     diagnose,
     edit,
     evaluate,
+    launch,
     likelihood,
     plan,
     plugins,
@@ -30,6 +31,7 @@ from scmkit_cli import (
 from scmkit_cli.mistyped import explained
 from scmkit_cli.streams import prepared, stoppable
 from scmkit_cli.terminal import say
+from scmkit_cli.together import together
 
 
 class _Commands(TyperGroup):
@@ -54,6 +56,7 @@ app = typer.Typer(
 app.command("train")(train.train)
 app.command("plan")(plan.plan)
 app.command("resume")(resume.resume)
+app.command("launch", context_settings=launch.PASSED_ON)(launch.launch)
 app.command("replay")(replay.replay)
 app.command("sample")(sample.sample)
 app.command("eval")(evaluate.evaluate)
@@ -94,26 +97,32 @@ def main() -> None:
     # Also accepted behind the command, where people put it after an error.
     argv = [a for a in sys.argv[1:] if a != "--debug"]
     try:
-        with prepared(), stoppable():
+        with together(argv, debug, _explained), prepared(), stoppable():
             app(args=argv, prog_name="scmkit")
-    except ScmkitError as error:
-        if debug:
+    except (Exception, Stopped) as error:
+        if debug and not isinstance(error, Stopped | BrokenPipeError):
             raise
-        say(f"error: {error}", err=True)
-        sys.exit(error.code)
-    except Stopped as stop:
-        term = stop.number == signal.SIGTERM
-        say(f"error: {'terminated' if term else 'interrupted'}", err=True)
-        sys.exit(Preempted.code if term else Interrupted.code)
-    except BrokenPipeError:
-        sys.exit(1)
-    except Exception as error:
-        if debug:
-            raise
-        first = str(error).strip().splitlines()
-        say(
-            f"error: {type(error).__name__}: {first[0] if first else ''} "
-            "(a bug in scmkit or a plugin; --debug shows where)",
-            err=True,
+        code, line = _explained(error)
+        if line is not None:
+            say(line, err=True)
+        sys.exit(code)
+
+
+def _explained(error: BaseException) -> tuple[int, str | None]:
+    """The exit code of an error, and the line that tells it."""
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else int(error.code is not None), None
+    if isinstance(error, ScmkitError):
+        return error.code, f"error: {error}"
+    if isinstance(error, BrokenPipeError):
+        return 1, None
+    if isinstance(error, Stopped | KeyboardInterrupt):
+        term = isinstance(error, Stopped) and error.number == signal.SIGTERM
+        return (Preempted if term else Interrupted).code, (
+            f"error: {'terminated' if term else 'interrupted'}"
         )
-        sys.exit(1)
+    first = str(error).strip().splitlines()
+    return 1, (
+        f"error: {type(error).__name__}: {first[0] if first else ''} "
+        "(a bug in scmkit or a plugin; --debug shows where)"
+    )

@@ -7,6 +7,7 @@ from typing import Any
 
 from jax._src import distributed  # The store has no public door.
 
+from scmkit.distribution.calls import within
 from scmkit.errors import ScmkitError, UsageError
 
 PATIENCE = 24 * 3600
@@ -56,7 +57,7 @@ def meet(name: str, error: BaseException | None = None, says: str = "") -> list[
     place = f"scmkit/meeting/{name}/{_meetings[name]}"
     mine = {"says": says, "error": None if error is None else str(error) or type(error).__name__}
     store().key_value_set(f"{place}/{index()}", json.dumps(mine))
-    store().wait_at_barrier(f"{place}/come", 1000 * PATIENCE)
+    within(PATIENCE, lambda: store().wait_at_barrier(f"{place}/come", 1000 * PATIENCE))
     told = {key: json.loads(text) for key, text in store().key_value_dir_get(place)}
     all_said = [told[f"{place}/{i}"] for i in range(count())]
     if error is not None:
