@@ -61,6 +61,7 @@ def sample(
     from scmkit import sample as draw
     from scmkit.composing.build import build_sampler
     from scmkit.data.classes import listed
+    from scmkit.distribution import processes
     from scmkit.sampling import class_captions, class_columns, image_grid, save_png, vector_picture
     from scmkit.storage.files import write_bytes
 
@@ -80,6 +81,8 @@ def sample(
         guidance=guidance,
         seed=seed,
     )
+    if not processes.first():  # All have drawn together, and one writes.
+        return
     if out.suffix == ".npy":
         buffer = io.BytesIO()
         np.save(buffer, x.astype(np.float32), allow_pickle=False)

@@ -12,7 +12,7 @@ from scmkit.distribution.surroundings import Place, place
 from scmkit.errors import Interrupted, Preempted
 from scmkit_cli.streams import stoppable
 
-TOGETHER = ("train", "resume")
+TOGETHER = ("train", "resume", "sample", "eval")
 """The commands whose processes join those they were started with; all others run by themselves."""
 
 

@@ -74,8 +74,18 @@ class Layout:
         return jax.process_index(), jax.process_count()
 
     def placed(self, tree: T) -> T:
-        """A tree that this process holds whole, as do the others, with its arrays in their places."""
-        return _mapped(lambda a: spread(a, self.sharding(a)), tree)
+        """A tree that this process holds whole, as do the others, with its arrays in their places.
+
+        What was one array stays one, such as a teacher's that a tangent holds as well.
+        """
+        there: dict[int, Any] = {}
+
+        def place(leaf: Any) -> Any:
+            if id(leaf) not in there:
+                there[id(leaf)] = spread(leaf, self.sharding(leaf))
+            return there[id(leaf)]
+
+        return _mapped(place, tree)
 
     def everywhere(self, tree: T) -> T:
         """The same with every array whole on every device."""

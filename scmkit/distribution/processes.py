@@ -95,5 +95,5 @@ def agree(name: str, what: str, mine: str) -> None:
         if theirs != told[0]:
             raise UsageError(
                 f"process {i} has another {what} than process 0; start all processes with one command, on "
-                "the same files and versions"
+                "the same files and versions, or each by itself with SCMKIT_PROCESSES=1"
             )

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Bool
 
 from scmkit.data import Loader
-from scmkit.distribution import processes
+from scmkit.distribution import processes, pulse
 from scmkit.errors import NonFiniteError
 from scmkit.interfaces import Sample
 from scmkit.runs import checkpoint
@@ -149,7 +149,8 @@ class Guard:
             local = self.placement.local((state, self.setting, faulty.batch, self.key))
             if not processes.first():
                 return f"loss or gradient at step {faulty.step}", report_path(self.run, faulty.step)
-            fault, report = save_fault(self.run, record, *local)
+            with pulse.apart():
+                fault, report = save_fault(self.run, record, *local)
         return f"the {fault.cause} at step {faulty.step}", report
 
     def _stopped(self, said: str, step: int, report: Path) -> NonFiniteError:

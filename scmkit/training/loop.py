@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from scmkit.composing.build import Assembly, build_free
 from scmkit.composing.datasets import dataset_of
 from scmkit.data import Loader
-from scmkit.distribution import processes
+from scmkit.distribution import processes, pulse
 from scmkit.interfaces import AbstractTracker, Conditioning, Sample
 from scmkit.plugin import Slot
 from scmkit.runs import checkpoint
@@ -113,6 +113,7 @@ class Trainer:
         settings, stop = self.settings, self.stop
         # One thing that fails to close must not keep the others from flushing.
         with contextlib.ExitStack() as closing:
+            pulse.resumable(self.whole)
             closing.callback(self.saver.wait)
             for tracker in self.trackers:
                 closing.callback(tracker.close)
@@ -157,6 +158,7 @@ class Trainer:
 
     def _advance(self) -> None:
         """Dispatch one step on the next batch."""
+        pulse.at(self.step)
         x0, labels = next(self.loader)
         rows = (x0, labels, self.loader.last_noise, self.loader.last_states)
         x0, labels, eps, states = cast(Any, self.placement.by_sample(rows))
@@ -235,9 +237,10 @@ class Trainer:
             shown = picture(model, self.run.recipe, self.dataset)
             if not processes.first():
                 return
-            save_png(preview_path(self.run.path, self.step), shown.pixels)
-            for tracker in self.trackers:
-                tracker.image(self.step, "samples", shown.pixels)
+            with pulse.apart():
+                save_png(preview_path(self.run.path, self.step), shown.pixels)
+                for tracker in self.trackers:
+                    tracker.image(self.step, "samples", shown.pixels)
             return_freed_memory()
         if collapsed(shown.variety, self.varieties, last=self.step == self.settings.steps):
             self.reporter.message(
