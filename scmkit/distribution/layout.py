@@ -42,6 +42,11 @@ class Layout:
         return self.mesh.size
 
     @property
+    def divides(self) -> bool:
+        """Whether any array but samples is divided."""
+        return self.mesh.shape[FSDP] > 1
+
+    @property
     def rows(self) -> PartitionSpec:
         """How samples are divided along their first axis."""
         return PartitionSpec((DATA, FSDP))
@@ -93,9 +98,13 @@ class Layout:
 
     def like(self, tree: T) -> T:
         """The shapes of a tree's arrays with their places, as `checkpoint.restore` takes them."""
-        return _mapped(
-            lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=self.sharding(a)), tree
-        )
+
+        def shape(leaf: Any) -> Any:
+            if not (eqx.is_array(leaf) or isinstance(leaf, jax.ShapeDtypeStruct)):
+                return leaf
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self.sharding(leaf))
+
+        return jax.tree.map(shape, tree)
 
     def samples(self, tree: T) -> T:
         """The rows of this process as its part of all processes' rows, in the order of the processes."""

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool
 
 from scmkit.data import Loader
@@ -23,6 +22,7 @@ from scmkit.training.faults import report_path, save_fault, save_state, step_key
 from scmkit.training.packed import Packed
 from scmkit.training.placement import Placement
 from scmkit.training.progress import Reporter, unseen
+from scmkit.training.setup import Beginning
 from scmkit.training.state import TrainState
 from scmkit.training.step import Setting, StepMetrics
 
@@ -72,11 +72,11 @@ class Guard:
         saver: Saver,
         reporter: Reporter,
         *,
-        initial: TrainState | None,
+        initial: Beginning | None,
         record: Mapping[str, int] | None,
     ) -> None:
-        """`initial` is the state, on the host, to roll back to before the first checkpoint; `record` is that
-        of the checkpoint from which the run goes on."""
+        """`initial` is what to roll back to before the first checkpoint; `record` is that of the checkpoint
+        from which the run goes on."""
         self.run, self.settings, self.loader, self.setting = run, run.recipe.train, loader, setting
         self.placement, self.reporter, self._initial = placement, reporter, initial
         self.saver = saver
@@ -174,9 +174,8 @@ class Guard:
         if newest is not None:
             restored = checkpoint.restore(newest, self.placement.layout.like(state))
             return Restart(restored, checkpoint.metadata(newest))
-        # Copied: jax may share a numpy array's memory, which the step would then donate.
-        initial = jax.tree.map(_on_device, self._initial)
-        return Restart(self.placement.placed(initial), {})
+        assert self._initial is not None
+        return Restart(self._initial.state(), {})
 
     def _begin_anew(self) -> None:
         """No step is in flight, and the next one is not held."""
@@ -185,7 +184,3 @@ class Guard:
         self.key = self.placement.everywhere(key)
         # Placed as a step returns it, or the step would be compiled once more.
         self.hold = self.placement.everywhere(jnp.zeros((), bool))
-
-
-def _on_device(leaf: Any) -> Any:
-    return jnp.array(leaf) if isinstance(leaf, np.ndarray) else leaf

@@ -5,7 +5,6 @@ import math
 from pathlib import Path
 from typing import Any, cast
 
-import jax
 import jax.numpy as jnp
 
 from scmkit.composing.build import Assembly, build_free
@@ -32,7 +31,7 @@ from scmkit.training.packed import pack
 from scmkit.training.placement import Placement
 from scmkit.training.preview import collapsed, picture, preview_path
 from scmkit.training.progress import Reporter, unseen
-from scmkit.training.setup import schedule_of, setting_of, state_before, step_of
+from scmkit.training.setup import Beginning, schedule_of, setting_of, step_of
 from scmkit.training.signals import StopRequests
 from scmkit.training.state import TrainState
 
@@ -69,25 +68,25 @@ class Trainer:
         )
         self.schedule, self.stages = schedule_of(recipe), (0, *recipe.stages)
         self.step_fn = guarded(step_of(recipe, self.placement.hands))
-        state, saved, setting = state_before(recipe, assembly), {}, setting_of(assembly)
+        saved, setting = {}, setting_of(assembly)
         self.noted = noted_fixed(setting.fixed)
-        # A copy on the host, as the step donates the state.
-        initial = jax.device_get(state) if settings.on_nonfinite == "rollback" else None
+        before = Beginning(recipe, assembly, self.placement.layout)
         if run.step:
             latest = checkpoint.latest(run.checkpoints)
             saved = checkpoint.metadata(latest)
             check_noted(run, saved)
             check_fixed(recipe, self.noted, saved)
-            state = checkpoint.restore(latest, self.placement.layout.like(state))
+            placed: TrainState = checkpoint.restore(latest, before.shapes())
             self.loader.restore(saved["loader"])
-        placed: TrainState = self.placement.placed(state)
+        else:
+            placed = before.state()
         setting = self.placement.placed(setting)
         self.packed, self.setting = pack(placed), pack(setting)
         self.step = int(placed.step)
         self.saver = Saver()
         self.guard = Guard(
             *(run, self.loader, setting, self.placement, self.saver, reporter),
-            initial=initial,
+            initial=before if settings.on_nonfinite == "rollback" else None,
             record=saved.get("faults"),
         )
         self.trackers: list[AbstractTracker] = [

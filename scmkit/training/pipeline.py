@@ -228,6 +228,8 @@ def _advance(
     if not run.step:
         caution(recipe, assembly, teacher, reporter)
     trainer = Trainer(run, assembly, reporter, stop, whole=whole, mesh=mesh)
+    # Training has its own of their arrays.
+    del assembly, teacher
     stop.check(f"stopped at step {run.step}, before another; continue with `scmkit resume {whole}`")
     trainer.train()
     with contextlib.suppress(AttributeError):

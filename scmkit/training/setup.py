@@ -12,6 +12,7 @@ from scmkit.composing.build import Assembly
 from scmkit.composing.cast import GENERATOR
 from scmkit.composing.recipe import Recipe
 from scmkit.distribution.gradient import ByHand
+from scmkit.distribution.layout import Layout
 from scmkit.training.ema import parse_ema
 from scmkit.training.fixed import fixed_of, trained_of
 from scmkit.training.optimizer import build_optimizer, learning_rate
@@ -87,6 +88,31 @@ def state_before(recipe: Recipe, assembly: Assembly) -> TrainState:
         }
         players[name] = initial_player(module, trained_of(loss), rules[name].optimizer, starts)
     return state_of(players, assembly.memories)
+
+
+class Beginning:
+    """The state before the first step of a recipe, in its places on a mesh, as often as it is asked for."""
+
+    def __init__(self, recipe: Recipe, assembly: Assembly, layout: Layout) -> None:
+        self._recipe, self._layout = recipe, layout
+        # Divided weights are the least to keep; the moments and averages are made of them in their places.
+        self._assembly = layout.placed(assembly) if layout.divides else assembly
+
+    def state(self) -> TrainState:
+        """The state; no other holds its arrays."""
+        if not self._layout.divides:
+            return self._layout.placed(state_before(self._recipe, self._assembly))
+
+        @eqx.filter_jit
+        def made(assembly: Assembly) -> TrainState:
+            return self._layout.constrained(state_before(self._recipe, assembly))
+
+        return made(self._assembly)
+
+    def shapes(self) -> TrainState:
+        """The shapes of its arrays with their places."""
+        state = eqx.filter_eval_shape(state_before, self._recipe, self._assembly)
+        return self._layout.like(state)
 
 
 def _weights(teacher: Any, module: Any) -> Any:
