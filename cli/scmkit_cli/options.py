@@ -34,8 +34,8 @@ Mesh = Annotated[
     typer.Option(
         metavar="data=N,fsdp=M",
         help="How the devices of all processes are used: samples are divided among all N x M, weights and "
-        "what goes with them among each M. May be another one at every resume. Default: all for data, with "
-        "the weights whole on each.",
+        "what goes with them among each M, which gather them once a step; with ,gather=bfloat16 in half the "
+        "bytes. May be another one at every resume. Default: all for data, with the weights whole on each.",
         show_default=False,
     ),
 ]

@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import PyTree
 
 from scmkit.distribution.layout import Layout
-from scmkit.distribution.mesh import DATA, FSDP
+from scmkit.distribution.mesh import DATA, FSDP, gather_dtype
 
 BOTH = (DATA, FSDP)
 
@@ -26,7 +26,7 @@ class ByHand:
     **Attributes:**
 
     - `layout`: where arrays lie.
-    - `dtype`: the dtype in which weights are gathered, such as bfloat16; None for their own.
+    - `dtype`: the dtype of two bytes in which weights are gathered, such as bfloat16; None for their own.
     """
 
     layout: Layout
@@ -50,10 +50,12 @@ class ByHand:
         return self._mapped(gathered, (specs,), PartitionSpec())(arrays)
 
     def _all(self, a: Any, axis: int) -> Any:
-        sent = a
-        if self.dtype is not None and jnp.issubdtype(a.dtype, jnp.floating):
-            sent = a.astype(self.dtype)
-        return jax.lax.all_gather(sent, FSDP, axis=axis, tiled=True).astype(a.dtype)
+        if self.dtype is None or not jnp.issubdtype(a.dtype, jnp.floating):
+            return jax.lax.all_gather(a, FSDP, axis=axis, tiled=True)
+        # As bits, which XLA does not widen again before it sends them.
+        bits = jax.lax.bitcast_convert_type(a.astype(self.dtype), jnp.uint16)
+        there = jax.lax.all_gather(bits, FSDP, axis=axis, tiled=True)
+        return jax.lax.bitcast_convert_type(there, self.dtype).astype(a.dtype)
 
     def gradient(self, differentiate: Callable[..., Any]) -> Callable[..., Any]:
         """`differentiate(trained, scene, batch, keys, fixed) -> ((value, aux), gradients)` on own samples.
@@ -99,3 +101,12 @@ class ByHand:
             out_specs=returned,
             check_vma=False,
         )
+
+
+def hands_of(text: str | None, layout: Layout) -> ByHand | None:
+    """What passes between the devices of a layout, whose mesh a text describes; None for a single device.
+
+    Raises `UsageError` for text that describes no mesh.
+    """
+    dtype = gather_dtype(text)
+    return ByHand(layout, dtype) if layout.devices > 1 else None

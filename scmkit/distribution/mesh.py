@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
@@ -11,6 +12,8 @@ from scmkit.errors import UsageError
 DATA, FSDP = "data", "fsdp"
 """The axes of a mesh. Samples are divided along both, weights and what goes with them along the second."""
 
+GATHER = "gather"
+
 
 def parse_mesh(text: str | None, devices: int) -> tuple[int, int]:
     """The sides `(data, fsdp)` of `data=8,fsdp=8` on so many devices; all of them are for data by default.
@@ -18,14 +21,7 @@ def parse_mesh(text: str | None, devices: int) -> tuple[int, int]:
     An axis that is not named takes the devices that are left, or 1 where the other is named and leaves none.
     Raises `UsageError`.
     """
-    sides: dict[str, int] = {}
-    for part in filter(None, (text or "").split(",")):
-        name, _, number = (word.strip() for word in part.partition("="))
-        if name not in (DATA, FSDP) or name in sides or not number.isdecimal() or not int(number):
-            raise UsageError(
-                f"--mesh {text}: write it as {DATA}=N,{FSDP}=M with the devices along each axis"
-            )
-        sides[name] = int(number)
+    sides = _parts(text)[0]
     fsdp = sides.get(FSDP, 1)
     data = sides.get(DATA, max(1, devices // fsdp))
     if data * fsdp != devices:
@@ -35,6 +31,31 @@ def parse_mesh(text: str | None, devices: int) -> tuple[int, int]:
             f"{fits}"
         )
     return data, fsdp
+
+
+def gather_dtype(text: str | None) -> Any:
+    """The dtype in which weights are gathered, as `gather=bfloat16` says behind a mesh's sides.
+
+    None, for their own, by default. Raises `UsageError`.
+    """
+    return _parts(text)[1]
+
+
+def _parts(text: str | None) -> tuple[dict[str, int], Any]:
+    sides: dict[str, int] = {}
+    dtype = None
+    for part in filter(None, (text or "").split(",")):
+        name, _, value = (word.strip() for word in part.partition("="))
+        if name == GATHER and dtype is None and value == "bfloat16":
+            dtype = jnp.bfloat16
+        elif name in (DATA, FSDP) and name not in sides and value.isdecimal() and int(value):
+            sides[name] = int(value)
+        else:
+            raise UsageError(
+                f"--mesh {text}: write it as {DATA}=N,{FSDP}=M with the devices along each axis, and "
+                f"{GATHER}=bfloat16 behind them to gather weights with half the digits"
+            )
+    return sides, dtype
 
 
 def mesh_of(text: str | None, devices: Any = None) -> Mesh:

@@ -141,7 +141,7 @@ def plan(recipe: Recipe, *, devices: int, mesh: str | None = None, target: str =
     check_batch(train.batch_size, train.accumulate, devices)
     given = skeleton(recipe)
     layout = Layout(mesh_of(mesh, jax.devices()[:devices]))
-    step = compiled_step(recipe, given, layout)
+    step = compiled_step(recipe, given, layout, mesh)
     costs = program_costs(step.as_text())
     kinds = kinds_of(given)
     split = Split(data, fsdp, train.accumulate)

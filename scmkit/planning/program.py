@@ -13,7 +13,7 @@ from jaxtyping import PyTree
 from scmkit.composing.build import build, build_model
 from scmkit.composing.recipe import Recipe, TeacherRecord
 from scmkit.composing.recipe_file import read_run_recipe
-from scmkit.distribution.gradient import ByHand
+from scmkit.distribution.gradient import hands_of
 from scmkit.distribution.layout import Layout
 from scmkit.errors import UsageError
 from scmkit.interfaces import Conditioning, Sample
@@ -69,9 +69,12 @@ def skeleton(recipe: Recipe) -> Skeleton:
     return Skeleton(setting, state, _batch(recipe, paired=setting.coupling is not None), other)
 
 
-def compiled_step(recipe: Recipe, given: Skeleton, layout: Layout) -> Any:
-    """The step compiled as training compiles it, on a mesh of pretended devices."""
-    step = guarded(step_of(recipe, ByHand(layout) if layout.devices > 1 else None))
+def compiled_step(recipe: Recipe, given: Skeleton, layout: Layout, mesh: str | None = None) -> Any:
+    """The step compiled as training compiles it, on a mesh of pretended devices.
+
+    `mesh` is the text that describes it, which may say how weights are gathered.
+    """
+    step = guarded(step_of(recipe, hands_of(mesh, layout)))
     lying = _placed(given.setting, layout), _placed(given.state, layout)
     shapes, rest = eqx.partition(lying, is_shape)
     rows = jax.sharding.NamedSharding(layout.mesh, layout.rows)

@@ -5,7 +5,7 @@ from typing import TypeVar
 import jax
 
 from scmkit.composing.recipe import Recipe
-from scmkit.distribution.gradient import ByHand
+from scmkit.distribution.gradient import hands_of
 from scmkit.distribution.layout import Layout
 from scmkit.distribution.mesh import check_batch, mesh_of
 from scmkit.settings import TrainingSettings
@@ -38,7 +38,7 @@ class Placement:
     def __init__(self, settings: TrainingSettings, mesh: str | None = None) -> None:
         self.layout = Layout(mesh_of(mesh))
         check_batch(settings.batch_size, settings.accumulate, self.layout.devices)
-        self.hands = ByHand(self.layout) if self.layout.devices > 1 else None
+        self.hands = hands_of(mesh, self.layout)
 
     def placed(self, tree: T) -> T:
         """A tree that every process holds whole, with its arrays in their places."""

@@ -28,7 +28,7 @@ for text in meshes:
     def least(tree):
         total = sum(a.size * a.dtype.itemsize for a in shapes_of(tree))
         return total - divided(tree) * (1 - 1 / layout.mesh.shape["fsdp"])
-    compiled = compiled_step(recipe, given, layout)
+    compiled = compiled_step(recipe, given, layout, text)
     costs = program_costs(compiled.as_text())
     players = given.state.players
     print(json.dumps({
@@ -105,3 +105,11 @@ def test_weights_are_gathered_once_and_nothing_is_computed_twice(method, network
         assert one["held"] == pytest.approx(one["state"], rel=0.05)
     assert whole["gathered"] == whole["scattered"] == 0
     assert whole["reduced"] == pytest.approx(weights + divided["reduced"], rel=0.02)
+
+
+@pytest.mark.slow
+def test_weights_pass_in_half_the_bytes_where_that_is_asked_for():
+    whole, half = compiled("scd", "mlp", "fsdp=8", "fsdp=8,gather=bfloat16")
+    assert half["gathered"] == pytest.approx(whole["gathered"] / 2, rel=0.02)
+    assert half["scattered"] == whole["scattered"]
+    assert half["flops"] == whole["flops"]
