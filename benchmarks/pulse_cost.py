@@ -1,7 +1,7 @@
 """What does the pulse take of a process, and of its coordinator?
 
-Processes join each other and then do nothing. Their CPU time is taken with the pulse at its pace, and with one
-so slow that it does not beat: the difference is the pulse's.
+Processes join each other and then do nothing. Their CPU time is taken with the pulse at its pace, and with
+one so slow that it does not beat: the difference is the pulse's.
 """
 
 import argparse
@@ -38,7 +38,9 @@ def shares(processes: int, silence: float, seconds: float) -> list[float]:
     )
     launched = [sys.executable, "-c", code, str(processes), *command]
     done = subprocess.run(launched, capture_output=True, text=True, check=True)
-    told = [line.split("share ")[1].split() for line in done.stderr.splitlines() if "share " in line]
+    told = [
+        line.split("share ")[1].split() for line in done.stderr.splitlines() if "share " in line
+    ]
     return [float(share) for _, share in sorted(told)]
 
 

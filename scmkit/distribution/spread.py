@@ -6,11 +6,14 @@ from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
+import numpy as np
+from jax.experimental.multihost_utils import process_allgather
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from scmkit.distribution.layout import Layout, spread
 from scmkit.distribution.mesh import mesh_of
+from scmkit.distribution.processes import count, index, joined
 
 T = TypeVar("T")
 
@@ -64,3 +67,18 @@ class Spread:
             return mapped(arrays, *divided)
 
         return run
+
+
+def shared_out(function: Callable[[int], T], n: int) -> list[T]:
+    """`function` of each number below `n`, in every process, each computed by one of them.
+
+    It returns trees of numpy arrays, of one structure and of the same shapes for every number.
+    """
+    if not joined():
+        return [function(i) for i in range(n)]
+    rounds = -(-n // count())
+    # Some repeat the last one, so that all have as many.
+    own = [function(min(index() * rounds + i, n - 1)) for i in range(rounds)]
+    told = process_allgather(jax.tree.map(lambda *a: np.stack(a), *own))
+    flat = jax.tree.map(lambda a: np.asarray(a).reshape(-1, *a.shape[2:]), told)
+    return [jax.tree.map(lambda a, i=i: a[i], flat) for i in range(n)]

@@ -65,7 +65,7 @@ class Drawing:
         for out, took in _timed(self.batches(steps)):
             samples = self.data.denormalize(np.asarray(out.x))
             for found, space in zip(parts, spaces, strict=True):
-                found.append(space(samples))
+                found.append(space(samples, together=True))
             nfe.append(np.asarray(out.nfe))
             seconds.append(took)
             progress(sum(map(len, nfe)))

@@ -3,12 +3,14 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from scmkit.composing.conformity import expect_array, expect_kind
 from scmkit.data.derived import digest_arrays, keep, recall
+from scmkit.distribution.spread import shared_out
 from scmkit.interfaces import AbstractDataset, AbstractFeatures, AbstractMetric, Features, Split
 
 DATA = "data"
@@ -48,22 +50,32 @@ class Space:
     features: AbstractFeatures | None
     batch: int
 
-    def __call__(self, samples: Float[np.ndarray, "n *shape"]) -> Features:
-        """The vectors of samples in the data's units."""
+    def __call__(
+        self, samples: Float[np.ndarray, "n *shape"], *, together: bool = False
+    ) -> Features:
+        """The vectors of samples in the data's units.
+
+        `together` says that all processes, if there are several, ask for those of the same samples now: each
+        computes a part of them.
+        """
         if self.features is None:
             return Features(samples.reshape(len(samples), -1))
-        parts = []
-        for start in range(0, len(samples), self.batch):
-            some = samples[start : start + self.batch]
+        features, n, size = self.features, len(samples), self.batch
+
+        def block(number: int) -> tuple[Any, Any]:
+            some = samples[number * size : (number + 1) * size]
             # All of one shape, for which the features are compiled once.
-            missing = np.repeat(some[:1], self.batch - len(some), axis=0)
-            found = self.features(np.concatenate([some, missing]))
-            expect_kind(self.features, "features", found, Features)
-            expect_array(self.features, "features", found.vectors, (self.batch, "d"), np.float32)
+            missing = np.repeat(some[:1], size - len(some), axis=0)
+            found = features(np.concatenate([some, missing]))
+            expect_kind(features, "features", found, Features)
+            expect_array(features, "features", found.vectors, (size, "d"), np.float32)
             if (classes := found.probabilities) is not None:
-                expect_array(self.features, "features", classes, (self.batch, "c"), np.float32)
-            parts.append(taken(found, np.arange(len(some))))
-        return joined(parts)
+                expect_array(features, "features", classes, (size, "c"), np.float32)
+            return found.vectors, found.probabilities
+
+        blocks = range(-(-n // size))
+        found = shared_out(block, len(blocks)) if together else map(block, blocks)
+        return taken(joined([Features(*one) for one in found]), np.arange(n))
 
     def of_real(
         self,
