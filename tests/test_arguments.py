@@ -20,7 +20,6 @@ from scmkit.errors import OptionError, UsageError
 from scmkit.evaluation.likelihood import bits_of_samples
 from scmkit.interfaces import DataSpec
 from scmkit.models.change_of_process import angular_velocity, velocity_under
-from scmkit.training.placement import devices_for
 
 DATA = DataSpec("none", (2,), 3, (0.0, 0.0), (1.0, 1.0))
 PLAIN = DataSpec("none", (2,), 0, (0.0, 0.0), (1.0, 1.0))
@@ -135,11 +134,6 @@ def test_times_may_be_python_numbers(t):
 def test_bounds_are_part_of_the_option(option, value):
     with pytest.raises(OptionError, match=rf"'train.{option}': bad value .*: input should be"):
         compose([], {f"train.{option}": str(value)}, data=DATA)
-
-
-def test_devices_that_samples_divide_among():
-    assert [devices_for(n, 8) for n in (128, 12, 7, 6, 5, 1)] == [8, 6, 7, 6, 5, 1]
-    assert devices_for(11, 8) == 1
 
 
 def test_float64_is_told_before_a_plugin_is_blamed():

@@ -16,8 +16,9 @@ from scmkit.distribution.layout import Layout
 from scmkit.training.ema import parse_ema
 from scmkit.training.fixed import fixed_of, trained_of
 from scmkit.training.optimizer import build_optimizer, learning_rate
+from scmkit.training.rules import Rules
 from scmkit.training.state import TrainState, initial_player, state_of
-from scmkit.training.step import Rules, Setting, Step
+from scmkit.training.step import Setting, Step
 
 
 def stage_length(recipe: Recipe) -> int:

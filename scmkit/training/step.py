@@ -2,8 +2,7 @@
 
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar, cast
 
 import equinox as eqx
@@ -16,17 +15,16 @@ from jaxtyping import Array, Float, Int, PyTree
 from scmkit.distribution.gradient import ByHand
 from scmkit.interfaces import (
     AbstractCoupling,
-    AbstractEMA,
     AbstractModel,
     AbstractProposal,
     AbstractTangentEstimator,
     AnyLoss,
     Sample,
     Scene,
-    constrain,
 )
 from scmkit.training.gradient import gradient_of
-from scmkit.training.state import Player, TrainState, trainable
+from scmkit.training.rules import Rules, updated
+from scmkit.training.state import Player, TrainState
 from scmkit.types import Key, Keys, Scalar
 
 T = TypeVar("T")
@@ -54,27 +52,6 @@ class StepMetrics(eqx.Module):
     counts: Float[Array, " bins"]
     stop: Int[Array, ""] | None = None
     """The signal after which training is to stop, 0 for none; None where the only process knows it."""
-
-
-@dataclass(frozen=True)
-class Rules:
-    """How one player is updated.
-
-    **Attributes:**
-
-    - `optimizer`, `ema`: the player's own.
-    - `updates`: the player's updates before each of the generator's (the generator itself has one).
-    - `followers`: for each lagging copy its profile, and whether it follows the `"model"` or the `"ema"`.
-    - `restarts`: the generator's steps at which the optimizer begins anew.
-    - `accumulate`: the number of micro-batches whose gradients are averaged.
-    """
-
-    optimizer: optax.GradientTransformation
-    ema: AbstractEMA
-    updates: int = 1
-    followers: Mapping[str, tuple[AbstractEMA, str]] = field(default_factory=dict)
-    restarts: tuple[int, ...] = ()
-    accumulate: int = 1
 
 
 class Begun(NamedTuple):
@@ -166,7 +143,7 @@ class Step:
     def update(self, state: TrainState, grads: PyTree) -> TrainState:
         """The last part of a step: the state after the generator's update by its gradient."""
         count = state.step + 1
-        moved = _updated(self.rules["generator"], state.generator, grads, count, state.step)
+        moved = updated(self.rules["generator"], state.generator, grads, count, state.step)
         after = TrainState(count, state.players | {"generator": moved}, state.memories)
         return after if self.hands is None else self.hands.layout.constrained(after)
 
@@ -190,7 +167,7 @@ class Step:
             (value, _), grads = self._gradient(name, setting, batch, keys, whole)
             count = state.step * rules.updates + done + 1
             restart = jnp.where(done == 0, state.step, -1)  # A stage begins with its first turn.
-            moved = _updated(rules, state.players[name], grads, count, restart)
+            moved = updated(rules, state.players[name], grads, count, restart)
             if self.hands is not None:
                 moved = self.hands.layout.constrained(moved)
             own = self._gathered(_seen_of(moved))
@@ -254,27 +231,6 @@ def scene_of(setting: Setting, state: TrainState, steps: int) -> Scene:
         followers={n: f for p in state.players.values() for n, f in p.followers.items()},
         memories=state.memories,
     )
-
-
-def _updated(
-    rules: Rules, player: Player, grads: PyTree, count: Int[Array, ""], at: Int[Array, ""]
-) -> Player:
-    """A player after its update number `count`; its optimizer begins anew where the step `at` says so."""
-    trained = (player.model, player.loss)
-    before = player.optimizer_state
-    if rules.restarts:
-        anew = jnp.any(at == jnp.asarray(rules.restarts))
-        fresh = rules.optimizer.init(trainable(trained))
-        before = jax.tree.map(partial(jnp.where, anew), fresh, before)
-    updates, optimizer_state = rules.optimizer.update(grads, before, trainable(trained))
-    model, loss = constrain(eqx.apply_updates(trained, updates))
-    average = rules.ema.update(player.ema, model, count)
-    leaders = {"model": model, "ema": average}
-    followers = {
-        name: profile.update(player.followers[name], leaders[of], count)
-        for name, (profile, of) in rules.followers.items()
-    }
-    return Player(model, loss, optimizer_state, average, followers)
 
 
 def _metrics(
