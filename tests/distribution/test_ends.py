@@ -23,6 +23,7 @@ def ends(thing: str, directory: Path) -> tuple[list[int], list[str]]:
     return [code for code, _, _ in ended], [told for _, _, told in ended]
 
 
+@pytest.mark.slow
 def test_only_the_first_prints(tmp_path: Path) -> None:
     first, second = Job("end_well", tmp_path).end()
     assert first == (0, "result of 0 of 2\n", "progress\n")
@@ -39,10 +40,12 @@ def test_a_usage_error_of_one_ends_all(tmp_path: Path) -> None:
     assert time.monotonic() - began < 30
 
 
+@pytest.mark.slow
 def test_an_error_of_all_is_told_by_the_first(tmp_path: Path) -> None:
     assert ends("fail_together", tmp_path) == ([2, 2], ["error: no such option: --plugn\n", ""])
 
 
+@pytest.mark.slow
 def test_different_usage_errors_are_all_told(tmp_path: Path) -> None:
     codes, told = ends("fail_differently", tmp_path)
     assert codes == [2, 2]
@@ -50,6 +53,7 @@ def test_different_usage_errors_are_all_told(tmp_path: Path) -> None:
     assert told[1].endswith("this host lacks the file 1\n")
 
 
+@pytest.mark.slow
 def test_a_bug_of_one_ends_all(tmp_path: Path) -> None:
     codes, told = ends("have_a_bug", tmp_path)
     assert codes == [1, 1]
@@ -57,6 +61,7 @@ def test_a_bug_of_one_ends_all(tmp_path: Path) -> None:
     assert told[1] == ""
 
 
+@pytest.mark.slow
 def test_an_error_at_a_meeting_is_told_by_who_had_it(tmp_path: Path) -> None:
     codes, told = ends("fail_at_a_meeting", tmp_path)
     assert codes == [1, 1]
@@ -64,6 +69,7 @@ def test_an_error_at_a_meeting_is_told_by_who_had_it(tmp_path: Path) -> None:
     assert told[1].endswith("the disk is full\n")
 
 
+@pytest.mark.slow
 def test_an_agreed_stop_is_told_by_the_first(tmp_path: Path) -> None:
     assert ends("stop_together", tmp_path) == ([75, 75], ["error: preempted at step 7\n", ""])
 
@@ -78,6 +84,7 @@ def test_sigterm_to_one_ends_all(tmp_path: Path) -> None:
     assert ended[1][2].endswith("terminated\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("who", [0, 1])
 def test_who_waits_in_vain_for_others_to_start_says_so(who: int, tmp_path: Path) -> None:
     program = (
@@ -91,6 +98,7 @@ def test_who_waits_in_vain_for_others_to_start_says_so(who: int, tmp_path: Path)
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_port_in_use_is_an_error(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"

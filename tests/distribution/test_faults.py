@@ -37,8 +37,15 @@ def struck(job: Job, who: int, number: int, within: float) -> list[tuple[int, st
     return [end for i, end in enumerate(ended) if i != who]
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-@pytest.mark.parametrize("who", [0, 1])
+@pytest.mark.parametrize(
+    ("number", "who"),
+    [
+        (signal.SIGKILL, 0),
+        (signal.SIGSTOP, 1),
+        pytest.param(signal.SIGKILL, 1, marks=pytest.mark.slow),
+        pytest.param(signal.SIGSTOP, 0, marks=pytest.mark.slow),
+    ],
+)
 def test_a_lost_process_is_named_by_the_other(
     who: int, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -66,6 +73,7 @@ def test_within_a_minute_by_default(
     assert told.startswith(f"error: process {who} (host ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("who", [0, 2])
 def test_one_of_those_left_says_so(who: int, tmp_path: Path) -> None:
     left = struck(Job("wait_for_ever", tmp_path, count=3), who, signal.SIGKILL, within=20)
@@ -74,6 +82,7 @@ def test_one_of_those_left_says_so(who: int, tmp_path: Path) -> None:
     assert left[1][1] == ""
 
 
+@pytest.mark.slow
 def test_who_holds_all_others_up_is_stuck(tmp_path: Path) -> None:
     ended = Job("be_stuck", tmp_path).end(40)
     assert [code for code, _, _ in ended] == [75, 75]
@@ -83,6 +92,7 @@ def test_who_holds_all_others_up_is_stuck(tmp_path: Path) -> None:
     assert ended[1][2] == ""
 
 
+@pytest.mark.slow
 def test_who_has_a_reason_to_be_behind_is_not_stuck(tmp_path: Path) -> None:
     assert [code for code, _, _ in Job("be_apart", tmp_path).end()] == [0, 0]
 

@@ -41,6 +41,7 @@ def test_output() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_the_exit_code_is_that_of_the_first_to_fail() -> None:
     running = program("time.sleep(0.5 * (2 - me)); sys.exit(75 if me else 3)")
     running.communicate(timeout=30)
@@ -50,6 +51,7 @@ def test_the_exit_code_is_that_of_the_first_to_fail() -> None:
     assert running.returncode == 137
 
 
+@pytest.mark.slow
 def test_those_left_are_killed_after_a_grace() -> None:
     began = time.monotonic()
     running = program(
@@ -83,6 +85,7 @@ def test_signals_reach_every_process_once(number: int) -> None:
     assert told == "[1] 1 got 1\n"
 
 
+@pytest.mark.slow
 def test_they_join_with_devices_of_their_own(tmp_path: Path) -> None:
     running = program(
         f"sys.argv = ['', 'end_well', {str(tmp_path)!r}]; sys.path.insert(0, {str(PROGRAM.parent)!r})\n"

@@ -147,11 +147,13 @@ def test_two_of_slurm_join(tmp_path: Path) -> None:
     assert joined(tmp_path, [slurm(i, 2) for i in range(2)]) == "result of 0 of 2\n"
 
 
+@pytest.mark.slow
 def test_two_of_open_mpi_join(tmp_path: Path) -> None:
     given = [open_mpi(i, 2, 2, PMIX_NAMESPACE=f"prterun-{os.getpid()}") for i in range(2)]
     assert joined(tmp_path, given) == "result of 0 of 2\n"
 
 
+@pytest.mark.slow
 def test_two_of_the_example_jobset_join(tmp_path: Path) -> None:
     text = (CLUSTER / "jobset.yaml").read_text()
     annotations = {"jobset-name": "digits", "replicatedjob-name": "workers"}
