@@ -406,9 +406,10 @@ def test_what_is_wrong_of_all_is_told_once(tmp_path):
     options = (*SMALL, *DIFFUSION, "--batch-size", "60", "--out", tmp_path, "--name", "r")
     code, output, errors = told(*launched(2, 4), "train", *options)
     assert (code, output) == (2, "")
-    assert errors.startswith("error: train.batch_size=60 does not divide among 8 devices; ")
-    assert errors.endswith("the nearest sizes that do: 56 and 64\n")
-    assert errors.count("\n") == 1
+    [line] = [line for line in errors.splitlines() if "error: " in line]
+    assert line == (
+        "error: train.batch_size=60 does not divide among 8 devices; the nearest sizes that do: 56 and 64"
+    )
     assert not (tmp_path / "r").exists()
 
 
@@ -449,7 +450,7 @@ def test_a_full_disk_of_one_ends_all(who, command, tmp_path):
     limits = [little if i == who else None for i in range(2)]
     ended = Job((*command, "--mesh", "fsdp=2"), preexec_fn=limits).end()
     assert [code for code, _ in ended] == [1, 1]
-    assert "00000002 cannot be written (" in ended[who][1]
+    assert "00000002 cannot be written (" in ended[who][1], ended
     assert [error.count("\n") for _, error in ended] == [1 - who, who]
     assert Run.load(tmp_path / "r").step == 0
 
@@ -461,7 +462,8 @@ def test_data_that_one_process_lacks_ends_all(command, tmp_path):
         folder.mkdir()
     with StoreWriter(folders[0] / "numbers", shape=(1, 8, 8), dtype="float32") as writer:
         for split in ("train", "test"):
-            writer.append(split, np.zeros((50, 1, 8, 8), np.float32), None)
+            samples = np.random.default_rng(0).normal(size=(50, 1, 8, 8))
+            writer.append(split, samples.astype(np.float32), None)
     ended = Job((*command, "--data", "numbers"), cwd=folders).end()
     assert [code for code, _ in ended] == [2, 2]
     assert ended[0][1] == ""
