@@ -246,9 +246,9 @@ class Job:
             for i, process in enumerate(self.processes):
                 process.kill()
                 _, errors = process.communicate()
-                told = "".join(line + "\n" for line in errors.splitlines() if "error: " in line)
+                told = [line + "\n" for line in errors.splitlines() if line.startswith("error: ")]
                 if i in who:
-                    ended.append((process.returncode, told))
+                    ended.append((process.returncode, "".join(told)))
         return ended
 
 
@@ -451,7 +451,7 @@ def test_a_full_disk_of_one_ends_all(who, command, tmp_path):
     ended = Job((*command, "--mesh", "fsdp=2"), preexec_fn=limits).end()
     assert [code for code, _ in ended] == [1, 1]
     assert "00000002 cannot be written (" in ended[who][1], ended
-    assert [error.count("\n") for _, error in ended] == [1 - who, who]
+    assert [error.count("\n") for _, error in ended] == [1 - who, who], ended
     assert Run.load(tmp_path / "r").step == 0
 
 
