@@ -55,7 +55,7 @@ def launched(processes: int, devices: int = 1) -> tuple[str, ...]:
     return ("launch", "--processes", str(processes), *own, "--")
 
 
-def trained(path: Path, *options: str, by: Sequence[str] = ()) -> Run:
+def trained(path: Path, *options: str | Path, by: Sequence[str] = ()) -> Run:
     """A new run that is trained to its end."""
     code, _, errors = told(
         *by, "train", *SMALL, "--out", path.parent, "--name", path.name, *options
@@ -164,6 +164,17 @@ def test_every_kind_of_method(method, teacher, tmp_path):
     same(four, alone)
     if method == "teacher-along":
         same(Run.load(two.path / "teacher"), Run.load(alone.path / "teacher"))
+
+
+@pytest.mark.slow
+def test_stored_pairs(teacher, tmp_path):
+    pairs = tmp_path / "pairs"
+    drawn = ("data", "pairs", teacher.path, pairs, "--n", "64", "--steps", "4", "--sampler", "ddim")
+    assert told(*drawn)[0] == 0
+    options = ("--plugin", "reflow", "--plugin", "stored", "--data", pairs, "--steps", "6")
+    options = (*options, "--teacher", teacher.path)
+    alone = trained(tmp_path / "alone", *options)
+    same(trained(tmp_path / "two", *options, "--mesh", "fsdp=2", by=launched(2)), alone)
 
 
 @pytest.mark.slow
@@ -400,6 +411,9 @@ def test_samples_and_scores_are_those_of_one(tmp_path):
     assert len(scores[0]) == len(scores[1])
     for mine, other in zip(*scores, strict=True):
         assert mine["name"] == other["name"]
+        for name, value in mine.items():
+            if isinstance(value, float) and "seconds" not in name:
+                assert value == pytest.approx(other[name], rel=1e-4), name
 
 
 def test_what_is_wrong_of_all_is_told_once(tmp_path):
