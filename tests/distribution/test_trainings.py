@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import tensorstore as ts
 from fake_distributions import Installer
-from small_runs import without_clock
+from small_runs import go, recipe, without_clock
 
 from scmkit import Run
 from scmkit.data import StoreWriter
@@ -114,12 +114,15 @@ def same(run: Run, alone: Run) -> None:
 
 
 def test_two_processes_train_as_one(tmp_path):
-    options = (*DIFFUSION, "--steps", "3", "--set", "train.sample_every=3")
-    alone = trained(tmp_path / "alone", *options)
-    together = trained(tmp_path / "together", *options, "--mesh", "fsdp=2", by=launched(2))
+    given = {"mlp.width": 128, "train.steps": 3, "train.log_every": 1, "train.sample_every": 3}
+    alone = go(recipe("trigflow", "diffusion", **given), tmp_path / "alone")
+    made = ("train", "--recipe", alone.path / "recipe.json", "--out", tmp_path, "--name", "two")
+    code, _, errors = told(*launched(2), *made, "--mesh", "fsdp=2")
+    assert code == 0, errors
+    together = Run.load(tmp_path / "two")
     same(together, alone)
-    weight = checkpoint.latest(together.checkpoints) / "arrays/players/generator/model"
-    assert [f for f in weight.rglob("0.1") if f.is_file()]  # Each wrote a part.
+    weights = checkpoint.latest(together.checkpoints) / "arrays/players/generator/model"
+    assert [f for f in weights.rglob("*") if f.name in ("0.1", "1.0")]  # Each wrote a part.
     assert sorted(os.listdir(together.path)) == sorted(os.listdir(alone.path))
 
 
