@@ -15,7 +15,9 @@ PASSED_ON = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 def launch(
     command: Annotated[
         list[str],
-        typer.Argument(metavar="COMMAND...", help="`train` or `resume`, with its options."),
+        typer.Argument(
+            metavar="COMMAND...", help="`train`, `resume`, `sample` or `eval`, with its options."
+        ),
     ],
     processes: Annotated[int, typer.Option(min=1, help="How many processes.")],
     devices_per_process: Annotated[

@@ -92,6 +92,9 @@ def stoppable() -> Iterator[None]:
         if received and not isinstance(error, Stopped | Interrupted | Preempted):
             raise Stopped(received[0]) from error
         raise
+    else:
+        if received:
+            raise Stopped(received[0])
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -82,9 +82,10 @@ def _wait(error: BaseException, found: Place) -> float:
     while cause is not None:
         if _RUNTIME.match(str(cause)):
             return pulse.verdict()
+        if isinstance(cause, PeerFailed):
+            return 10
         cause = cause.__cause__ or cause.__context__
-    agreed = found.index and isinstance(error, Interrupted | Preempted)
-    if agreed or isinstance(error, PeerFailed):
+    if found.index and isinstance(error, Interrupted | Preempted):
         return 10
     return 2 if found.index else 0
 

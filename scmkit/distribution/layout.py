@@ -81,8 +81,12 @@ class Layout:
     def placed(self, tree: T) -> T:
         """A tree that this process holds whole, as do the others, with its arrays in their places.
 
-        What was one array stays one, such as a teacher's that a tangent holds as well.
+        Each is one of its own, which may be donated.
         """
+        return _mapped(lambda a: spread(a, self.sharding(a)), tree)
+
+    def placed_once(self, tree: T) -> T:
+        """The same, but what was one array stays one, such as a teacher's that a tangent holds as well."""
         there: dict[int, Any] = {}
 
         def place(leaf: Any) -> Any:

@@ -147,11 +147,14 @@ class Guard:
         with unseen(self.reporter):
             save_state(self.run, record, state)
             local = self.placement.local((state, self.setting, faulty.batch, self.key))
-            if not processes.first():
-                return f"loss or gradient at step {faulty.step}", report_path(self.run, faulty.step)
-            with pulse.apart():
-                fault, report = save_fault(self.run, record, *local)
-        return f"the {fault.cause} at step {faulty.step}", report
+
+            def examined() -> str:
+                with pulse.apart():
+                    return save_fault(self.run, record, *local)[0].cause
+
+            # Nobody goes on, or ends, before the report is there.
+            cause = processes.by_first("fault", examined)
+        return f"the {cause} at step {faulty.step}", report_path(self.run, faulty.step)
 
     def _stopped(self, said: str, step: int, report: Path) -> NonFiniteError:
         run, row = self.run, self.record["row"]

@@ -41,8 +41,8 @@ class Placement:
         self.hands = hands_of(mesh, self.layout)
 
     def placed(self, tree: T) -> T:
-        """A tree that every process holds whole, with its arrays in their places."""
-        return self.layout.placed(tree)
+        """A tree that every process holds whole, with its arrays in their places, each of them once."""
+        return self.layout.placed_once(tree)
 
     def everywhere(self, tree: T) -> T:
         """A tree whose arrays are whole on every device."""

@@ -97,7 +97,7 @@ class Beginning:
     def __init__(self, recipe: Recipe, assembly: Assembly, layout: Layout) -> None:
         self._recipe, self._layout = recipe, layout
         # Divided weights are the least to keep; the moments and averages are made of them in their places.
-        self._assembly = layout.placed(assembly) if layout.divides else assembly
+        self._assembly = layout.placed_once(assembly) if layout.divides else assembly
 
     def state(self) -> TrainState:
         """The state; no other holds its arrays."""

@@ -1,5 +1,8 @@
 """How several processes end: all at once with one exit code, and told once."""
 
+import contextlib
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -8,11 +11,12 @@ from pathlib import Path
 
 import pytest
 from job import Job
+from scmkit_cli.streams import stoppable
 
 from scmkit.distribution.joining import join
 from scmkit.distribution.launch import free_port
 from scmkit.distribution.surroundings import Place
-from scmkit.errors import RunError
+from scmkit.errors import RunError, Stopped
 
 HERE = "error: process 1 (host "
 
@@ -82,6 +86,12 @@ def test_sigterm_to_one_ends_all(tmp_path: Path) -> None:
     assert [code for code, _, _ in ended] == [75, 75]
     assert ended[0][2] == ""
     assert ended[1][2].endswith("terminated\n")
+
+
+def test_a_signal_that_something_swallows_is_not_lost() -> None:
+    """Such as a callback of the garbage collector, which JAX has."""
+    with pytest.raises(Stopped), stoppable(), contextlib.suppress(BaseException):
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 @pytest.mark.slow

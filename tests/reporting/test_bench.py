@@ -123,7 +123,7 @@ def test_a_stop_while_something_is_measured_says_how_to_go_on(finished, monkeypa
 
     monkeypatch.setattr("scmkit.reporting.trials.measuring.evaluate", signalled)
     message = r"diffusion-0; run the same command again to continue"
-    with stoppable(), pytest.raises(kind, match=message):
+    with pytest.raises(kind, match=message), stoppable():
         bench(dataclasses.replace(PLAN, n=32), finished[0], reporter=Reporter())
     if number == signal.SIGINT:
         with pytest.raises(kind, match=message):

@@ -201,8 +201,18 @@ def dying(name, *rest):
         os.kill(os.getpid(), signal.SIGKILL)
     return meet(name, *rest)
 processes.meet = dying
-checkpoint.save(directory, 2, tree)
+SAVE
 """
+
+SAVES = {
+    "at once": "checkpoint.save(directory, 2, tree)",
+    "beside": """
+saver.WORTHWHILE = 0
+beside = saver.Saver()
+beside.save(directory, 2, tree)
+beside.wait()
+""",
+}
 
 
 @pytest.mark.parametrize("victim", [0, 1])
@@ -214,8 +224,10 @@ checkpoint.save(directory, 2, tree)
         pytest.param("committed", marks=pytest.mark.slow),
     ],
 )
-def test_a_kill_at_a_meeting_leaves_the_previous_checkpoint(tmp_path, meeting, victim):
+@pytest.mark.parametrize("save", ["at once", pytest.param("beside", marks=pytest.mark.slow)])
+def test_a_kill_at_a_meeting_leaves_the_previous_checkpoint(tmp_path, save, meeting, victim):
     code = KILLED.replace("VICTIM", str(victim)).replace("MEETING", meeting)
+    code = code.replace("SAVE", SAVES[save])
     running = start(code, tmp_path, count=2, devices=2)
     assert running[victim].wait(timeout=120) == -signal.SIGKILL
     for process in running:

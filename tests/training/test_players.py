@@ -18,9 +18,11 @@ from scmkit_plugins.couplings.minibatch_ot import MinibatchOT
 from scmkit_plugins.distances.l2 import L2
 from scmkit_plugins.methods import ect
 from scmkit_plugins.methods._inversion import AtStages
-from small_runs import Reporter, go
+from small_runs import Reporter, go, recipe
 
 from scmkit import Recipe, Run, build, compose
+from scmkit.distribution.layout import Layout
+from scmkit.distribution.mesh import mesh_of
 from scmkit.errors import OptionError, PluginError, UsageError
 from scmkit.interfaces import AbstractBatchLoss, LossOutput, Sample
 from scmkit.plugin import Slot
@@ -28,7 +30,14 @@ from scmkit.runs import checkpoint
 from scmkit.training.guarded import Given, guarded
 from scmkit.training.packed import pack
 from scmkit.training.pipeline import resume
-from scmkit.training.setup import rules_of, schedule_of, setting_of, state_before, step_of
+from scmkit.training.setup import (
+    Beginning,
+    rules_of,
+    schedule_of,
+    setting_of,
+    state_before,
+    step_of,
+)
 from scmkit.training.state import trainable
 
 TINY = {
@@ -153,6 +162,19 @@ def test_a_fault_of_any_player_changes_nothing():
     assert not same(states[0].players, states[1].players)
     assert same(states[1], states[2])
     assert held
+
+
+def test_what_several_players_start_from_is_no_array_of_two():
+    """The step donates its state, in which no array may be twice; both may be the teacher's."""
+    made = recipe("dmd2", data="digits")
+    assembly = build(
+        made, key=jr.key(0), teacher=build(recipe("diffusion", data="digits"), key=jr.key(1)).model
+    )
+    fake = (assembly.model, assembly.players["fake"][1])
+    assembly = eqx.tree_at(lambda a: a.players, assembly, assembly.players | {"fake": fake})
+    state = Beginning(made, assembly, Layout(mesh_of(None))).state()
+    arrays = [leaf for leaf in jax.tree.leaves(state) if eqx.is_array(leaf)]
+    assert len({array.unsafe_buffer_pointer() for array in arrays if array.size}) == len(arrays)
 
 
 def test_the_student_becomes_the_teacher_at_the_end_of_a_stage():
