@@ -172,7 +172,8 @@ def test_documented_trainings_compose(tmp_path, monkeypatch):
     lines = [
         line for text in pages.values() for block in fenced(text, "") for line in block.split("\n")
     ]
-    commands = [shlex.split(line, comments=True)[1:] for line in lines if "scmkit train" in line]
+    found = [re.search(r"scmkit (train .*)", line) for line in lines]
+    commands = [shlex.split(one[1], comments=True) for one in found if one]
     assert len(commands) > 10
 
     monkeypatch.chdir(tmp_path)

@@ -488,6 +488,7 @@ ALLOWED = {
     "scmkit/training/freed.py": {
         "ctypes"
     },  # One function of the C library, without arguments of others.
+    "scmkit/distribution/launch.py": {"subprocess"},  # `scmkit launch`: this command, again.
     "scmkit/composing/loading.py": {".load"},  # An installed plugin, by its entry point.
 }
 """Where something is that could execute code, and why."""
