@@ -39,7 +39,7 @@ def launch(
 
     if command[0] not in TOGETHER:
         raise UsageError(
-            f"'{command[0]}' runs in one process; those that run in several: {', '.join(TOGETHER)}"
+            f"'{command[0]}' is no command that runs in several processes; these are: {', '.join(TOGETHER)}"
         )
     debug = ["--debug"] if "--debug" in sys.argv else []
     main = "from scmkit_cli.main import main; main()"

@@ -32,10 +32,10 @@ OnNonfinite = Annotated[
 Mesh = Annotated[
     str | None,
     typer.Option(
-        metavar="data=N,fsdp=M",
-        help="How the devices of all processes are used: samples are divided among all N x M, weights and "
-        "what goes with them among each M, which gather them once a step; with ,gather=bfloat16 in half the "
-        "bytes. May be another one at every resume. Default: all for data, with the weights whole on each.",
+        metavar="data=N,fsdp=M[,gather=bfloat16]",
+        help="How the devices of all processes are used. Samples are divided among all N x M; weights and "
+        "what goes with them among each M, which gather them once a step, in half the bytes with gather. May "
+        "be another one at every resume. Default: all for data, with the weights whole on each.",
         show_default=False,
     ),
 ]

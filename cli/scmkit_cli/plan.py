@@ -139,7 +139,17 @@ def _composed(
     base = file.settings if file.complete else {}
     given = given if file.complete else {**file.settings, **given}
     data = data or file.spec or file.data or "digits"
-    return compose(file.plugins, given, data=data, teacher=teacher, base=base)
+    composed = compose(file.plugins, given, data=data, teacher=teacher, base=base)
+    if isinstance(composed.teacher, TeacherRecord):
+        theirs, ours = read_run_recipe(Path(composed.teacher.path)).data, composed.data
+        for what in ("shape", "num_classes"):
+            if getattr(theirs, what) != getattr(ours, what):
+                raise UsageError(
+                    f"teacher '{composed.teacher.path}' was trained on data of {what} "
+                    f"{getattr(theirs, what)}, and this plan's is {getattr(ours, what)}; give --shape and "
+                    "--classes, or --data, as the teacher has them"
+                )
+    return composed
 
 
 def _lines(found: "Plan") -> Iterator[str]:

@@ -77,6 +77,7 @@ def train(
 
     from scmkit import compose, train
     from scmkit.composing.recipe_file import RecipeFile, override, read_recipe
+    from scmkit.training.placement import check_mesh
     from scmkit_cli.summary import print_finished, print_recipe
 
     named = tuple(plugin or ())
@@ -85,5 +86,6 @@ def train(
     given = given if file.complete else {**file.settings, **given}
     data = data or file.data or "digits"
     composed = compose(file.plugins, given, data=data, teacher=teacher, base=base)
+    check_mesh(composed, mesh)
     print_recipe(composed)
     print_finished(train(composed, out=out, name=name, mesh=mesh))

@@ -21,8 +21,18 @@ def parse_mesh(text: str | None, devices: int) -> tuple[int, int]:
     An axis that is not named takes the devices that are left, or 1 where the other is named and leaves none.
     Raises `UsageError`.
     """
-    sides = _parts(text)[0]
+    sides, gathered_as = _parts(text)
     fsdp = sides.get(FSDP, 1)
+    if gathered_as is not None and fsdp == 1:
+        raise UsageError(
+            f"--mesh {text}: with {FSDP}=1 weights are whole on every device, and none is gathered; leave "
+            f"{GATHER} out, or divide them by {FSDP}=M"
+        )
+    if DATA not in sides and devices % fsdp:
+        raise UsageError(
+            f"--mesh {text}: {fsdp} does not divide {devices} devices; what does: "
+            f"{', '.join(map(str, _divisors(devices)))}"
+        )
     data = sides.get(DATA, max(1, devices // fsdp))
     if data * fsdp != devices:
         fits = ", ".join(f"{DATA}={devices // m},{FSDP}={m}" for m in _divisors(devices))
@@ -53,7 +63,7 @@ def _parts(text: str | None) -> tuple[dict[str, int], Any]:
         else:
             raise UsageError(
                 f"--mesh {text}: write it as {DATA}=N,{FSDP}=M with the devices along each axis, and "
-                f"{GATHER}=bfloat16 behind them to gather weights with half the digits"
+                f"{GATHER}=bfloat16 behind them to gather weights in half the bytes"
             )
     return sides, dtype
 

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from scmkit.errors import UsageError
+from scmkit.errors import UsageError, brief
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,8 @@ class Patience:
         except ValueError:
             patience = Patience(silence=0)
         if not (0 < patience.silence < 1e6 and 0 < patience.stuck < 1e6):
-            raise UsageError(f"{' and '.join(given[field] for field in found)}: seconds above 0")
+            told = " and ".join(f"{given[field]}={brief(text)}" for field, text in found.items())
+            raise UsageError(f"{told}: give seconds above 0, such as 30")
         return patience
 
 

@@ -117,5 +117,6 @@ def test_only_what_runs_together_is_launched() -> None:
     done = launched("--processes", "2", "plugins", "list")
     assert done.returncode == 2
     assert done.stderr == (
-        "error: 'plugins' runs in one process; those that run in several: train, resume, sample, eval\n"
+        "error: 'plugins' is no command that runs in several processes; these are: train, resume, sample, "
+        "eval\n"
     )

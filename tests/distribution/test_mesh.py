@@ -35,8 +35,10 @@ def test_what_a_text_says(text, sides):
             "that is 6 devices, and there are 8; meshes of all of them: data=8,fsdp=1, ",
         ),
         ("data=4", "that is 4 devices"),
-        ("fsdp=3", "that is 6 devices"),
-        ("fsdp=16", "that is 16 devices"),
+        ("fsdp=3", "3 does not divide 8 devices; what does: 1, 2, 4, 8"),
+        ("fsdp=16", "16 does not divide 8 devices"),
+        ("gather=bfloat16", "none is gathered"),
+        ("data=8,gather=bfloat16", "none is gathered"),
         *[
             (wrong, "write it as data=N,fsdp=M")
             for wrong in (
