@@ -105,6 +105,7 @@ def launched(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, env=os.environ, timeout=60)
 
 
+@pytest.mark.slow
 def test_a_mistyped_option_is_told_once() -> None:
     done = launched("--processes", "2", "--", "train", "--stepz", "5")
     assert done.returncode == 2

@@ -154,6 +154,7 @@ print(sha(tree, at))
 """
 
 
+@pytest.mark.slow
 def test_saved_by_two_processes_and_read_by_one_and_by_four(tmp_path):
     (first,), (second,) = lines(SAVED, tmp_path, count=2, devices=2)
     assert first == second
