@@ -1,6 +1,7 @@
 """The gradient by hand: weights gathered, own samples, and every gradient summed to its weight's owner.
 
-Left to itself, XLA doubles the operations of a step on sharded weights and gathers them ten times over.
+This is ZeRO's stage 3 (arXiv 1910.02054) with weights gathered once a step. Left to itself, XLA doubles the
+operations of a step on sharded weights and gathers them ten times over.
 """
 
 from collections.abc import Callable
